@@ -1,0 +1,221 @@
+"""A run's data as it lies in its journal: header, records, facts, events; how to read them back.
+
+`journal.jsonl` in the run's directory is canonical: one JSON object a line, described by
+`harness/schema/journal.schema.json`. This module reads and shapes; writing crash-safely is
+`harness.journal`'s work, and judging is `harness.stats`'s. Standard library only.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Self
+
+from runtime.errors import TareError
+from workloads.metric import Better, Metric, Phase, Sample
+
+SCHEMA_VERSION = 1
+JOURNAL = "journal.jsonl"
+
+
+class ResultsError(TareError):
+    """A run directory or its journal cannot be used."""
+
+
+class Outcome(StrEnum):
+    """How a cell of a block ended."""
+
+    OK = "ok"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Cell:
+    """A workload on a driver. `label` is the driver's name, or another for its A/A twin (`native~aa`)."""
+
+    workload: str
+    driver: str
+    label: str
+
+    def __str__(self) -> str:
+        return f"{self.workload}[{self.label}]"
+
+
+@dataclass(frozen=True, slots=True)
+class DriverEntry:
+    """A driver of the run: what it is, whether it worked here, and the facts that belong beside its figures.
+
+    A VM driver's facts hold `accelerator`: `kvm` or `tcg`.
+    """
+
+    name: str
+    kind: str
+    usable: bool
+    reason: str = ""
+    mend: str = ""
+    facts: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunHeader:
+    """The first line of a journal: all that was decided and known before the first cell ran."""
+
+    run_id: str
+    started_utc: str
+    profile: str
+    settings: dict[str, Any]
+    seed: int
+    command: str
+    drivers: tuple[DriverEntry, ...]
+    metrics: tuple[Metric, ...]
+    cells: tuple[Cell, ...]
+    host: dict[str, Any]
+    fingerprint: str
+    image: dict[str, str]
+
+    def driver(self, name: str) -> DriverEntry | None:
+        """The entry of driver `name`, or None if it was not part of the run."""
+        return next((entry for entry in self.drivers if entry.name == name), None)
+
+    def metric(self, name: str) -> Metric | None:
+        """The metric called `name`, or None if no workload of the run defines it."""
+        return next((metric for metric in self.metrics if metric.name == name), None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """One cell in one block: every raw sample, or why there are none.
+
+    `position` is the cell's place in the block's random order. `started_ns` is the host's monotonic
+    clock, `started_utc` the wall clock. `host_state` is what the host was doing around it (steal,
+    pressure, frequency, load). `timeline` is the instance's, monotonic ns, where the cell had one.
+    """
+
+    cell: Cell
+    block: int
+    position: int
+    started_utc: str
+    started_ns: int
+    elapsed_ns: int
+    outcome: Outcome
+    reason: str = ""
+    samples: tuple[Sample, ...] = ()
+    timeline: tuple[tuple[str, int], ...] = ()
+    host_state: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What an instance of `driver` looked like from inside: the raw material of the parity table."""
+
+    driver: str
+    facts: dict[str, str]
+    limits: tuple[dict[str, Any], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """A turn in the run's life: `started`, `resumed`, `interrupted`, `finished`, with its figures (seconds)."""
+
+    event: str
+    at_utc: str
+    figures: dict[str, float] = field(default_factory=dict)
+
+
+Line = RunHeader | Record | Facts | Event
+
+
+def to_json(line: Line) -> dict[str, Any]:
+    """The JSON object of a journal line: its fields, plus `type` and `schema`."""
+    names = {RunHeader: "run", Record: "record", Facts: "facts", Event: "event"}
+    return {"type": names[type(line)], "schema": SCHEMA_VERSION, **asdict(line)}
+
+
+def from_json(raw: dict[str, Any]) -> Line:
+    """The inverse of `to_json`. Raises ResultsError for another schema version or a malformed line."""
+    version = raw.get("schema")
+    if version != SCHEMA_VERSION:
+        raise ResultsError(
+            "journal", f"schema version {version!r}, this Tare reads {SCHEMA_VERSION}", "use the Tare that wrote it"
+        )
+    body = {key: value for key, value in raw.items() if key not in ("type", "schema")}
+    try:
+        match raw.get("type"):
+            case "run":
+                body["drivers"] = tuple(DriverEntry(**entry) for entry in body["drivers"])
+                body["metrics"] = tuple(
+                    Metric(**{**metric, "better": Better(metric["better"])}) for metric in body["metrics"]
+                )
+                body["cells"] = tuple(Cell(**cell) for cell in body["cells"])
+                return RunHeader(**body)
+            case "record":
+                body["cell"] = Cell(**body["cell"])
+                body["outcome"] = Outcome(body["outcome"])
+                body["samples"] = tuple(
+                    Sample(**{**sample, "phase": Phase(sample["phase"])}) for sample in body["samples"]
+                )
+                body["timeline"] = tuple((name, at_ns) for name, at_ns in body["timeline"])
+                return Record(**body)
+            case "facts":
+                body["limits"] = tuple(body["limits"])
+                return Facts(**body)
+            case "event":
+                return Event(**body)
+            case other:
+                raise ResultsError("journal", f"unknown line type {other!r}", "use the Tare that wrote it")
+    except (KeyError, TypeError, ValueError) as error:
+        raise ResultsError("journal", f"malformed {raw.get('type')} line: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A whole run as read from its directory. Records are in the order they were measured."""
+
+    directory: Path
+    header: RunHeader
+    records: tuple[Record, ...]
+    facts: tuple[Facts, ...]
+    events: tuple[Event, ...]
+
+    @classmethod
+    def load(cls, directory: Path) -> Self:
+        """Read `directory`/journal.jsonl. A torn last line (a crash while writing) is dropped; any other damage raises.
+
+        Raises ResultsError, with the line number, for a missing, unreadable or malformed journal.
+        """
+        path = directory / JOURNAL
+        try:
+            text = path.read_bytes()
+        except OSError as error:
+            raise ResultsError(
+                f"run {directory}", error.strerror or str(error), "name the directory of a run: results/<time>-<host>"
+            ) from error
+        lines: list[Line] = []
+        rows = text.split(b"\n")
+        for number, row in enumerate(rows, start=1):
+            if not row:
+                continue
+            try:
+                raw = json.loads(row)
+                if not isinstance(raw, dict):
+                    raise ValueError("not a JSON object")
+            except ValueError as error:
+                if number == len(rows):
+                    break
+                raise ResultsError(f"journal {path}, line {number}", str(error), "restore it from a copy") from error
+            try:
+                lines.append(from_json(raw))
+            except ResultsError as error:
+                raise ResultsError(f"journal {path}, line {number}", error.why, error.do) from error
+        if not lines or not isinstance(lines[0], RunHeader):
+            raise ResultsError(f"journal {path}", "it does not begin with a run header", "start the run anew")
+        return cls(
+            directory=directory,
+            header=lines[0],
+            records=tuple(line for line in lines if isinstance(line, Record)),
+            facts=tuple(line for line in lines if isinstance(line, Facts)),
+            events=tuple(line for line in lines if isinstance(line, Event)),
+        )

@@ -1,0 +1,149 @@
+"""What exists on the host, per instance: written down before it is made, struck out when it is gone.
+
+One append-only file an instance under `<run>/instances/`. After a crash the file is all that is
+needed to find and remove what the dead process left; a driver's sweep does the removing. Not a
+registry of running containers for users: that is the lifecycle's state directory.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+PREFIX = "tare-"
+
+
+def new_id() -> str:
+    """A fresh instance id: `tare-` and 48 random bits in hex, fit for a host name, a cgroup, a domain."""
+    return PREFIX + secrets.token_hex(6)
+
+
+def process_start(pid: int, proc: Path = Path("/proc")) -> int | None:
+    """When process `pid` started, in clock ticks since boot (proc(5), stat field 22); None if there is none.
+
+    With the pid it names a process for good: pids are reused, this pair is not within one boot.
+    """
+    try:
+        stat = (proc / str(pid) / "stat").read_text()
+    except OSError:
+        return None
+    return int(stat[stat.rindex(")") + 2 :].split()[19])
+
+
+def boot_id(proc: Path = Path("/proc")) -> str:
+    """The kernel's random identity of this boot."""
+    return (proc / "sys/kernel/random/boot_id").read_text().strip()
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """One thing on the host: `kind` says what (cgroup, mount, dir, file, pid, domain, link), `value` which.
+
+    A pid is written `PID:START` (see `process_start`).
+    """
+
+    kind: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stale:
+    """An instance whose owner is dead. `same_boot` is False when pids, mounts and cgroups are certainly gone."""
+
+    id: str
+    driver: str
+    resources: tuple[Resource, ...]
+    same_boot: bool
+
+
+class Entry:
+    """The open page of one instance, owned by this process."""
+
+    def __init__(self, path: Path, instance_id: str) -> None:
+        self.id = instance_id
+        self._path = path
+        self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+
+    def note(self, kind: str, value: str) -> None:
+        """Write down that `kind` `value` is about to exist. One line, one write: never torn by another writer."""
+        self._write({"kind": kind, "value": value})
+
+    def _write(self, line: dict[str, object]) -> None:
+        os.write(self._fd, json.dumps(line).encode() + b"\n")
+
+    def close(self, gone: bool) -> None:
+        """Stop writing; strike the page out if the instance is `gone`, otherwise leave it for the sweep."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+        if gone:
+            self._path.unlink(missing_ok=True)
+
+
+class Ledger:
+    """All pages under one run directory."""
+
+    def __init__(self, run: Path, proc: Path = Path("/proc")) -> None:
+        self._directory = run / "instances"
+        self._proc = proc
+
+    def open(self, instance_id: str, driver: str) -> Entry:
+        """Begin the page of a new instance. The caller notes every resource before it makes it."""
+        self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        entry = Entry(self._directory / f"{instance_id}.jsonl", instance_id)
+        pid = os.getpid()
+        entry._write(
+            {"driver": driver, "pid": pid, "start": process_start(pid, self._proc), "boot": boot_id(self._proc)}
+        )
+        return entry
+
+    def stale(self, driver: str) -> Iterator[Stale]:
+        """Every page of `driver` whose owner no longer runs."""
+        for path in sorted(self._directory.glob("*.jsonl")) if self._directory.is_dir() else ():
+            lines = _lines(path)
+            head = lines[0] if lines else {}
+            if lines and head.get("driver") != driver:
+                continue
+            same_boot = head.get("boot") == boot_id(self._proc)
+            pid = head.get("pid")
+            if same_boot and isinstance(pid, int) and process_start(pid, self._proc) == head.get("start"):
+                continue
+            resources = tuple(Resource(str(line["kind"]), str(line["value"])) for line in lines[1:] if "kind" in line)
+            yield Stale(id=path.stem, driver=driver, resources=resources, same_boot=same_boot)
+
+    def live(self) -> list[tuple[str, int]]:
+        """The (instance id, owner pid) of every page whose owner still runs."""
+        found = []
+        for path in sorted(self._directory.glob("*.jsonl")) if self._directory.is_dir() else ():
+            head = next(iter(_lines(path)), {})
+            pid = head.get("pid")
+            if (
+                isinstance(pid, int)
+                and head.get("boot") == boot_id(self._proc)
+                and process_start(pid, self._proc) == head.get("start")
+            ):
+                found.append((path.stem, pid))
+        return found
+
+    def strike(self, instance_id: str) -> None:
+        """Forget an instance whose resources have all been removed."""
+        (self._directory / f"{instance_id}.jsonl").unlink(missing_ok=True)
+
+
+def _lines(path: Path) -> list[dict[str, object]]:
+    """The page's lines; a torn last one (a crash while writing) is left out, as what it announced was not made."""
+    lines: list[dict[str, object]] = []
+    try:
+        rows = path.read_bytes().splitlines()
+    except FileNotFoundError:
+        return lines
+    for row in rows:
+        try:
+            lines.append(json.loads(row))
+        except ValueError:
+            break
+    return lines

@@ -1,0 +1,77 @@
+"""The `tare` command: a table from names to the command groups that implement them.
+
+Each package brings its own `cli.py`; only the one that holds the command asked for is imported, so
+that `tare run` never loads pandas and `tare report` never loads libvirt.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+import click
+
+from runtime.errors import TareError, UsageError
+
+# name -> module holding a click command of that name (dashes become underscores)
+COMMANDS = {
+    "bench": "harness.cli",
+    "build": "runtime.cli",
+    "clean": "runtime.cli",
+    "doctor": "harness.cli",
+    "images": "runtime.cli",
+    "report": "reports.cli",
+}
+
+
+class _Lazy(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command = getattr(importlib.import_module(COMMANDS[cmd_name]), cmd_name.replace("-", "_"))
+        assert isinstance(command, click.Command)
+        return command
+
+
+@click.command(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--root", envvar="TARE_ROOT", metavar="DIR", help="Keep all state under DIR instead of /var/lib and /run."
+)
+@click.option("--debug", is_flag=True, help="On an error, show the traceback and what was executed.")
+@click.version_option(package_name="tare")
+def tare(root: str | None, debug: bool) -> None:
+    """Measure what containers and virtual machines cost, and how well they isolate, on this host."""
+    if root is not None:
+        os.environ["TARE_ROOT"] = root
+    if debug:
+        os.environ["TARE_DEBUG"] = "1"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; errors are one line on stderr, `tare: what: why (what to do)`."""
+    try:
+        code = tare.main(arguments, prog_name="tare", standalone_mode=False)
+    except click.exceptions.Abort:
+        click.echo("tare: interrupted", err=True)
+        raise SystemExit(130) from None
+    except click.ClickException as error:
+        usage = error.ctx.get_usage() if isinstance(error, click.UsageError) and error.ctx else "tare --help"
+        click.echo(f"tare: {UsageError('command line', error.format_message().rstrip('.'), usage)}", err=True)
+        raise SystemExit(2) from None
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(141) from None
+    except TareError as error:
+        if os.environ.get("TARE_DEBUG"):
+            raise
+        click.echo(f"tare: {error}", err=True)
+        raise SystemExit(error.exit_code) from None
+    raise SystemExit(code if isinstance(code, int) else 0)
+
+
+if __name__ == "__main__":
+    main()
