@@ -7,6 +7,7 @@ conformance tests run it untouched.
 from __future__ import annotations
 
 import importlib
+import os
 import pkgutil
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -34,6 +35,12 @@ class Host:
 
     root: Path = Path("/var/lib/tare")
     run: Path = Path("/run/tare")
+
+
+def host_from_env() -> Host:
+    """Where state lies: /var/lib/tare and /run/tare, or `lib` and `run` below $TARE_ROOT."""
+    root = os.environ.get("TARE_ROOT")
+    return Host(root=Path(root).resolve() / "lib", run=Path(root).resolve() / "run") if root else Host()
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,8 @@ ALLOWED = {
     "runtime.images": ("runtime.images", "runtime.linux", "runtime.spec", "runtime.errors", "runtime.command"),
     "runtime.cgroups": ("runtime.cgroups", "runtime.linux", "runtime.spec", "runtime.errors", "runtime.instance"),
     "runtime.instance": ("runtime.spec", "runtime.errors"),
+    "runtime.channel": ("runtime.instance", "runtime.errors"),
+    "runtime.command": ("runtime.errors",),
     "runtime.ledger": ("runtime.errors",),
     "runtime.driver": ("runtime.drivers", "runtime.instance", "runtime.spec", "runtime.errors"),
     "workloads": ("workloads", "runtime.spec", "runtime.instance", "runtime.driver", "runtime.errors"),
@@ -77,10 +79,9 @@ def test_module_imports_only_what_lies_below_it(module: str, path: Path) -> None
         assert not below(name, forbidden), f"{module} must not import {name}"
 
 
-@pytest.mark.parametrize("path", sorted(ROOT.glob("*/**/__init__.py")), ids=lambda path: str(path.relative_to(ROOT)))
-def test_package_init_is_empty(path: Path) -> None:
-    if path.relative_to(ROOT).parts[0] in (*OURS, "tests"):
-        assert path.read_bytes() == b""
+@pytest.mark.parametrize("package", [*OURS[:-1], "tests"])
+def test_package_inits_are_empty(package: str) -> None:
+    assert [path for path in (ROOT / package).rglob("__init__.py") if path.read_bytes()] == []
 
 
 def test_rule_rejects_an_upward_import(tmp_path: Path) -> None:

@@ -1,0 +1,22 @@
+"""Fixtures and rules for all tests: a privileged test probes by doing, and skips with its reason."""
+
+from __future__ import annotations
+
+import os
+from typing import NoReturn
+
+import pytest
+
+
+def skip_or_fail(reason: str) -> NoReturn:
+    """Skip the running test for `reason`; fail instead where TARE_MUST_WORK=1 says that nothing may be skipped."""
+    if os.environ.get("TARE_MUST_WORK") == "1":
+        pytest.fail(f"skipped under TARE_MUST_WORK=1: {reason}")
+    pytest.skip(reason)
+
+
+@pytest.fixture
+def root_user() -> None:
+    """Require root."""
+    if os.geteuid() != 0:
+        skip_or_fail("needs root")
