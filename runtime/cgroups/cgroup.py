@@ -1,0 +1,200 @@
+"""One interface to a control group, whichever hierarchy the host has: limits, accounting, freezing, removal.
+
+Paths are arguments, so that everything here works on a recorded tree. Not which hierarchy the host
+has (that is `detect`), and not when a process joins (that is whoever starts it).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from runtime.errors import TareError
+from runtime.instance import LimitReading, Usage
+from runtime.spec import Limits
+
+PERIOD_US = 100_000
+"""The CFS bandwidth period: the kernel's default, and Docker's."""
+
+
+class Cgroup(ABC):
+    """The control group of one instance. Construction touches nothing; `create()` makes it.
+
+    Limits that the host cannot enforce are refused by name with a TareError, never dropped.
+    """
+
+    method: str
+
+    def __init__(self, instance_id: str, io_device: str | None = None) -> None:
+        self.id = instance_id
+        self.io_device = io_device
+
+    @abstractmethod
+    def directories(self) -> tuple[Path, ...]:
+        """Every directory that `create()` makes, for the ledger."""
+
+    @abstractmethod
+    def create(self) -> None:
+        """Make the group, empty and unlimited. Raises OSError."""
+
+    @abstractmethod
+    def apply(self, limits: Limits) -> None:
+        """Set every limit that is not None. Raises TareError naming the first one the host lacks."""
+
+    @abstractmethod
+    def readings(self, limits: Limits) -> tuple[LimitReading, ...]:
+        """Each limit of `limits` read back from the kernel."""
+
+    @abstractmethod
+    def usage(self) -> Usage:
+        """CPU time, memory, processes and I/O of the whole group; `pss_bytes` is not a cgroup's to know."""
+
+    @abstractmethod
+    def set_frozen(self, frozen: bool, timeout_s: float = 5.0) -> None:
+        """Freeze or thaw all processes; returns when the kernel says it is done. Raises TareError on time-out."""
+
+    def freeze(self) -> None:
+        """Freeze every process of the group."""
+        self.set_frozen(True)
+
+    def thaw(self) -> None:
+        """Let a frozen group run again."""
+        self.set_frozen(False)
+
+    @abstractmethod
+    def join_files(self) -> tuple[Path, ...]:
+        """Files to which a process writes `0` to enter by itself; empty where `clone_into()` is given."""
+
+    @abstractmethod
+    def clone_into(self) -> Path | None:
+        """The directory to open for CLONE_INTO_CGROUP, where that covers all controllers (v2)."""
+
+    def add_pid(self, pid: int) -> None:
+        """Move process `pid` with all its threads in. Raises OSError."""
+        for directory in self.directories():
+            write(directory / "cgroup.procs", str(pid))
+
+    def pids(self) -> tuple[int, ...]:
+        """The group's processes as the host numbers them; empty when it does not exist."""
+        try:
+            return tuple(int(word) for word in (self.directories()[0] / "cgroup.procs").read_text().split())
+        except FileNotFoundError:
+            return ()
+
+    def kill(self) -> None:
+        """Send SIGKILL to every process of the group."""
+        for pid in self.pids():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def exists(self) -> bool:
+        """Whether any directory of the group is there."""
+        return any(directory.is_dir() for directory in self.directories())
+
+    def remove(self, timeout_s: float = 5.0) -> None:
+        """Remove the group, killing what is still in it. Removing an absent group is no error.
+
+        A reaped task leaves its cgroup only when it has switched out for the last time, which v1
+        announces nowhere: rmdir is retried on EBUSY until `timeout_s`. Raises TareError after that.
+        """
+        deadline = time.monotonic() + timeout_s
+        for directory in self.directories():
+            for _ in pauses(deadline):
+                try:
+                    directory.rmdir()
+                except FileNotFoundError:
+                    break
+                except OSError as error:
+                    if error.errno != errno.EBUSY:
+                        raise
+                    self.kill()
+                else:
+                    break
+            else:
+                raise TareError(f"cgroup {directory}", f"still busy after {timeout_s:g} s", "look at its cgroup.procs")
+
+
+def pauses(deadline: float, longest_s: float = 0.01) -> Iterator[None]:
+    """Yield at once, then after waits that double up to `longest_s`, until monotonic time `deadline`.
+
+    For the few states of a v1 hierarchy that can be read but not waited for.
+    """
+    pause_s = 0.0001
+    while True:
+        yield
+        if time.monotonic() >= deadline:
+            return
+        time.sleep(pause_s)
+        pause_s = min(pause_s * 2, longest_s)
+
+
+def write(path: Path, value: str) -> None:
+    """Write `value` in one go, as control files demand. Raises OSError naming the file and the value."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(descriptor, value.encode())
+    except OSError as error:
+        raise OSError(error.errno, f"{os.strerror(error.errno or 0)} writing {value!r}", str(path)) from error
+    finally:
+        os.close(descriptor)
+
+
+def limit(name: str, path: Path, value: str) -> None:
+    """Set limit `name`. Raises TareError when the host has no such control or rejects the value."""
+    try:
+        write(path, value)
+    except FileNotFoundError as error:
+        raise TareError(f"limit {name}", f"this host has no {path.name}", "leave it out, or enable it") from error
+    except OSError as error:
+        raise TareError(f"limit {name}", f"{path}: {error.strerror}", "choose a value this host accepts") from error
+
+
+def number(path: Path) -> int | None:
+    """The one number in a control file; None if the file is absent or says `max`."""
+    try:
+        text = path.read_text().strip()
+    except OSError:
+        return None
+    return int(text) if text.lstrip("-").isdigit() else None
+
+
+def reading(name: str, asked: str, path: Path, parse: Callable[[str], str] = str.strip) -> LimitReading:
+    """Read `path` back and compare it with `asked`, the text the kernel shows when the limit is in force."""
+    try:
+        read = parse(path.read_text())
+    except OSError as error:
+        read = error.strerror or str(error)
+    return LimitReading(name=name, asked=asked, read=read, source=str(path), holds=read == asked)
+
+
+def whole_pages(size_bytes: int) -> str:
+    """A memory limit as the kernel keeps it: rounded down to pages."""
+    page = os.sysconf("SC_PAGE_SIZE")
+    return str(size_bytes // page * page)
+
+
+def line_of_device(device: str | None) -> Callable[[str], str]:
+    """A parser that finds what a per-device control file says about `device`; empty if nothing."""
+
+    def parse(text: str) -> str:
+        rows = (line.split(None, 1) for line in text.splitlines())
+        return next((row[1].strip() for row in rows if len(row) == 2 and row[0] == device), "")
+
+    return parse
+
+
+def need_device(name: str, device: str | None) -> str:
+    """The device number `MAJOR:MINOR` that I/O limits apply to. Raises TareError where there is none."""
+    if device is None:
+        raise TareError(
+            f"limit {name}",
+            "the file system of the state directory lies on no block device",
+            "move it (TARE_ROOT) or leave the limit out",
+        )
+    return device
