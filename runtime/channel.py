@@ -1,0 +1,300 @@
+"""The host's end of the talk with the guest agent (`runtime/guest/agent.c`, which documents the frames).
+
+Stamps on the host's clock when userland begins and when the service answers, and runs commands inside.
+Not how the socket comes about: a driver hands over a connected one (socketpair, virtio-serial's socket).
+One thread reads for all channels, so that a thousand idle instances cost the host a thousand sockets.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import select
+import shlex
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from runtime.errors import TareError
+from runtime.instance import ExecResult, Timeline
+
+PORT_NAME = "org.tare.agent"
+PAYLOAD_MAX = 1 << 20  # bytes of one frame, either way
+OUTPUT_MAX = 64 << 20  # bytes of one command, both streams together
+KILL_TIMEOUT_S = 5.0  # from killing a command to learning that it is dead
+SEND_TIMEOUT_S = 10  # an agent that does not read is taken for lost
+_HEADER = struct.Struct("<BII")
+_FROM_GUEST = frozenset(b"UR!OEXP")
+
+
+def encode(kind: str, frame_id: int, payload: bytes = b"") -> bytes:
+    """One frame for the agent. Raises TareError if `payload` exceeds PAYLOAD_MAX."""
+    if len(payload) > PAYLOAD_MAX:
+        raise TareError("request to the guest agent", f"{len(payload)} bytes", f"at most {PAYLOAD_MAX} are possible")
+    return _HEADER.pack(ord(kind), frame_id, len(payload)) + payload
+
+
+def encode_exec(argv: Sequence[str], env: Mapping[str, str]) -> bytes:
+    """The payload of an execute frame. Raises TareError for an empty command or a NUL byte."""
+    words = [*argv, *(f"{name}={value}" for name, value in env.items())]
+    if not argv or any("\0" in word for word in words):
+        raise TareError("command", "it is empty or holds a NUL byte", "give a program and its arguments")
+    return struct.pack("<I", len(argv)) + b"".join(os.fsencode(word) + b"\0" for word in words)
+
+
+class Decoder:
+    """Cuts the agent's byte stream into frames, however it was split on the way."""
+
+    def __init__(self) -> None:
+        self._rest = bytearray()
+
+    def feed(self, data: bytes | memoryview) -> Iterator[tuple[str, int, bytes]]:
+        """Every frame that `data` completes, as (kind, id, payload). Raises ValueError at a malformed one."""
+        self._rest += data
+        at = 0
+        while len(self._rest) - at >= _HEADER.size:
+            kind, frame_id, length = _HEADER.unpack_from(self._rest, at)
+            if kind not in _FROM_GUEST or length > PAYLOAD_MAX:
+                raise ValueError(f"type {kind} with {length} bytes")
+            end = at + _HEADER.size + length
+            if len(self._rest) < end:
+                break
+            with memoryview(self._rest) as view:
+                payload = bytes(view[at + _HEADER.size : end])
+            at = end
+            yield chr(kind), frame_id, payload
+        del self._rest[:at]
+
+
+@dataclass(slots=True)
+class _Request:
+    """A command or ping on its way. `done` is set by its answer, by too much output, and by the channel's loss."""
+
+    done: threading.Event = field(default_factory=threading.Event)
+    streams: dict[str, list[bytes]] = field(default_factory=lambda: {"O": [], "E": []})
+    size: int = 0
+    answer: bytes | None = None
+    sent_ns: int = 0
+    answered_ns: int = 0
+
+    def keep(self, kind: str, payload: bytes) -> None:
+        within, self.size = self.size <= OUTPUT_MAX, self.size + len(payload)
+        if self.size <= OUTPUT_MAX:
+            self.streams[kind].append(payload)
+        elif within:
+            self.done.set()  # once: the killer waits on this event again
+
+    def finish(self, payload: bytes, now_ns: int) -> None:
+        self.answer, self.answered_ns = payload, now_ns
+        self.done.set()
+
+
+class Channel:
+    """A live talk with one agent; owns `sock`, a connected stream socket in blocking mode.
+
+    `on_loss` gives the end of the instance's console (or stderr), for the message when the agent is lost.
+    `service_port` is where the agent's service listens, once ready.
+    """
+
+    def __init__(self, sock: socket.socket, timeline: Timeline, on_loss: Callable[[], str] | None = None) -> None:
+        self.service_port: int | None = None
+        self._sock = sock
+        self._timeline = timeline
+        self._on_loss = on_loss
+        self._decoder = Decoder()
+        self._ids = itertools.count(1)
+        self._requests: dict[int, _Request] = {}
+        self._seen = {"userland": threading.Event(), "ready": threading.Event()}
+        self._send_lock = threading.Lock()
+        self._lost: str | None = None
+        self._service_error: str | None = None
+        self._ended = threading.Event()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", SEND_TIMEOUT_S, 0))
+        _reader().add(self, sock.fileno())
+
+    def wait(self, event: Literal["userland", "ready"], timeout_s: float) -> None:
+        """Block until the agent has reported `event`; its time stands in the timeline.
+
+        Raises TareError after `timeout_s`, when the agent is lost before, and when its service failed.
+        """
+        arrived = self._seen[event].wait(timeout_s)
+        if event in self._timeline:
+            return
+        if self._lost is None and arrived:
+            raise TareError("service inside the instance", self._service_error or "it failed")
+        if self._lost is None:
+            raise TareError("instance", f"not {event} after {timeout_s:g} s{self._last_words()}")
+        raise self._loss()
+
+    def exec(self, argv: Sequence[str], timeout_s: float, *, env: Mapping[str, str] | None = None) -> ExecResult:
+        """Run `argv` inside, with exactly `env` (the agent's own environment, if empty), and wait for its end.
+
+        Thread-safe. Raises TareError when it is not done after `timeout_s` or prints more than
+        OUTPUT_MAX bytes (its process group is killed then), and when the agent is lost.
+        """
+        with self._request("X", encode_exec(argv, env or {})) as (number, request):
+            arrived = request.done.wait(timeout_s)
+            if request.answer is None and self._lost is None:
+                why = f"printed more than {OUTPUT_MAX} bytes" if arrived else f"not done after {timeout_s:g} s"
+                raise TareError(f"command {shlex.join(argv)}", f"{why}; {self._kill(number, request)}")
+            return ExecResult(
+                argv=tuple(argv),
+                exit_code=int.from_bytes(self._answer(request), "little", signed=True),
+                stdout=b"".join(request.streams["O"]),
+                stderr=b"".join(request.streams["E"]),
+                elapsed_ns=request.answered_ns - request.sent_ns,
+            )
+
+    def ping(self, payload: bytes = b"", timeout_s: float = 10.0) -> int:
+        """Nanoseconds until `payload` has come back. Raises TareError after `timeout_s` and on loss."""
+        with self._request("P", payload) as (_, request):
+            if not request.done.wait(timeout_s):
+                raise TareError("guest agent", f"no answer after {timeout_s:g} s{self._last_words()}")
+            if self._answer(request) != payload:
+                raise TareError("guest agent", "its answer is not what was sent")
+            return request.answered_ns - request.sent_ns
+
+    def stop(self) -> None:
+        """Ask the agent to end (a VM: to power off). Returns at once; an agent already lost is no error."""
+        if self._lost is None:
+            with contextlib.suppress(TareError):
+                self._send(encode("S", 0))
+
+    def close(self) -> None:
+        """Give the socket up; whoever still waits gets a TareError. Safe to call twice."""
+        self._lose("the channel was closed")
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)  # wakes the reader, who alone may close the descriptor
+        self._ended.wait()
+
+    @contextlib.contextmanager
+    def _request(self, kind: str, payload: bytes) -> Iterator[tuple[int, _Request]]:
+        number, request = next(self._ids), _Request()
+        frame = encode(kind, number, payload)
+        self._requests[number] = request
+        try:
+            if self._lost is not None:
+                raise self._loss()
+            request.sent_ns = time.monotonic_ns()
+            self._send(frame)
+            yield number, request
+        finally:
+            del self._requests[number]
+
+    def _send(self, frame: bytes) -> None:
+        try:
+            with self._send_lock:
+                self._sock.sendall(frame)
+        except OSError as error:  # a frame may have been cut: nothing more can be said on this channel
+            self._lose(f"sending failed: {error.strerror}")
+            raise self._loss() from error
+
+    def _kill(self, number: int, request: _Request) -> str:
+        request.done.clear()
+        if request.answer is None:
+            self._send(encode("K", number))
+            request.done.wait(KILL_TIMEOUT_S)
+        return "killed" if request.answer is not None else f"killed, but not dead after {KILL_TIMEOUT_S:g} s"
+
+    def _answer(self, request: _Request) -> bytes:
+        if request.answer is None:
+            raise self._loss()
+        return request.answer
+
+    def _loss(self) -> TareError:
+        return TareError("guest agent", f"connection lost: {self._lost}{self._last_words()}")
+
+    def _last_words(self) -> str:
+        words = self._on_loss().strip() if self._on_loss is not None else ""
+        return f"; last words: {words}" if words else ""
+
+    def _lose(self, why: str) -> None:
+        if self._lost is None:
+            self._lost = why
+        for event in (*self._seen.values(), *(request.done for request in list(self._requests.values()))):
+            event.set()
+
+    def _receive(self, buffer: memoryview) -> bool:
+        """Take what has arrived; False when there will be no more. Called by the reader only."""
+        try:
+            size = self._sock.recv_into(buffer, 0, socket.MSG_DONTWAIT)
+            now_ns = time.monotonic_ns()
+            if size:
+                for kind, number, payload in self._decoder.feed(buffer[:size]):
+                    self._dispatch(kind, number, payload, now_ns)
+                return True
+            self._lose("the agent is gone")
+        except BlockingIOError:
+            return True
+        except OSError as error:
+            self._lose(f"receiving failed: {error.strerror}")
+        except ValueError as error:
+            self._lose(f"malformed frame: {error}")
+        return False
+
+    def _end(self) -> None:
+        self._sock.close()
+        self._ended.set()
+
+    def _dispatch(self, kind: str, number: int, payload: bytes, now_ns: int) -> None:
+        if kind == "U":
+            self._arrived("userland", now_ns)
+        elif kind == "R":
+            self.service_port = int.from_bytes(payload, "little")
+            self._arrived("ready", now_ns)
+        elif kind == "!":
+            self._service_error = payload.decode(errors="replace")
+            self._seen["ready"].set()
+        elif (request := self._requests.get(number)) is None:
+            return  # the rest of a command that nobody waits for any more
+        elif kind in "OE":
+            request.keep(kind, payload)
+        else:
+            request.finish(payload, now_ns)
+
+    def _arrived(self, event: str, now_ns: int) -> None:
+        self._timeline.stamp(event, now_ns)
+        self._seen[event].set()
+
+
+class _Reader:
+    """The thread that waits for every channel's agent at once. Only it closes their sockets.
+
+    So a descriptor number cannot come to mean another channel between an event and its handling.
+    """
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._channels: dict[int, Channel] = {}
+        self._thread = threading.Thread(target=self._run, name="tare-channels", daemon=True)
+        self._thread.start()
+
+    def add(self, channel: Channel, fd: int) -> None:
+        self._channels[fd] = channel
+        self._epoll.register(fd, select.EPOLLIN)
+
+    def _run(self) -> None:
+        buffer = memoryview(bytearray(256 << 10))
+        while True:
+            for fd, _ in self._epoll.poll():
+                if not self._channels[fd]._receive(buffer):
+                    self._epoll.unregister(fd)
+                    self._channels.pop(fd)._end()
+
+
+_readers: dict[int, _Reader] = {}
+_readers_lock = threading.Lock()
+
+
+def _reader() -> _Reader:
+    """This process's reader; a forked child gets its own, as threads do not survive the fork."""
+    with _readers_lock:
+        pid = os.getpid()
+        if pid not in _readers:
+            _readers[pid] = _Reader()
+        return _readers[pid]
