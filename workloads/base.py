@@ -90,9 +90,9 @@ class Workload(ABC):
 
 
 def all_workloads() -> dict[str, type[Workload]]:
-    """Every workload by name: all modules of this package are imported, which touches nothing else."""
-    for module in pkgutil.iter_modules(workloads.__path__):
-        importlib.import_module(f"workloads.{module.name}")
+    """Every workload by name: all modules below this package are imported, which touches nothing else."""
+    for module in pkgutil.walk_packages(workloads.__path__, "workloads."):
+        importlib.import_module(module.name)
     return dict(Workload._registry)
 
 

@@ -1,0 +1,109 @@
+"""Disk footprint: what an image, an instance, one more instance and 64 MiB of writes occupy on the host."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from workloads.base import Context, Stage, Workload
+from workloads.metric import Better, Metric, Sample
+
+IMAGE_ALLOCATED = Metric("footprint.image_allocated", "B", Better.LOWER, "blocks shared by all instances of the image")
+IMAGE_LOGICAL = Metric("footprint.image_logical", "B", Better.LOWER, "apparent size of the same files")
+INSTANCE = Metric("footprint.instance_allocated", "B", Better.LOWER, "blocks of instance 1 alone")
+MARGINAL = Metric("footprint.marginal_allocated", "B", Better.LOWER, "blocks that one more instance adds")
+WRITTEN = Metric("footprint.written_64mib", "B", Better.LOWER, "blocks added by 64 MiB written and synced inside")
+PATH = "/var/tmp/tare-written"  # noqa: S108 - inside the instance, on its own writable root
+TIMEOUT_S = 120.0
+
+
+class Footprint(Workload):
+    """st_blocks × 512 over the instance's paths on the host, each inode once, before and after.
+
+    Runs before any other workload has written, on the block's fresh instance and on a second one that is
+    launched beside it. Writes inside are random bytes (no layer can store them smaller) and are flushed by the
+    instance, then by the host, before blocks are counted.
+    """
+
+    name = "footprint"
+    stage = Stage.LAUNCH
+    metrics = (IMAGE_ALLOCATED, IMAGE_LOGICAL, INSTANCE, MARGINAL, WRITTEN)
+
+    def measure(self, context: Context) -> Iterator[Sample]:
+        """Yield bytes, one sample a metric. Raises TareError when a write fails inside, OSError for a missing path."""
+        first = context.shared
+        paths = first.disk_paths()
+        if paths.shared:
+            image = Blocks().add(paths.shared)
+            yield Sample(IMAGE_ALLOCATED.name, image.allocated)
+            yield Sample(IMAGE_LOGICAL.name, image.logical)
+        first.exec(("sync",), TIMEOUT_S).check()
+        before = _settled(paths.exclusive)
+        yield Sample(INSTANCE.name, before.allocated)
+        with context.launch() as second:
+            second.exec(("sync",), TIMEOUT_S).check()
+            both = Blocks().add(paths.shared).add(paths.exclusive)
+            alone = both.allocated
+            others = second.disk_paths()
+            yield Sample(MARGINAL.name, both.add(others.shared).add(others.exclusive).allocated - alone)
+        before = _settled(paths.exclusive)
+        write = ("dd", "if=/dev/urandom", f"of={PATH}", "bs=1M", "count=64", "conv=fsync")
+        try:
+            first.exec(write, TIMEOUT_S).check()
+            first.exec(("sync",), TIMEOUT_S).check()
+            yield Sample(WRITTEN.name, _settled(paths.exclusive).allocated - before.allocated)
+        finally:
+            if first.alive():
+                first.exec(("rm", "-f", PATH), TIMEOUT_S)
+
+
+@dataclass(slots=True)
+class Blocks:
+    """Sizes added up over files and directories, symbolic links themselves included, each inode counted once.
+
+    `allocated` is st_blocks × 512, `logical` st_size of what is not a directory; both in bytes.
+    """
+
+    allocated: int = 0
+    logical: int = 0
+    _seen: set[tuple[int, int]] = field(default_factory=set)
+
+    def add(self, paths: Iterable[Path]) -> Blocks:
+        """Count everything at and below `paths`. Raises OSError for a missing path; what vanishes below is skipped."""
+        for path in paths:
+            self._count(path.lstat())
+            if path.is_dir() and not path.is_symlink():
+                self._descend(path)
+        return self
+
+    def _descend(self, directory: Path) -> None:
+        pending = [os.fspath(directory)]
+        while pending:
+            try:
+                with os.scandir(pending.pop()) as entries:
+                    for entry in entries:
+                        if self._count(entry.stat(follow_symlinks=False)) and entry.is_dir(follow_symlinks=False):
+                            pending.append(entry.path)
+            except FileNotFoundError:
+                continue
+
+    def _count(self, status: os.stat_result) -> bool:
+        inode = (status.st_dev, status.st_ino)
+        if inode in self._seen:
+            return False
+        self._seen.add(inode)
+        self.allocated += status.st_blocks * 512
+        self.logical += 0 if status.st_nlink == 0 or _is_directory(status) else status.st_size
+        return True
+
+
+def _is_directory(status: os.stat_result) -> bool:
+    return (status.st_mode & 0o170000) == 0o040000
+
+
+def _settled(paths: Iterable[Path]) -> Blocks:
+    """Count after the host has flushed: delayed allocation decides about blocks only then."""
+    os.sync()
+    return Blocks().add(paths)

@@ -1,0 +1,42 @@
+"""Idle cost: what one ready instance takes from the host while nothing runs in it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from workloads.base import Context, Invalid, Stage, Workload
+from workloads.metric import Better, Metric, Sample
+
+CPU = Metric("idle.cpu", "CPU s/s", Better.LOWER, "host CPU time per second of one idle instance", True)
+PSS = Metric("idle.memory_pss", "B", Better.LOWER, "proportional set size of the instance's processes")
+CGROUP = Metric("idle.memory_cgroup", "B", Better.LOWER, "memory charged to the instance's cgroup")
+
+
+class Idle(Workload):
+    """The instance's CPU account before and after `seconds` (default 2) of leaving it alone, and its memory then.
+
+    Nothing is executed inside, so that asking does not wake it. Memory by two methods: PSS splits shared
+    pages among their users; the cgroup charges page cache and kernel memory too.
+    """
+
+    name = "idle"
+    stage = Stage.SESSION
+    metrics = (CPU, PSS, CGROUP)
+
+    def measure(self, context: Context) -> Iterator[Sample]:
+        """Yield one sample a metric, less those the backend has no account of. Raises Invalid without CPU time."""
+        instance = context.shared
+        before, began_ns = instance.usage(), time.monotonic_ns()
+        time.sleep(context.param("seconds", 2))
+        after, ended_ns = instance.usage(), time.monotonic_ns()
+        if before.cpu_ns is None or after.cpu_ns is None or after.cpu_ns < before.cpu_ns:
+            raise Invalid("idle", f"no CPU account that only grows: {before.cpu_ns}, then {after.cpu_ns}")
+        if not instance.alive():
+            raise Invalid("idle", f"instance {instance.id} died meanwhile")
+        labels = {"method": after.method}
+        yield Sample(CPU.name, (after.cpu_ns - before.cpu_ns) / (ended_ns - began_ns), labels=labels)
+        if after.pss_bytes is not None:
+            yield Sample(PSS.name, after.pss_bytes, labels=labels)
+        if after.memory_bytes is not None and after.method.startswith("cgroup"):
+            yield Sample(CGROUP.name, after.memory_bytes, labels=labels)

@@ -1,0 +1,32 @@
+"""CPU overhead: integer work per second of one thread, to be held against `native`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from workloads.base import Context, Stage, Workload
+from workloads.honesty import demand_one_clock, run_timed, start_cost_s
+from workloads.metric import Better, Metric, Sample
+from workloads.tools import sysbench
+
+EVENTS = Metric("overhead.cpu_events", "events/s", Better.HIGHER, "prime searches per second, one thread", True)
+
+
+class OverheadCpu(Workload):
+    """sysbench cpu, one thread, `seconds` long (default 1): total events ÷ total time.
+
+    Trial division in registers: it sees the CPU, its clock and the scheduler's interruptions, not memory.
+    """
+
+    name = "overhead_cpu"
+    stage = Stage.SESSION
+    metrics = (EVENTS,)
+
+    def measure(self, context: Context) -> Iterator[Sample]:
+        """Yield one rate. Raises TareError when the tool fails, Invalid when its clock is not the host's."""
+        seconds = context.param("seconds", 1)
+        start_s = start_cost_s(context.shared, sysbench.PROBE)
+        result = run_timed(context.shared, sysbench.cpu_argv(seconds), seconds)
+        work = sysbench.parse(result.stdout)
+        demand_one_clock(result, work.elapsed_s, start_s)
+        yield Sample(EVENTS.name, work.events / work.elapsed_s)
