@@ -165,8 +165,8 @@ def ratio(
 
 
 def equivalence_margin(aa: Interval | None) -> float:
-    """δ as a proportion: twice the A/A control's half width, at least 3 %; without a control 3 %."""
-    return MIN_MARGIN if aa is None else max(MIN_MARGIN, 2 * relative_half_width(aa))
+    """δ as a proportion: twice the A/A control's half width (on the log scale), at least 3 %; without a control 3 %."""
+    return MIN_MARGIN if aa is None else max(MIN_MARGIN, (1 + relative_half_width(aa)) ** 2 - 1)
 
 
 def aa_outside(aa: Interval) -> bool:
@@ -175,7 +175,7 @@ def aa_outside(aa: Interval) -> bool:
     As δ is never below twice its own half width, that is so exactly when two runs of the same thing
     differ significantly (their interval excludes 1) and by what may be more than 3 %.
     """
-    edge = 1 + equivalence_margin(aa)
+    edge = (1 + equivalence_margin(aa)) * (1 + 1e-9)
     return not 1 / edge <= aa.low <= aa.high <= edge
 
 
