@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,9 +84,8 @@ class Blocks:
         while pending:
             try:
                 with os.scandir(pending.pop()) as entries:
-                    for entry in entries:
-                        if self._count(entry.stat(follow_symlinks=False)) and entry.is_dir(follow_symlinks=False):
-                            pending.append(entry.path)
+                    fresh = [entry for entry in entries if self._count(entry.stat(follow_symlinks=False))]
+                pending.extend(entry.path for entry in fresh if entry.is_dir(follow_symlinks=False))
             except FileNotFoundError:
                 continue
 
@@ -95,12 +95,8 @@ class Blocks:
             return False
         self._seen.add(inode)
         self.allocated += status.st_blocks * 512
-        self.logical += 0 if status.st_nlink == 0 or _is_directory(status) else status.st_size
+        self.logical += 0 if stat.S_ISDIR(status.st_mode) else status.st_size
         return True
-
-
-def _is_directory(status: os.stat_result) -> bool:
-    return (status.st_mode & 0o170000) == 0o040000
 
 
 def _settled(paths: Iterable[Path]) -> Blocks:
