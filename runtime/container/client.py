@@ -1,0 +1,180 @@
+"""The other end of the launcher: starts it, sends it plans, and knows what became of each instance.
+
+One launcher and one reading thread serve any number of instances and callers.
+"""
+
+from __future__ import annotations
+
+import array
+import errno
+import itertools
+import marshal
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from runtime.container.launcher import MESSAGE_BYTES
+from runtime.container.plan import Plan
+from runtime.container.steps import Execute
+from runtime.errors import TareError
+from runtime.linux.pidfd import Pidfd
+
+_SOURCE = Path(__file__).resolve().parents[2]
+_BOOT = (
+    "import sys; sys.path.insert(0, sys.argv[1]); from runtime.container.launcher import main; main(int(sys.argv[2]))"
+)
+
+
+class Child:
+    """A process that the launcher cloned. `pid` is the host's number of it."""
+
+    def __init__(self) -> None:
+        self.pid = 0
+        self.spawned_ns = 0
+        self.executed_ns = 0
+        self.exit_code: int | None = None
+        self.stopped_ns: int | None = None
+        self.pidfd: Pidfd | None = None
+        self._failure: tuple[int, int, str] | None = None
+        self._answered = threading.Event()
+        self._ended = threading.Event()
+
+    def kill(self, number: int) -> None:
+        """Send signal `number`; a process that has ended is no error."""
+        if self.pidfd is not None and not self._ended.is_set():
+            self.pidfd.signal(number)
+
+    def alive(self) -> bool:
+        """Whether it still runs."""
+        return self.pidfd is not None and not self._ended.is_set() and not self.pidfd.wait(0)
+
+    def wait(self, timeout_s: float) -> bool:
+        """Whether it has ended *and* was reaped, waiting up to `timeout_s`."""
+        return self._ended.wait(timeout_s)
+
+    def close(self) -> None:
+        """Give the pidfd back."""
+        if self.pidfd is not None:
+            self.pidfd.close()
+
+
+class LauncherClient:
+    """Owns one launcher process, started at the first use. Thread-safe."""
+
+    def __init__(self, python: str = sys.executable) -> None:
+        self._python = python
+        self._lock = threading.Lock()
+        self._tokens = itertools.count(1)
+        self._children: dict[int, Child] = {}
+        self._process: subprocess.Popen[bytes] | None = None
+        self._socket: socket.socket | None = None
+        self._reader: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Start the launcher now, so that no launch pays for it."""
+        with self._lock:
+            self._connect()
+
+    def launch(self, plan: Plan, descriptors: Sequence[int], timeout_s: float = 30.0) -> Child:
+        """Carry out `plan` and return once its program is executing.
+
+        `descriptors` are duplicated on the way; the caller keeps its own. Raises TareError when a
+        step fails (`exit_code` 127 or 126 when it was the last one) or nothing is heard for `timeout_s`.
+        """
+        child, token = Child(), next(self._tokens)
+        with self._lock:
+            control = self._connect()
+            self._children[token] = child
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
+        try:
+            control.sendmsg([plan.encode(token)], rights)
+        except OSError as error:
+            self._children.pop(token, None)
+            raise TareError("launch", f"the launcher takes no plan: {error.strerror}", "shorten the command") from error
+        if not child._answered.wait(timeout_s):
+            raise TareError("launch", f"no answer from the launcher in {timeout_s:g} s")
+        if child._failure is not None:
+            raise _explained(plan, *child._failure)
+        return child
+
+    def close(self) -> None:
+        """End the launcher; instances that were to die with it do."""
+        with self._lock:
+            process, reader, control = self._process, self._reader, self._socket
+            self._process = self._reader = self._socket = None
+        if control is None or process is None or reader is None:
+            return
+        control.shutdown(socket.SHUT_RDWR)
+        reader.join()
+        control.close()
+        process.wait()
+
+    def _connect(self) -> socket.socket:
+        if self._socket is not None and self._process is not None and self._process.poll() is None:
+            return self._socket
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MESSAGE_BYTES)
+        with theirs:
+            self._process = subprocess.Popen(
+                [self._python, "-I", "-S", "-c", _BOOT, str(_SOURCE), str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(),),
+                start_new_session=True,
+            )
+        self._socket = ours
+        self._reader = threading.Thread(target=self._read, args=(ours,), name="launcher", daemon=True)
+        self._reader.start()
+        return ours
+
+    def _read(self, control: socket.socket) -> None:
+        while True:
+            try:
+                message, ancillary, _, _ = control.recvmsg(65536, socket.CMSG_SPACE(4), socket.MSG_CMSG_CLOEXEC)
+            except OSError:
+                message, ancillary = b"", []
+            if not message:
+                break
+            received = array.array("i", b"".join(data for _, _, data in ancillary))
+            token, kind, *words = marshal.loads(message)  # noqa: S302 - our own child wrote it
+            self._note(token, kind, words, received)
+        for token in list(self._children):
+            self._note(token, "failed", [-1, errno.EPIPE, "the launcher has ended"], array.array("i"))
+            self._children.pop(token, None)
+
+    def _note(self, token: int, kind: str, words: list[object], received: array.array[int]) -> None:
+        child = self._children.get(token)
+        if child is None:
+            for descriptor in received:
+                os.close(descriptor)
+            return
+        match kind, words:
+            case "running", [int(pid), int(spawned_ns), int(executed_ns)]:
+                child.pid, child.spawned_ns, child.executed_ns = pid, spawned_ns, executed_ns
+                child.pidfd = Pidfd(received[0])
+            case "failed", [int(index), int(number), str(text)]:
+                child._failure = index, number, text
+                child._ended.set()
+            case "ended", [int(code), int(stopped_ns)]:
+                child.exit_code, child.stopped_ns = code, stopped_ns
+                child._ended.set()
+        child._answered.set()
+        if child._ended.is_set():
+            self._children.pop(token, None)
+
+
+def _explained(plan: Plan, index: int, number: int, text: str) -> TareError:
+    """The failure of step `index` as a sentence."""
+    if index < 0:
+        return TareError("launch", text)
+    step = plan.steps[index]
+    if isinstance(step, Execute):
+        name = os.fsdecode(step.argv[0])
+        error = TareError(f"command {name!r}", os.strerror(number), "give a program that the image holds")
+        error.exit_code = 127 if number in (errno.ENOENT, errno.ENOTDIR) else 126
+        return error
+    return TareError(f"launch: {step.describe()[:300]}", text)
