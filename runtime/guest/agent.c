@@ -645,28 +645,24 @@ static int await_port(const char *name, int64_t deadline_ms)
 
 /* ---- being first, being init ----------------------------------------------------------------------------- */
 
-static void mount_at(const char *type, const char *path, unsigned long flags, const char *data)
+/* True if this made the mount. The kernel refuses with EBUSY to put the same file system there twice. */
+static bool mount_at(const char *type, const char *path, unsigned long flags, const char *data)
 {
 	mkdir(path, 0755);
-	if (mount(type, path, type, flags, data) < 0 && errno != EBUSY)
+	if (mount(type, path, type, flags, data) == 0)
+		return true;
+	if (errno != EBUSY)
 		say("mount %s: %s", path, strerror(errno));
-}
-
-static bool exists(const char *path)
-{
-	return access(path, F_OK) == 0;
+	return false;
 }
 
 /* The first process of a VM: tell the host, leave no trace, become the real init. */
 static _Noreturn void be_first(const char *name, char **argv)
 {
 	int64_t deadline_ms = now_ms() + FIRST_WAIT_MS;
-	bool sysfs = !exists("/sys/class");
+	bool sysfs = mount_at("sysfs", "/sys", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
 	sigset_t io, before;
-	if (sysfs)
-		mount_at("sysfs", "/sys", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
-	if (!exists("/dev/null"))
-		mount_at("devtmpfs", "/dev", MS_NOSUID, "mode=0755");
+	mount_at("devtmpfs", "/dev", MS_NOSUID, "mode=0755"); /* stays: init wants it, too */
 	sigemptyset(&io);
 	sigaddset(&io, SIGIO);
 	sigprocmask(SIG_BLOCK, &io, &before);
@@ -707,8 +703,7 @@ static void init_early(void)
 {
 	mount_at("proc", "/proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
 	mount_at("sysfs", "/sys", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
-	if (!exists("/dev/null"))
-		mount_at("devtmpfs", "/dev", MS_NOSUID, "mode=0755");
+	mount_at("devtmpfs", "/dev", MS_NOSUID, "mode=0755");
 }
 
 static void init_late(void)
@@ -793,7 +788,7 @@ static void prepare(void)
 		fcntl(null, F_SETFD, 0); /* standard streams that were closed stay open on /dev/null */
 	if (null < 0)
 		null = memfd_create("null", MFD_CLOEXEC); /* a root without devices: this reads as empty, too */
-	for (int i = 1; i < NSIG; i++)
+	for (int i = 1; i < 32; i++)
 		signal(i, SIG_DFL); /* a launcher's ignored signals are not the commands' business */
 	signal(SIGPIPE, SIG_IGN);
 	sigemptyset(&heeded);
