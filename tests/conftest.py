@@ -7,6 +7,8 @@ from typing import NoReturn
 
 import pytest
 
+pytest_plugins = ["tests.fixtures"]
+
 
 def skip_or_fail(reason: str) -> NoReturn:
     """Skip the running test for `reason`; fail instead where TARE_MUST_WORK=1 says that nothing may be skipped."""
