@@ -118,11 +118,16 @@ class Facts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """A turn in the run's life: `started`, `resumed`, `interrupted`, `finished`, with its figures (seconds)."""
+    """A turn in the run's life: `started`, `resumed`, `interrupted`, `finished`, with its figures (seconds).
+
+    Also `leftover` (an instance left something on the host; it was swept), `facts-failed`, `stopped`
+    (why no further block was begun); `detail` says what in one line.
+    """
 
     event: str
     at_utc: str
     figures: dict[str, float] = field(default_factory=dict)
+    detail: str = ""
 
 
 Line = RunHeader | Record | Facts | Event
@@ -194,8 +199,8 @@ class Run:
                 f"run {directory}", error.strerror or str(error), "name the directory of a run: results/<time>-<host>"
             ) from error
         lines: list[Line] = []
-        rows = text.split(b"\n")
-        for number, row in enumerate(rows, start=1):
+        # What follows the last newline was being written when the writer died: torn, even where it parses.
+        for number, row in enumerate(text.split(b"\n")[:-1], start=1):
             if not row:
                 continue
             try:
@@ -203,8 +208,6 @@ class Run:
                 if not isinstance(raw, dict):
                     raise ValueError("not a JSON object")
             except ValueError as error:
-                if number == len(rows):
-                    break
                 raise ResultsError(f"journal {path}, line {number}", str(error), "restore it from a copy") from error
             try:
                 lines.append(from_json(raw))

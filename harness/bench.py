@@ -1,0 +1,259 @@
+"""Opens a run: from what the user asked for to an engine ready to go, with every objection raised first.
+
+`tare bench` and the pytest front both come through here: `draft` decides what would be measured
+without touching anything, `opened` checks the host, readies images and drivers, and begins (or
+reopens) the journal. How the run then goes is `harness.runner`'s.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shlex
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness import environment, journal, schedule
+from harness.journal import Journal
+from harness.profiles import Profile, find_profile
+from harness.progress import duration
+from harness.results import Cell, DriverEntry, Run, RunHeader
+from harness.runner import Assignment, Engine, Observer, one_line, utc
+from harness.schedule import Planned
+from harness.selection import selector
+from runtime.driver import Driver, Host, find_driver
+from runtime.errors import TareError, UsageError
+from runtime.images import recipe
+from runtime.images.store import ImageStore
+from runtime.instance import Availability
+from runtime.spec import ImageRef, InstanceSpec
+from workloads.base import Workload, all_workloads
+
+IMAGE = ImageRef.parse("tare/debian:bookworm")
+_SEEDS = 1 << 31
+_RUN_BYTES = 1 << 30  # what instances, their writable layers and a run's journal may need
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What the user asked for; None and empty mean: not said."""
+
+    profile: str | None = None
+    drivers: tuple[str, ...] = ()
+    select: str = ""
+    out: Path | None = None
+    seed: int | None = None
+    resume: Path | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """A run before anything was touched; `run` is what an earlier part left, when it is resumed."""
+
+    profile: Profile
+    seed: int
+    drivers: Mapping[str, type[Driver]]
+    workloads: Mapping[str, type[Workload]]
+    planned: tuple[Planned, ...]
+    out: Path | None
+    run: Run | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    """A run ready to go: its directory, its header as journalled, its engine."""
+
+    directory: Path
+    header: RunHeader
+    engine: Engine
+
+
+def draft(options: Options) -> Draft:
+    """Decide what to measure. Raises UsageError for unknown names, ResultsError for an unreadable journal."""
+    run = Run.load(options.resume) if options.resume is not None else None
+    if run is not None:
+        _demand_unsaid(options)
+    header = run.header if run is not None else None
+    profile = find_profile(header.profile if header else options.profile or "quick")
+    names = tuple(entry.name for entry in header.drivers) if header else options.drivers or profile.drivers
+    drivers = {name: find_driver(name) for name in dict.fromkeys(names)}
+    workloads = all_workloads()
+    wanted = selector(options.select) if header is None else set(header.cells).__contains__
+    kinds = {name: driver.kind for name, driver in drivers.items()}
+    planned = schedule.plan(profile, kinds, workloads, wanted)
+    if header is not None and len(planned) != len(header.cells):
+        missing = sorted(set(header.cells) - {one.cell for one in planned})
+        raise TareError(
+            f"run {options.resume}", f"{missing[0]} is not known here", "resume it with the Tare it is from"
+        )
+    if not planned:
+        raise UsageError("-k", f"no cell matches {options.select!r}", "see the names with: tare bench --list")
+    seed = header.seed if header else secrets.randbelow(_SEEDS) if options.seed is None else options.seed
+    return Draft(
+        profile=profile, seed=seed, drivers=drivers, workloads=workloads, planned=planned, out=options.out, run=run
+    )
+
+
+def _demand_unsaid(options: Options) -> None:
+    for name in ("profile", "drivers", "select", "out", "seed"):
+        if getattr(options, name) not in (None, (), ""):
+            flag = "-k" if name == "select" else f"--{name}"
+            raise UsageError(flag, "a resumed run keeps what it began with", "leave it out beside --resume")
+
+
+@contextmanager
+def opened(
+    plan: Draft,
+    host: Host,
+    observer: Observer,
+    *,
+    keep: Callable[[Cell], bool] = lambda cell: True,
+    directory: Path | None = None,
+) -> Iterator[Opened]:
+    """Ready everything that is not measured and yield the run; gives drivers and journal back at the end.
+
+    `keep` narrows the cells further (pytest's own selection); `directory` overrides where a new run goes.
+    Raises TareError, in one line and before anything is touched, for what can be seen to fail beforehand.
+    """
+    planned = tuple(one for one in plan.planned if keep(one.cell))
+    directory = plan.run.directory if plan.run else directory or plan.out
+    preflight(host, directory or Path("results"), resumed=plan.run is not None)
+    captured = environment.capture()
+    fingerprint = environment.fingerprint(captured)
+    if plan.run is not None:
+        journal.check_same(plan.run, fingerprint=fingerprint, settings=plan.profile.settings())
+    with ExitStack() as stack:
+        image = ready_image(host, observer)
+        drivers = {name: driver(host) for name, driver in plan.drivers.items()}
+        for each in drivers.values():
+            stack.callback(each.close)
+        entries = tuple(_entry(each, observer) for each in drivers.values())
+        if not any(entry.usable for entry in entries):
+            raise TareError("bench", "; ".join(f"{e.name}: {e.reason}" for e in entries), "see tare doctor")
+        header = plan.run.header if plan.run else _header(plan, planned, entries, captured, fingerprint, image)
+        directory = directory or default_directory(header.started_utc, fingerprint)
+        if plan.run is not None:
+            book, run = Journal.resume(directory)
+        else:
+            book, run = Journal.create(directory, header), None
+        stack.enter_context(book)
+        assignment = Assignment(
+            profile=plan.profile,
+            seed=plan.seed,
+            planned=planned,
+            workloads=plan.workloads,
+            drivers=drivers,
+            unusable={entry.name: _why(entry) for entry in entries if not entry.usable},
+            spec=InstanceSpec(image=IMAGE, limits=plan.profile.limits),
+            records=run.records if run else (),
+            facts_of=frozenset(facts.driver for facts in run.facts) if run else frozenset(),
+            logs=directory / "logs",
+        )
+        yield Opened(directory=directory, header=header, engine=Engine(assignment, book, observer))
+
+
+def preflight(host: Host, directory: Path, *, resumed: bool = False) -> None:
+    """Refuse what cannot work: not root, a directory in use or not writable, too little disk. Touches nothing."""
+    if os.geteuid() != 0:
+        raise TareError(
+            "bench", "not root, and instances need namespaces, mounts and cgroups", "run it in a root shell"
+        )
+    if not resumed and directory.is_dir() and directory.name != "results" and any(directory.iterdir()):
+        raise TareError(f"directory {directory}", "is not empty", f"choose another --out, or --resume {directory}")
+    for path, need in ((host.root, _RUN_BYTES), (directory, 64 << 20)):
+        place = existing(path)
+        if not place.is_dir() or not os.access(place, os.W_OK):
+            raise TareError(f"directory {path}", f"{place} is not a writable directory", "choose another place")
+        free = shutil.disk_usage(place).free
+        if free < need:
+            raise TareError(
+                f"directory {path}", f"only {free >> 20} MiB free, {need >> 20} MiB are needed", "free some space"
+            )
+
+
+def existing(path: Path) -> Path:
+    """The nearest ancestor of `path`, or itself, that exists."""
+    path = path.absolute()
+    return next(each for each in (path, *path.parents) if each.exists())
+
+
+def default_directory(started_utc: str, fingerprint: str) -> Path:
+    """`results/<UTC time>-<host>`; the host goes by the head of its fingerprint, as its name is nobody's business."""
+    stamp = started_utc[:19].replace("-", "").replace(":", "").replace("T", "t")
+    return Path("results") / f"{stamp}z-{fingerprint[:8]}"
+
+
+def _entry(driver: Driver, observer: Observer) -> DriverEntry:
+    observer.running(f"probing {driver.name}", 0.0)
+    try:
+        found = driver.probe()
+    except Exception as error:  # noqa: BLE001 - a driver that cannot even say so is unusable, the run goes on
+        found = Availability(usable=False, reason=f"its probe failed: {one_line(error)}", mend="see tare doctor")
+    if not found.usable:
+        observer.noted(
+            f"{driver.name} cannot be measured here: {found.reason}" + (f" ({found.mend})" * bool(found.mend))
+        )
+    return DriverEntry(
+        name=driver.name,
+        kind=driver.kind,
+        usable=found.usable,
+        reason=found.reason,
+        mend=found.mend,
+        facts=dict(found.facts),
+    )
+
+
+def _why(entry: DriverEntry) -> str:
+    return f"{entry.reason or 'unusable'}" + (f" ({entry.mend})" if entry.mend else "")
+
+
+def _header(
+    plan: Draft,
+    planned: tuple[Planned, ...],
+    entries: tuple[DriverEntry, ...],
+    captured: dict[str, object],
+    fingerprint: str,
+    image: dict[str, str],
+) -> RunHeader:
+    used = {one.cell.workload for one in planned}
+    metrics = [
+        metric for name, workload in sorted(plan.workloads.items()) if name in used for metric in workload.metrics
+    ]
+    return RunHeader(
+        run_id=secrets.token_hex(8),
+        started_utc=utc(),
+        profile=plan.profile.name,
+        settings=plan.profile.settings(),
+        seed=plan.seed,
+        command=command(plan),
+        drivers=entries,
+        metrics=tuple(metrics),
+        cells=tuple(one.cell for one in planned),
+        host=captured,
+        fingerprint=fingerprint,
+        image=image,
+    )
+
+
+def summary(plan: Draft, run: Opened) -> str:
+    """What is about to happen, in a line: how much, with which seed, how long, where to."""
+    return (
+        f"profile {plan.profile.name} ({plan.profile.about}): {len(run.header.cells)} cells, "
+        f"{plan.profile.min_blocks} blocks or more, seed {plan.seed}, about {duration(run.engine.left_s())}; "
+        f"results in {run.directory}"
+    )
+
+
+def command(plan: Draft) -> str:
+    """What repeats the run in the same order."""
+    words = ["tare", "bench", "--profile", plan.profile.name, "--drivers", ",".join(plan.drivers)]
+    return shlex.join([*words, "--seed", str(plan.seed)])
+
+
+def ready_image(host: Host, observer: Observer) -> dict[str, str]:
+    """Build the bench's image if it is absent and return what was used, name → digest. Untimed."""
+    image, machine = recipe.build(ImageStore(host.root), recipe.load("debian"), say=observer.noted)
+    return {str(each.ref): each.digest for each in (image, machine)}

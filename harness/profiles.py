@@ -1,0 +1,189 @@
+"""How much is measured: the four profiles, from a test of the suite itself to a publication.
+
+Numbers only. The order is `harness.schedule`'s, what a parameter means the workload's.
+
+The sums behind the budgets are for 2 CPUs without usable hardware virtualisation, images cached:
+a visit's launch and end cost about 0.05 s for native and containers, 3.5 s for a microvm, 20 s for
+a vm (`_BOOT_S`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from runtime.driver import Kind
+from runtime.errors import UsageError
+from runtime.spec import Limits
+
+_BOOT_S = {"microvm": 3.5, "vm": 20.0}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """How a profile runs one workload.
+
+    `drivers` restricts it (None: every driver of the run that its kinds allow); `once` moves it from
+    every block to a closing visit after the last one. `params` go to the workload, `by_kind` over
+    them. `limit_s` ends the cell; it is expected to take `expect_s` plus `boots` launches.
+    """
+
+    drivers: tuple[str, ...] | None = None
+    once: bool = False
+    params: Mapping[str, float] = field(default_factory=dict)
+    by_kind: Mapping[Kind, Mapping[str, float]] = field(default_factory=dict)
+    limit_s: float = 60.0
+    expect_s: float = 2.0
+    boots: int = 0
+
+    def takes(self, driver: str) -> bool:
+        """Whether the workload runs on `driver` in this profile."""
+        return self.drivers is None or driver in self.drivers
+
+    def params_for(self, kind: Kind) -> dict[str, float]:
+        """The parameters on drivers of `kind`."""
+        return {**self.params, **self.by_kind.get(kind, {})}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """A whole run's measure.
+
+    Blocks: at least `min_blocks`, then a look at the widths every `look_every` until the widest key
+    metric has a relative CI half-width of `target_half_width`, `max_blocks` are done, or `budget_s`
+    would be exceeded. `ready_s` is how long an instance may take to become ready, by kind.
+    """
+
+    name: str
+    about: str
+    min_blocks: int
+    max_blocks: int
+    look_every: int
+    target_half_width: float
+    budget_s: float
+    drivers: tuple[str, ...]
+    limits: Limits
+    key_metrics: tuple[str, ...]
+    ready_s: Mapping[Kind, float]
+    entries: Mapping[str, Entry]
+
+    def entry(self, workload: str) -> Entry:
+        """How this profile runs `workload`; one it does not mention runs in every block, on every driver."""
+        return self.entries.get(workload, Entry())
+
+    def boot_s(self, driver: str) -> float:
+        """Expected seconds to launch, wait for and close one instance of `driver`."""
+        return _BOOT_S.get(driver, 0.1)
+
+    def settings(self) -> dict[str, Any]:
+        """The profile as plain data, for the journal's header."""
+        return asdict(self)
+
+
+_LIMITS = Limits(cpus=1.0, memory_bytes=256 << 20, swap_bytes=0, pids=512)
+_READY_S = {Kind.NATIVE: 20.0, Kind.CONTAINER: 20.0, Kind.VM: 180.0}
+_KEY = ("startup.userland", "startup.ready", "overhead.cpu_events", "overhead.memory_bandwidth")
+_ALL = ("native", "container", "microvm", "vm")
+_NO_VM = ("native", "container", "microvm")
+
+
+def _entries(
+    *, seconds: float, disk_mib: float, repeats: int, leakage: tuple[str, ...], density: tuple[str, ...], ramp_s: float,
+    containers: int, machines: int,
+) -> dict[str, Entry]:  # fmt: skip
+    """Every workload's entry: `seconds` long windows, `repeats` launches more of what launches in milliseconds."""
+    light = {Kind.NATIVE: {"repeats": repeats}, Kind.CONTAINER: {"repeats": repeats}}
+    caps = {Kind.CONTAINER: {"cap": containers, "width": 4}, Kind.VM: {"cap": machines, "width": 2}}
+    return {
+        "startup": Entry(by_kind=light, expect_s=0.1),
+        "teardown": Entry(expect_s=0.0),
+        "idle": Entry(params={"seconds": 2 * seconds}, expect_s=2 * seconds),
+        "overhead_cpu": Entry(params={"seconds": seconds}, expect_s=seconds + 0.3),
+        "overhead_memory": Entry(params={"seconds": seconds}, expect_s=seconds + 0.3),
+        "overhead_disk": Entry(params={"seconds": seconds, "size_mib": disk_mib}, expect_s=2 * seconds + 1.0),
+        "leakage": Entry(drivers=leakage, params={"seconds": seconds}, expect_s=4 * seconds + 1, boots=2, limit_s=240),
+        "footprint": Entry(drivers=_ALL, once=True, expect_s=5.0, boots=1, limit_s=300),
+        "enforcement": Entry(once=True, params={"seconds": 1.0}, expect_s=8.0, limit_s=180),
+        "density": Entry(
+            drivers=density, once=True, params={"time_s": ramp_s, "idle_s": 2.0}, by_kind=caps,
+            expect_s=ramp_s + 8.0, limit_s=ramp_s + 120.0,
+        ),
+    }  # fmt: skip
+
+
+# One block: sessions native 3 + 3, container 3.5, microvm 8 + 3.5 to boot, vm 8 + 20; leakage native 3.5,
+# container 3.5, microvm 11. About 67 s: six blocks take 6.7 min. Closing: vm 55, microvm 25 + 30, container 30 s.
+_QUICK = Profile(
+    name="quick",
+    about="a first look, 10 minutes",
+    min_blocks=6,
+    max_blocks=21,
+    look_every=5,
+    target_half_width=0.05,
+    budget_s=560.0,
+    drivers=_ALL,
+    limits=_LIMITS,
+    key_metrics=_KEY,
+    ready_s=_READY_S,
+    entries=_entries(
+        seconds=0.5, disk_mib=32, repeats=5, leakage=_NO_VM, density=("container", "microvm"), ramp_s=20.0,
+        containers=200, machines=8,
+    ),
+)  # fmt: skip
+
+# One block once: sessions 25 s, microvm and vm to boot 24 s, and at the end one footprint each of all but vm.
+_SMOKE = replace(
+    _QUICK,
+    name="smoke",
+    about="a test of the suite itself, 90 seconds; claims nothing",
+    min_blocks=1,
+    max_blocks=1,
+    budget_s=85.0,
+    entries=_entries(
+        seconds=0.3, disk_mib=8, repeats=2, leakage=("native", "container"), density=("container",), ramp_s=5.0,
+        containers=20, machines=2,
+    )
+    | {
+        "footprint": Entry(drivers=_NO_VM, once=True, expect_s=3.0, boots=1, limit_s=120),
+        "enforcement": Entry(drivers=("container",), once=True, params={"seconds": 0.5}, expect_s=6.0),
+    },
+)  # fmt: skip
+
+# One block: sessions 5 × 9 s, boots 24 s, leakage 7 + 7 + 15 + 50: about 150 s, ten take 25 min. Closing about 6 min.
+_STANDARD = replace(
+    _QUICK,
+    name="standard",
+    about="nightly, 45 minutes",
+    min_blocks=10,
+    max_blocks=40,
+    target_half_width=0.02,
+    budget_s=2640.0,
+    entries=_entries(
+        seconds=1.5, disk_mib=64, repeats=10, leakage=_ALL, density=("container", "microvm", "vm"), ramp_s=120.0,
+        containers=1000, machines=24,
+    ),
+)  # fmt: skip
+
+# One block: sessions 5 × 20 s, boots 24 s, leakage 20 + 20 + 28 + 62: about 4.5 min; twenty take 90 min.
+_FULL = replace(
+    _STANDARD,
+    name="full",
+    about="for publication, up to 6 hours",
+    min_blocks=20,
+    max_blocks=80,
+    budget_s=6 * 3600.0,
+    entries=_entries(
+        seconds=4.0, disk_mib=256, repeats=20, leakage=_ALL, density=("container", "microvm", "vm"), ramp_s=600.0,
+        containers=4000, machines=64,
+    ),
+)  # fmt: skip
+
+PROFILES = {profile.name: profile for profile in (_SMOKE, _QUICK, _STANDARD, _FULL)}
+
+
+def find_profile(name: str) -> Profile:
+    """The profile called `name`. Raises UsageError that lists the known ones."""
+    if name not in PROFILES:
+        raise UsageError(f"profile {name!r}", "no such profile", f"choose from {', '.join(PROFILES)}")
+    return PROFILES[name]

@@ -1,0 +1,96 @@
+"""What a run shows while it goes on: a line per finished cell, what runs now, the time that remains.
+
+On a terminal the last line moves; elsewhere (a log, a pipe) everything is plain lines.
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self, TextIO
+
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from harness.results import Outcome, Record
+from harness.runner import Observer
+
+_STYLE = {Outcome.OK: "green", Outcome.FAILED: "bold red", Outcome.SKIPPED: "yellow"}
+
+
+def duration(seconds: float) -> str:
+    """`1 h 05 min`, `4 min 10 s`, `12 s`, `0.4 s`."""
+    if seconds >= 3600:
+        return f"{int(seconds // 3600)} h {int(seconds % 3600 // 60):02d} min"
+    if seconds >= 60:
+        return f"{int(seconds // 60)} min {int(seconds % 60):02d} s"
+    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+
+
+def figure(record: Record) -> str:
+    """The end of a cell's line: its reason, or its first metric's name, median and count."""
+    if record.outcome is not Outcome.OK:
+        return record.reason
+    first = record.samples[0].metric
+    values = sorted(sample.value for sample in record.samples if sample.metric == first)
+    more = f", {len(values)} samples" if len(values) > 1 else ""
+    return f"{first} {values[len(values) // 2]:.4g}{more}"
+
+
+class Display(Observer):
+    """Shows a run on `stream`; a context manager. The moving line appears only on a terminal."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._console = Console(file=stream, highlight=False, soft_wrap=not stream.isatty())
+        self._live = self._console.is_terminal
+        self._what = ""
+        self._left_s = 0.0
+        # One refresh a second: the display must not be a load on the host that is measured.
+        self._progress = Progress(
+            SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(),
+            console=self._console, refresh_per_second=1, transient=True,
+        )  # fmt: skip
+        self._task = self._progress.add_task("", start=True)
+
+    def __enter__(self) -> Self:
+        if self._live:
+            self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._live:
+            self._progress.stop()
+
+    def running(self, what: str, left_s: float) -> None:
+        """Show what begins now."""
+        self._what, self._left_s = what, left_s
+        self._show("")
+
+    def saying(self, text: str) -> None:
+        """Show a cell's own progress beside its name."""
+        self._show(text)
+
+    def _show(self, text: str) -> None:
+        if self._live:
+            more = f": {text}" if text else ""
+            self._progress.update(self._task, description=f"{self._what}{more} · {duration(self._left_s)} left")
+
+    def ended(self, record: Record, left_s: float) -> None:
+        """One line for a finished cell."""
+        self._left_s = left_s
+        style = _STYLE[record.outcome]
+        line = Text.assemble(
+            f"{record.block + 1:>3}  ",
+            (f"{record.outcome:<7}", style),
+            f"  {record.cell!s:<34} {duration(record.elapsed_ns / 1e9):>9}  ",
+            figure(record),
+        )
+        if not self._live:
+            line.append(f"  ({duration(left_s)} left)")
+        self._console.print(line, soft_wrap=True)
+
+    def noted(self, text: str) -> None:
+        """One line for anything else."""
+        self._console.print(Text(text), soft_wrap=True)

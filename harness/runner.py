@@ -1,0 +1,464 @@
+"""Carries a schedule out: visits, cells, one journal record each; counts failures and goes on.
+
+Not when or in which order (`harness.schedule`), not what is measured (`workloads`), not what is shown
+(an `Observer`). Everything that must be given back to the host is, however the run ends.
+"""
+
+from __future__ import annotations
+
+import math
+import resource
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from harness import environment, schedule, stats
+from harness.guard import Guard
+from harness.journal import Journal
+from harness.profiles import Profile
+from harness.results import Cell, Event, Facts, Outcome, Record
+from harness.schedule import Forecast, Planned, Visit
+from runtime.driver import Driver, Prepared
+from runtime.errors import TareError
+from runtime.instance import Instance
+from runtime.spec import InstanceSpec
+from workloads import parity
+from workloads.base import Context, Stage, Workload
+from workloads.metric import Phase, Sample
+
+_GRACE_S = 30.0  # beyond a cell's own limit and the readiness of its instances, before a call counts as hung
+_SUSPENDED_NS = 50_000_000  # far above the time between reading two clocks
+TIME_BUDGET = "time budget"
+
+
+class Interrupted(TareError):
+    """The run was ended from outside; it can be resumed."""
+
+    exit_code = 130
+
+
+class Observer:
+    """What a run tells about itself while it goes on. The default says nothing."""
+
+    def running(self, what: str, left_s: float) -> None:
+        """`what` begins; the run is expected to last `left_s` more."""
+
+    def saying(self, text: str) -> None:
+        """The running cell reports its progress in a few words."""
+
+    def ended(self, record: Record, left_s: float) -> None:
+        """A cell has ended and its record is on the disk."""
+
+    def noted(self, text: str) -> None:
+        """Something worth a line happened."""
+
+
+@dataclass(kw_only=True)
+class Assignment:
+    """All that a run is made of. `done` are the (cell, block) pairs and `records` what an earlier part left."""
+
+    profile: Profile
+    seed: int
+    planned: Sequence[Planned]
+    workloads: Mapping[str, type[Workload]]
+    drivers: Mapping[str, Driver]
+    unusable: Mapping[str, str] = field(default_factory=dict)
+    spec: InstanceSpec
+    records: Sequence[Record] = ()
+    facts_of: frozenset[str] = frozenset()
+    logs: Path
+
+
+class Engine:
+    """Runs an assignment once, writing to `journal` and telling `observer`."""
+
+    def __init__(self, assignment: Assignment, journal: Journal, observer: Observer | None = None) -> None:
+        self._work = assignment
+        self._profile = assignment.profile
+        self._journal = journal
+        self._observer = observer or Observer()
+        self._guard = Guard()
+        self._done = {(record.cell, record.block) for record in assignment.records}
+        self._records = list(assignment.records)
+        self._facts_of = set(assignment.facts_of)
+        self._forecast = Forecast(self._profile)
+        self._prepared: dict[str, Prepared] = {}
+        self._live: list[Instance] = []
+        self._widths: list[float] = []
+        self._spent_s = sum(record.elapsed_ns for record in assignment.records) / 1e9
+        self._began_s = time.monotonic()
+        for record in assignment.records:
+            if record.outcome is Outcome.OK:
+                self._forecast.note_cell(record.cell, record.elapsed_ns / 1e9)
+
+    def run(self) -> None:
+        """Measure all that is not done yet.
+
+        Raises Interrupted (Ctrl-C, SIGTERM, SIGHUP) after the host was cleaned, JournalError if the
+        journal cannot be written.
+        """
+        self._began_s = time.monotonic()
+        began_cpu_s = _own_cpu_s()
+        self._event("resumed" if self._done else "started")
+        try:
+            with self._guard:
+                self._skip_unusable()
+                self._sweep_all()
+                self._blocks()
+                for visit in schedule.closing_visits(self._usable(), self._work.seed):
+                    self._visit(visit)
+        except KeyboardInterrupt:
+            self._event("interrupted", self._figures(began_cpu_s))
+            raise Interrupted(
+                "bench", "interrupted", f"continue with: tare bench --resume {self._journal.path.parent}"
+            ) from None
+        self._event("finished", self._figures(began_cpu_s))
+
+    def count(self, outcome: Outcome) -> int:
+        """How many records of the whole run, earlier parts included, ended so."""
+        return sum(record.outcome is outcome for record in self._records)
+
+    @property
+    def records(self) -> tuple[Record, ...]:
+        """All records so far, earlier parts of the run included, in the order they were measured."""
+        return tuple(self._records)
+
+    def _usable(self) -> list[Planned]:
+        return [one for one in self._work.planned if one.cell.driver not in self._work.unusable]
+
+    def _skip_unusable(self) -> None:
+        for position, one in enumerate(self._work.planned):
+            reason = self._work.unusable.get(one.cell.driver)
+            if reason is not None and (one.cell, 0) not in self._done:
+                self._skip(one, 0, position, reason)
+
+    def _blocks(self) -> None:
+        planned, seed = self._usable(), self._work.seed
+        if not any(not one.once for one in planned):
+            return
+        for block in range(self._profile.max_blocks):
+            if schedule.stop_rule(self._profile).looks(block):
+                self._widths.append(self._width())
+            visits = schedule.block_visits(planned, seed, block)
+            begun = any(self._todo(visit) != visit.cells for visit in visits)
+            reason = "" if begun else schedule.enough(self._profile, block, self._widths)
+            if not reason and not begun and block >= self._profile.min_blocks:
+                closing_s = self._forecast.visits_s(schedule.closing_visits(planned, seed))
+                if self._forecast.visits_s(visits) + closing_s > self._budget_left_s():
+                    reason = f"{TIME_BUDGET}: no further block fits into {self._profile.budget_s:g} s"
+            if reason:
+                self._event("stopped", {"blocks": block}, reason)
+                return
+            for visit in visits:
+                self._visit(visit)
+        self._event("stopped", {"blocks": self._profile.max_blocks}, "the profile's most blocks")
+
+    def _todo(self, visit: Visit) -> tuple[Planned, ...]:
+        return tuple(one for one in visit.cells if (one.cell, visit.block) not in self._done)
+
+    def _visit(self, visit: Visit) -> None:
+        todo = self._todo(visit)
+        if not todo:
+            return
+        self._guard.check()
+        rest = Visit(visit.block, visit.driver, visit.label, visit.first, todo)
+        if self._forecast.visit_s(rest) > self._budget_left_s():
+            for one in todo:
+                self._skip(one, visit.block, self._position(visit, one), TIME_BUDGET)
+            return
+        driver = self._work.drivers[visit.driver]
+        try:
+            prepared = self._prepare(driver)
+        except Exception as error:  # noqa: BLE001 - whatever a driver raises is a counted failure, the run goes on
+            reason = self._reason(error, f"{driver.name} prepare")
+            for one in todo:
+                self._fail(one, visit, f"not prepared: {reason}")
+            return
+        try:
+            if rest.shares:
+                self._shared(visit, driver, prepared, [one for one in todo if one.stage is not Stage.OWN])
+            for one in todo:
+                if one.stage is Stage.OWN:
+                    self._own(visit, driver, prepared, one)
+        finally:
+            self._give_back(driver)
+
+    def _own(self, visit: Visit, driver: Driver, prepared: Prepared, one: Planned) -> None:
+        if self._forecast.cell_s(one) > self._budget_left_s():
+            self._skip(one, visit.block, self._position(visit, one), TIME_BUDGET)
+        else:
+            self._cell(visit, one, driver, prepared, None)
+
+    def _shared(self, visit: Visit, driver: Driver, prepared: Prepared, todo: Sequence[Planned]) -> None:
+        began_s = time.monotonic()
+        self._observer.running(f"{visit.label} starts, block {visit.block + 1}", self.left_s())
+        instance: Instance | None = None
+        try:
+            instance = self._start(driver, prepared)
+        except Exception as error:  # noqa: BLE001 - as above
+            reason = self._reason(error, f"{visit.label} launch, block {visit.block}")
+            for one in todo:
+                self._fail(one, visit, f"no instance: {reason}", began_s)
+            return
+        boot_s = time.monotonic() - began_s
+        lost = ""
+        for one in todo:
+            if one.stage is Stage.TEARDOWN:
+                continue
+            if lost:
+                self._fail(one, visit, lost)
+                continue
+            record = self._cell(visit, one, driver, prepared, instance)
+            if not _alive(instance):
+                lost = f"the instance died during {one.cell.workload}: {record.reason or 'without a word'}"[:300]
+        if not lost:
+            self._facts(driver, instance)
+        began_s = time.monotonic()
+        close_error = self._close(instance)
+        self._forecast.note_boot(driver.name, boot_s + time.monotonic() - began_s)
+        for one in todo:
+            if one.stage is Stage.TEARDOWN and (lost or close_error):
+                self._fail(one, visit, lost or f"not closed cleanly: {close_error}")
+            elif one.stage is Stage.TEARDOWN:
+                self._cell(visit, one, driver, prepared, instance)
+
+    def _cell(
+        self, visit: Visit, one: Planned, driver: Driver, prepared: Prepared, instance: Instance | None
+    ) -> Record:
+        """Run one cell and write its record; a failure is in the record, never raised."""
+        self._observer.running(f"{one.cell}, block {visit.block + 1}", self.left_s())
+        context = Context(
+            driver=driver,
+            prepared=prepared,
+            launch=lambda: self._start(driver, prepared),
+            params=one.params,
+            rng=schedule.cell_rng(self._work.seed, visit.block, one.cell),
+            instance=instance,
+            deadline_ns=time.monotonic_ns() + int(one.limit_s * 1e9),
+            say=self._observer.saying,
+        )
+        workload = self._work.workloads[one.cell.workload]()
+        started_utc, before = utc(), environment.host_state()
+        started_ns, slept_ns = time.monotonic_ns(), _suspended_ns()
+        samples: tuple[Sample, ...] = ()
+        reason = ""
+        try:
+            with self._guard.limit(one.limit_s + self._profile.ready_s[driver.kind] + _GRACE_S, str(one.cell)):
+                samples = tuple(workload.measure(context))
+            _demand_valid(workload, samples)
+            if _suspended_ns() - slept_ns > _SUSPENDED_NS:
+                raise TareError(workload.name, "the host was suspended in the middle of it")
+        except Exception as error:  # noqa: BLE001 - as above
+            reason = self._reason(error, f"{one.cell}, block {visit.block}")
+        elapsed_ns = time.monotonic_ns() - started_ns
+        reason = reason or self._close_strays(instance)
+        timed = instance is not None and one.stage in (Stage.LAUNCH, Stage.TEARDOWN)
+        record = Record(
+            cell=one.cell,
+            block=visit.block,
+            position=self._position(visit, one),
+            started_utc=started_utc,
+            started_ns=started_ns,
+            elapsed_ns=elapsed_ns,
+            outcome=Outcome.FAILED if reason else Outcome.OK,
+            reason=reason,
+            samples=() if reason else samples,
+            timeline=instance.timeline.events() if timed and instance is not None else (),
+            host_state=environment.HostState.delta(before, environment.host_state()),
+        )
+        self._forecast.note_cell(one.cell, elapsed_ns / 1e9)
+        self._write(record)
+        return record
+
+    def _start(self, driver: Driver, prepared: Prepared) -> Instance:
+        """Launch and wait until ready. An instance that does not become so is closed before the error goes on."""
+        self._guard.check()
+        ready_s = self._profile.ready_s[driver.kind]
+        with self._guard.critical():
+            instance = driver.launch(prepared)
+            self._live.append(instance)
+        try:
+            instance.wait_ready(ready_s)
+        except Exception:
+            self._close(instance)
+            raise
+        return instance
+
+    def _close(self, instance: Instance) -> str:
+        """Close, in any case forget, and return in one line what went wrong, or an empty string."""
+        reason = ""
+        with self._guard.critical():
+            try:
+                instance.close()
+            except Exception as error:  # noqa: BLE001 - as above
+                reason = self._reason(error, f"close of {instance.id}")
+            if instance in self._live:
+                self._live.remove(instance)
+        return reason
+
+    def _close_strays(self, shared: Instance | None) -> str:
+        """Close whatever a workload launched, but not `shared`; closing what it closed itself does no harm."""
+        strays = [instance for instance in self._live if instance is not shared]
+        return next(filter(None, [self._close(instance) for instance in strays]), "")
+
+    def _give_back(self, driver: Driver) -> None:
+        """Between visits the host holds nothing of the last one; what it still does is recorded and swept."""
+        with self._guard.critical():
+            self._close_strays(None)
+            try:
+                left = driver.leftovers()
+                if left:
+                    driver.sweep()
+            except Exception as error:  # noqa: BLE001 - as above
+                left = [f"could not be looked for or swept: {self._reason(error, f'{driver.name} sweep')}"]
+            if left:
+                self._event("leftover", {"count": len(left)}, f"{driver.name}: {'; '.join(left)}"[:1000])
+                self._observer.noted(f"{driver.name} left {len(left)} things behind, swept: {left[0]}")
+
+    def _sweep_all(self) -> None:
+        """Remove what a killed run left, so that it is not measured along."""
+        for name, driver in self._work.drivers.items():
+            if name not in self._work.unusable:
+                self._give_back(driver)
+
+    def _prepare(self, driver: Driver) -> Prepared:
+        if driver.name not in self._prepared:
+            self._observer.running(f"preparing {driver.name}", self.left_s())
+            self._prepared[driver.name] = driver.prepare(self._work.spec)
+        return self._prepared[driver.name]
+
+    def _facts(self, driver: Driver, instance: Instance) -> None:
+        """Once a driver: what an instance looks like from inside, and whether its limits are really there."""
+        if driver.name in self._facts_of:
+            return
+        try:
+            facts = parity.describe(instance)
+            limits = tuple(asdict(reading) for reading in instance.limit_readings())
+        except Exception as error:  # noqa: BLE001 - as above
+            self._event("facts-failed", detail=f"{driver.name}: {self._reason(error, f'{driver.name} facts')}")
+            return
+        self._facts_of.add(driver.name)
+        self._journal.append(Facts(driver=driver.name, facts=facts, limits=limits))
+
+    def _fail(self, one: Planned, visit: Visit, reason: str, began_s: float | None = None) -> None:
+        elapsed_ns = 0 if began_s is None else int((time.monotonic() - began_s) * 1e9)
+        self._write(_empty(one.cell, visit.block, self._position(visit, one), Outcome.FAILED, reason, elapsed_ns))
+
+    def _skip(self, one: Planned, block: int, position: int, reason: str) -> None:
+        self._write(_empty(one.cell, block, position, Outcome.SKIPPED, reason))
+
+    def _write(self, record: Record) -> None:
+        with self._guard.critical():
+            self._journal.append(record)
+            self._done.add((record.cell, record.block))
+            self._records.append(record)
+        self._observer.ended(record, self.left_s())
+
+    def _event(self, event: str, figures: Mapping[str, float] | None = None, detail: str = "") -> None:
+        self._journal.append(Event(event=event, at_utc=utc(), figures=dict(figures or {}), detail=detail))
+
+    def _figures(self, began_cpu_s: float) -> dict[str, float]:
+        """How long this part of the run took and how much of one CPU the harness itself used of it."""
+        elapsed_s = time.monotonic() - self._began_s
+        cpu_s = _own_cpu_s() - began_cpu_s
+        return {"elapsed_s": elapsed_s, "harness_cpu_s": cpu_s, "harness_cpu_fraction": cpu_s / max(elapsed_s, 1e-9)}
+
+    def _position(self, visit: Visit, one: Planned) -> int:
+        return visit.first + visit.cells.index(one)
+
+    def _budget_left_s(self) -> float:
+        return self._profile.budget_s - self._spent_s - (time.monotonic() - self._began_s)
+
+    def left_s(self) -> float:
+        """Seconds the run is expected to last from now: until the next look at the widths, never past the budget."""
+        usable = self._usable()
+        cells = [one.cell for one in usable if not one.once]
+        blocks = 0
+        while cells and all((cell, blocks) in self._done for cell in cells):
+            blocks += 1
+        target = schedule.next_look(self._profile, blocks + 1)
+        return max(0.0, min(self._forecast.left_s(usable, self._done, target), self._budget_left_s()))
+
+    def _width(self) -> float:
+        """The relative half-width of the widest interval among the profile's key metrics, all against the baseline."""
+        series: dict[tuple[str, str], list[tuple[int, float]]] = {}
+        for record in self._records:
+            for sample in record.samples:
+                if sample.phase is Phase.MEASURE and sample.metric in self._profile.key_metrics:
+                    series.setdefault((sample.metric, record.cell.label), []).append((record.block, sample.value))
+        medians = {key: stats.per_block(values) for key, values in series.items()}
+        widths = [
+            stats.relative_half_width(stats.ratio(medians[metric, "native"], values).interval)
+            for (metric, label), values in medians.items()
+            if label != "native" and (metric, "native") in medians
+        ]
+        return max(widths, default=math.inf)
+
+    def _reason(self, error: Exception, where: str) -> str:
+        """One line for the record; the traceback goes to the run's log."""
+        text = f"== {utc()} {where}\n{''.join(traceback.format_exception(error))}\n"
+        with suppress(OSError):  # a full disk must not turn a counted failure into the run's end
+            self._work.logs.mkdir(parents=True, exist_ok=True)
+            with (self._work.logs / "failures.log").open("a") as log:
+                log.write(text)
+        return one_line(error)
+
+
+def one_line(error: Exception) -> str:
+    """What went wrong in at most 300 characters; a type's name only where it is not an error meant to be read."""
+    text = " ".join(str(error).split())
+    if not isinstance(error, TareError):
+        text = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return text[:300]
+
+
+def utc() -> str:
+    """The wall clock now, ISO 8601, UTC, milliseconds."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _empty(cell: Cell, block: int, position: int, outcome: Outcome, reason: str, elapsed_ns: int = 0) -> Record:
+    now_ns = time.monotonic_ns()
+    return Record(
+        cell=cell,
+        block=block,
+        position=position,
+        started_utc=utc(),
+        started_ns=now_ns - elapsed_ns,
+        elapsed_ns=elapsed_ns,
+        outcome=outcome,
+        reason=reason or "no reason given",
+    )
+
+
+def _demand_valid(workload: Workload, samples: Sequence[Sample]) -> None:
+    """Reject what must not become a number: nothing at all, an undeclared metric, NaN or infinity."""
+    if not any(sample.phase is Phase.MEASURE for sample in samples):
+        raise TareError(workload.name, "yielded no sample")
+    known = {metric.name for metric in workload.metrics}
+    for sample in samples:
+        if sample.metric not in known:
+            raise TareError(workload.name, f"yielded {sample.metric!r}, which it does not declare")
+        if not math.isfinite(sample.value):
+            raise TareError(workload.name, f"{sample.metric} came out as {sample.value}")
+
+
+def _alive(instance: Instance) -> bool:
+    try:
+        return instance.alive()
+    except Exception:  # noqa: BLE001 - an instance that cannot say so is not alive
+        return False
+
+
+def _suspended_ns() -> int:
+    """How long the host has been suspended since it booted: time that CLOCK_MONOTONIC does not count."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) - time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+
+
+def _own_cpu_s() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
