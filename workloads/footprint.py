@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from workloads.base import Context, Stage, Workload
+from workloads.base import Context, Invalid, Stage, Workload
 from workloads.metric import Better, Metric, Sample
 
 IMAGE_ALLOCATED = Metric("footprint.image_allocated", "B", Better.LOWER, "blocks shared by all instances of the image")
@@ -17,6 +17,7 @@ INSTANCE = Metric("footprint.instance_allocated", "B", Better.LOWER, "blocks of 
 MARGINAL = Metric("footprint.marginal_allocated", "B", Better.LOWER, "blocks that one more instance adds")
 WRITTEN = Metric("footprint.written_64mib", "B", Better.LOWER, "blocks added by 64 MiB written and synced inside")
 PATH = "/var/tmp/tare-written"  # noqa: S108 - inside the instance, on its own writable root
+WRITTEN_BYTES = 64 << 20
 TIMEOUT_S = 120.0
 
 
@@ -50,11 +51,16 @@ class Footprint(Workload):
             others = second.disk_paths()
             yield Sample(MARGINAL.name, both.add(others.shared).add(others.exclusive).allocated - alone)
         before = _settled(paths.exclusive)
-        write = ("dd", "if=/dev/urandom", f"of={PATH}", "bs=1M", "count=64", "conv=fsync")
+        write = ("dd", "if=/dev/urandom", f"of={PATH}", "bs=1M", f"count={WRITTEN_BYTES >> 20}", "conv=fsync")
         try:
             first.exec(write, TIMEOUT_S).check()
             first.exec(("sync",), TIMEOUT_S).check()
-            yield Sample(WRITTEN.name, _settled(paths.exclusive).allocated - before.allocated)
+            added = _settled(paths.exclusive).allocated - before.allocated
+            if added < 0.9 * WRITTEN_BYTES:
+                raise Invalid(
+                    "footprint", f"64 MiB written inside show as {added} B on the host: not flushed, or elsewhere"
+                )
+            yield Sample(WRITTEN.name, added)
         finally:
             if first.alive():
                 first.exec(("rm", "-f", PATH), TIMEOUT_S)

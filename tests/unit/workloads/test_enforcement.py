@@ -1,0 +1,74 @@
+"""Limits read back and made to bite: what does not hold is a zero, what dies is an error."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from runtime.errors import TareError
+from runtime.spec import Limits
+from tests.fakes import Behaviour, FakeInstance
+from tests.unit.workloads.visits import one, values, visit
+from workloads.base import Invalid
+from workloads.enforcement import Enforcement
+
+HALF = Limits(cpus=0.5, memory_bytes=64 << 20, pids=100)
+
+
+def test_limits_that_bite_are_ones(tmp_path: Path) -> None:
+    context, _ = visit(tmp_path, limits=HALF, seconds=1)
+    samples = list(Enforcement().measure(context))
+    assert values(samples, "enforcement.limit_holds") == [1.0, 1.0, 1.0]
+    assert one(samples, "enforcement.cpu_overrun").value == pytest.approx(1, rel=0.02)
+    assert one(samples, "enforcement.cpu_bites").value == 1
+    assert one(samples, "enforcement.cpu_bites").labels["tried"] == "yes"
+    assert one(samples, "enforcement.memory_bites").value == 1
+    assert one(samples, "enforcement.memory_bites").labels["outcome"] == "killed"
+
+
+def test_limit_that_does_not_bite_is_a_zero_with_its_figures(tmp_path: Path) -> None:
+    context, _ = visit(tmp_path, Behaviour(limits_bite=False, limits_hold=False), limits=HALF, seconds=1)
+    samples = list(Enforcement().measure(context))
+    held = [sample for sample in samples if sample.metric == "enforcement.limit_holds"]
+    assert [(sample.value, sample.labels["limit"], sample.labels["read"]) for sample in held] == [
+        (0.0, "cpus", "max"),
+        (0.0, "memory_bytes", "max"),
+        (0.0, "pids", "max"),
+    ]
+    assert one(samples, "enforcement.cpu_overrun").value == pytest.approx(2, rel=0.02)
+    assert one(samples, "enforcement.cpu_bites").value == 0
+    assert one(samples, "enforcement.memory_bites").value == 0
+    assert one(samples, "enforcement.memory_bites").labels["outcome"] == "granted"
+
+
+def test_resource_without_a_limit_yields_nothing(tmp_path: Path) -> None:
+    context, _ = visit(tmp_path, limits=Limits(pids=100))
+    assert {sample.metric for sample in Enforcement().measure(context)} == {"enforcement.limit_holds"}
+
+
+def test_limit_as_wide_as_the_host_cannot_be_tried(tmp_path: Path) -> None:
+    context, _ = visit(tmp_path, limits=Limits(cpus=8192))
+    assert {sample.metric for sample in Enforcement().measure(context)} == {"enforcement.limit_holds"}
+
+
+def test_memory_refused_far_below_the_limit_proves_nothing(tmp_path: Path) -> None:
+    context, _ = visit(tmp_path, Behaviour(fail_exec="oom_score_adj"), limits=Limits(memory_bytes=64 << 20))
+    with pytest.raises(Invalid, match="quarter"):
+        list(Enforcement().measure(context))
+
+
+def test_instance_killed_by_its_own_limit_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    context, driver = visit(tmp_path, limits=Limits(memory_bytes=64 << 20))
+    monkeypatch.setattr(FakeInstance, "alive", lambda self: False)
+    with pytest.raises(TareError, match="did not survive"):
+        list(Enforcement().measure(context))
+    assert driver.instances
+
+
+def test_victim_is_marked_for_the_oom_killer_before_it_allocates(tmp_path: Path) -> None:
+    context, driver = visit(tmp_path, limits=Limits(memory_bytes=64 << 20))
+    list(Enforcement().measure(context))
+    scripts = [command[2] for command in driver.instances[0].commands if command[0] == "/bin/sh"]
+    assert [script.rpartition("bs=")[2] for script in scripts] == [str(16 << 20), str(128 << 20)]
+    assert all(script.startswith("echo 1000 > /proc/self/oom_score_adj && exec dd") for script in scripts)

@@ -1,0 +1,46 @@
+"""Idle cost from the instance's own account."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from runtime.driver import Kind
+from runtime.errors import TareError
+from tests.unit.workloads.visits import values, visit
+from workloads.base import Invalid
+from workloads.idle import Idle
+
+
+def test_idle_yields_cpu_share_and_memory_by_two_methods(tmp_path: Path) -> None:
+    context, driver = visit(tmp_path, seconds=0.05)
+    samples = list(Idle().measure(context))
+    assert 0 < values(samples, "idle.cpu")[0] <= 0.001 / 0.05
+    assert values(samples, "idle.memory_pss") == [1 << 20]
+    assert values(samples, "idle.memory_cgroup") == [3 << 20]
+    assert driver.instances[0].commands == []
+
+
+def test_native_has_no_cgroup_figure(tmp_path: Path) -> None:
+    context, _ = visit(tmp_path, kind=Kind.NATIVE, seconds=0.01)
+    assert {sample.metric for sample in Idle().measure(context)} == {"idle.cpu", "idle.memory_pss"}
+
+
+@pytest.mark.parametrize("cpu_ns", [None, 0])
+def test_missing_or_shrinking_cpu_account_is_invalid(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cpu_ns: int | None
+) -> None:
+    context, driver = visit(tmp_path, seconds=0.01)
+    readings = iter([driver.instances[0].usage(), replace(driver.instances[0].usage(), cpu_ns=cpu_ns)])
+    monkeypatch.setattr(driver.instances[0], "usage", lambda: next(readings))
+    with pytest.raises(Invalid, match="CPU account"):
+        list(Idle().measure(context))
+
+
+def test_dead_instance_is_an_error_not_zero_cost(tmp_path: Path) -> None:
+    context, driver = visit(tmp_path, seconds=0.01)
+    driver.instances[0].kill()
+    with pytest.raises(TareError, match="gone"):
+        list(Idle().measure(context))
