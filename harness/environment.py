@@ -227,7 +227,10 @@ def collect_storage(path: Path, proc: Path = PROC, sys: Path = SYS) -> dict[str,
     """The file system and the disk under `path` (or its nearest parent that exists)."""
     path = next(each for each in (path.absolute(), *path.absolute().parents) if each.exists())
     usage = shutil.disk_usage(path)
-    device = io_device(path, mountinfo=proc / "self/mountinfo", sys=sys)
+    try:
+        device = io_device(path, mountinfo=proc / "self/mountinfo", sys=sys)
+    except OSError:
+        device = None
     disk = sys / "dev/block" / device if device else None
     rotational = _number(disk / "queue/rotational") if disk else None
     kind, options = _mount_of(path, proc / "self/mountinfo")

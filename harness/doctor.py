@@ -1,0 +1,209 @@
+"""Can this host measure? Each check is ok, warn or block, with the command that mends it.
+
+Drivers are asked by their own probes, which find out by doing: the first time on a host that includes
+the race between hardware virtualisation and emulation, which takes seconds; its answer is kept. Changes
+nothing on the host. Questions about the host itself stand in `harness.hostchecks`.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import textwrap
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from harness import environment
+from harness.hostchecks import Check, Sight, Status, host_checks
+from harness.hoststate import host_state
+from runtime.driver import Driver, Host, Kind, drivers
+from runtime.errors import TareError
+from runtime.images.store import ImageStore
+from runtime.instance import Availability
+from runtime.ledger import Ledger
+from runtime.linux import procfs, syscalls
+from runtime.spec import ImageRef
+
+IMAGE = ImageRef.parse("tare/debian:bookworm")
+# What runs a container or a virtual machine, as /proc/PID/comm shows it (15 characters).
+OTHERS = (
+    "qemu-system-x86", "qemu-system-aar", "qemu-kvm", "firecracker", "cloud-hyperviso", "crosvm", "VBoxHeadless",
+    "containerd-shim", "conmon", "lxc-start", "systemd-nspawn",
+)  # fmt: skip
+TOOLS = ("qemu-system-x86_64", "qemu-img", "mmdebstrap", "gcc", "mke2fs", "mkfs.vfat", "mcopy", "sfdisk")
+FIRMWARE = ("OVMF/OVMF_CODE*.fd", "edk2/ovmf/OVMF_CODE*.fd", "edk2/x64/OVMF_CODE*.fd", "qemu/ovmf-x86_64*.bin")
+LOOK_S = 0.5
+MARKS = {Status.OK: "✓ ok", Status.WARN: "! warn", Status.BLOCK: "✗ block"}
+
+
+def checks(host: Host) -> list[Check]:
+    """Every check of this host, in the order of the report. About a second, once the probes' answers are kept."""
+    sight = look(host)
+    found = [*host_checks(sight), check_clone3(), check_tools(), check_firmware(), check_image(host)]
+    found += check_drivers(host, drivers(), root=sight.uid == 0)
+    return [*found, check_live(host)]
+
+
+def exit_code(found: Sequence[Check]) -> int:
+    """1 if anything blocks, else 0."""
+    return 1 if any(check.status is Status.BLOCK for check in found) else 0
+
+
+def look(host: Host, *, proc: Path = environment.PROC, sys: Path = environment.SYS) -> Sight:
+    """Capture the host, and watch it for half a second."""
+    captured = environment.capture(proc=proc, sys=sys, storage=host.root)
+    before = host_state(proc, sys)  # after capturing, which runs programs
+    time.sleep(LOOK_S)
+    return Sight(
+        uid=os.geteuid(),
+        environment=captured,
+        activity=before.delta(host_state(proc, sys)),
+        available_bytes=environment.meminfo(proc).get("MemAvailable"),
+        filesystems=_filesystems(proc),
+        others=_others(proc),
+        boot_editor=next((name for name in ("grubby", "update-grub") if shutil.which(name)), ""),
+    )
+
+
+def _filesystems(proc: Path) -> frozenset[str]:
+    try:
+        return frozenset(line.split()[-1] for line in (proc / "filesystems").read_text().splitlines())
+    except OSError:
+        return frozenset()
+
+
+def _others(proc: Path) -> Mapping[str, int]:
+    names: Counter[str] = Counter()
+    for pid in procfs.pids(proc):
+        try:
+            names[(proc / str(pid) / "comm").read_text().strip()] += 1
+        except OSError:
+            continue
+    return {name: names[name] for name in OTHERS if names[name]}
+
+
+def check_clone3() -> Check:
+    """Whether clone3(2) is there and no filter forbids it, by calling it."""
+    try:
+        pid, pidfd = syscalls.clone3(0, signal.SIGCHLD)
+    except OSError as error:
+        return Check("clone3", Status.BLOCK, f"{error.strerror}: instances cannot be launched; a filter may forbid it")
+    if pid == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
+    os.close(pidfd)
+    return Check("clone3", Status.OK, "works")
+
+
+def check_tools() -> Check:
+    """The programs that images and virtual machines are made with."""
+    missing = [name for name in TOOLS if shutil.which(name) is None]
+    if missing:
+        return Check("tools", Status.WARN, f"not on PATH: {', '.join(missing)}", "./bootstrap")
+    return Check("tools", Status.OK, f"all {len(TOOLS)} on PATH")
+
+
+def check_firmware(share: Path = Path("/usr/share")) -> Check:
+    """UEFI firmware for the VM that boots from its disk."""
+    if any(any(share.glob(pattern)) for pattern in FIRMWARE):
+        return Check("firmware", Status.OK, "UEFI (OVMF) is there")
+    return Check("firmware", Status.WARN, "no UEFI firmware: the `vm` driver cannot boot a disk", "./bootstrap")
+
+
+def check_image(host: Host) -> Check:
+    """Whether the bench's image is built; it is built on first use otherwise."""
+    try:
+        image = ImageStore(host.root).resolve(IMAGE)
+    except TareError as error:
+        return Check("image", Status.WARN, f"{IMAGE} is not built yet; the first bench builds it", _command(error.do))
+    return Check("image", Status.OK, f"{IMAGE} {image.digest[:19]}")
+
+
+def _command(advice: str) -> str:
+    return advice[advice.index("tare ") :] if "tare " in advice else "tare build"
+
+
+def check_drivers(host: Host, known: Mapping[str, type[Driver]], *, root: bool = True) -> Iterator[Check]:
+    """Each driver's own probe, what it left behind, and whether there is anything to compare."""
+    usable: set[Kind] = set()
+    for name, kind in sorted(known.items()):
+        if not root:
+            yield Check(f"driver {name}", Status.WARN, "not asked: probes need root")
+            continue
+        driver = kind(host)
+        try:
+            found = _probe(driver)
+            usable |= {driver.kind} if found.usable else set()
+            yield _driver_check(driver, found)
+            yield from _leftovers(driver)
+        finally:
+            driver.close()
+    if root and not usable >= {Kind.CONTAINER, Kind.VM}:
+        absent = " or ".join(kind for kind in (Kind.CONTAINER, Kind.VM) if kind not in usable)
+        yield Check("comparison", Status.BLOCK, f"no driver for a {absent} works here; see the reasons above")
+
+
+def _probe(driver: Driver) -> Availability:
+    try:
+        return driver.probe()
+    except Exception as error:  # noqa: BLE001 - a driver that cannot even say so is a finding, not the doctor's end
+        return Availability(usable=False, reason=f"its probe failed: {str(error) or type(error).__name__}")
+
+
+def _driver_check(driver: Driver, found: Availability) -> Check:
+    name = f"driver {driver.name}"
+    if not found.usable:
+        return Check(name, Status.WARN, found.reason or "unusable, without a reason", found.mend)
+    accelerator = found.facts.get("accelerator", "")
+    if accelerator.lower() == "tcg":
+        why = found.facts.get("accelerator_reason", "")
+        detail = "software emulation (TCG): verdicts on VMs' speed and isolation are refused"
+        mend = "" if Path("/dev/kvm").exists() else "modprobe kvm_intel || modprobe kvm_amd"
+        return Check(name, Status.WARN, f"{detail}; {why}" if why else detail, found.mend or mend)
+    return Check(name, Status.OK, f"works, {accelerator.upper()}" if accelerator else "works")
+
+
+def _leftovers(driver: Driver) -> Iterator[Check]:
+    try:
+        left = driver.leftovers()
+    except Exception as error:  # noqa: BLE001 - as in _probe
+        left = [f"cannot be listed: {error}"]
+    if left:
+        more = f" and {len(left) - 1} more" if len(left) > 1 else ""
+        yield Check(f"leftovers {driver.name}", Status.WARN, f"{left[0]}{more}", "tare clean")
+
+
+def check_live(host: Host) -> Check:
+    """Whether another Tare measures at this moment."""
+    live = [instance_id for instance_id, pid in Ledger(host.run).live() if pid != os.getpid()]
+    if live:
+        return Check("another Tare", Status.WARN, f"{len(live)} of its instances are running: let it end first")
+    return Check("another Tare", Status.OK, "none runs")
+
+
+def to_json(check: Check) -> dict[str, str]:
+    """The check as a JSON object: name, status, detail, mend."""
+    return asdict(check)
+
+
+def render(found: Sequence[Check], *, width: int | None = None) -> str:
+    """A table for a terminal: mark and word, name, detail; below it the mend, never wrapped, fit for pasting."""
+    width = width or shutil.get_terminal_size((100, 24)).columns
+    names = max((len(check.name) for check in found), default=0)
+    indent = 9 + names + 2
+    lines: list[str] = []
+    for check in found:
+        head = f"{MARKS[check.status]:<9}{check.name:<{names}}  "
+        lines += textwrap.wrap(
+            head + check.detail, max(width, indent + 30), subsequent_indent=" " * indent, drop_whitespace=True
+        )
+        if check.mend:
+            lines.append(f"{' ' * indent}→ {check.mend}")
+    counts = Counter(check.status for check in found)
+    verdict = "this host cannot measure yet" if counts[Status.BLOCK] else "this host can measure"
+    lines += ["", f"{counts[Status.OK]} ok, {counts[Status.WARN]} warn, {counts[Status.BLOCK]} block: {verdict}"]
+    return "\n".join(lines)
