@@ -1,0 +1,79 @@
+"""Estimates, contrasts and rulings as text, the same for the page, the terminal, LaTeX and CSV."""
+
+from __future__ import annotations
+
+from reports.claims import Contrast, Estimate, Row, Ruling
+from reports.frame import Frame, Message
+from reports.page import Value
+from reports.units import digits, exact, human, span, times
+from reports.words import Words
+
+
+def figure(estimate: Estimate) -> str:
+    """The figure alone, or an empty string where there is none."""
+    if estimate.value is None:
+        return ""
+    return f"{'≥ ' if estimate.at_least else ''}{human(estimate.value, estimate.unit)}"
+
+
+def cell(estimate: Estimate, words: Words) -> Value:
+    """A driver's figure as a cell: figure, note and TCG mark, or why there is none; the figure in full beside it."""
+    if estimate.value is None:
+        return Value(words.tell(estimate.why or Message("absent.no_sample")), absent=True)
+    note = f" {words.tell(estimate.note)}" if estimate.note else ""
+    return Value(figure(estimate) + note, exact=exact(estimate.value), mark="TCG" if estimate.emulated else "")
+
+
+def sentence(estimate: Estimate, words: Words) -> str:
+    """A driver's figure inside a sentence, with its uncertainty and its mark, or why there is none."""
+    if estimate.value is None:
+        return words.tell(estimate.why or Message("absent.no_sample"))
+    value = cell(estimate, words)
+    said = value.text + (f" {value.mark}" if value.mark else "")
+    if estimate.interval is None:
+        return words.say("answer.side_few", value=said, n=estimate.n)
+    ends = span(estimate.interval.low, estimate.interval.high, estimate.unit)
+    return words.say("answer.side", value=said, span=ends, n=estimate.n)
+
+
+def contrast(value: Contrast | None, words: Words) -> Value:
+    """The ratio or difference with its interval; a refused one says its code beside the figures."""
+    if value is None:
+        return Value(words.say("note.no_ratio"), absent=True)
+    why = words.tell(value.why) if value.why else ""
+    if value.value is None:
+        return Value(" ".join(filter(None, (words.say("note.no_ratio"), value.code))), exact=why, absent=True)
+    if value.unit == "pp":
+        text = f"{_signed(value.value)} pp"
+        ends = "" if value.low is None or value.high is None else f" ({_signed(value.low)} to {_signed(value.high)})"
+    else:
+        text = times(value.value)
+        ends = "" if value.low is None or value.high is None else f" ({_bare(value.low)}–{_bare(value.high)})"
+    return Value(text + ends, exact=exact(value.value), mark=value.code)
+
+
+def _bare(ratio: float) -> str:
+    return times(ratio).removesuffix("×")
+
+
+def _signed(points: float) -> str:
+    return f"{'+' if points > 0 else '−' if points < 0 else ''}{digits(abs(points))}"
+
+
+def ruling(row: Row, words: Words) -> str:
+    """The verdict and its reason in one phrase."""
+    word, reason = words.say(f"verdict.{row.ruling}"), words.tell(row.reason)
+    if row.ruling in (Ruling.CONFIRMED, Ruling.REFUTED) and row.reason.key in ("reason.both", "reason.neither"):
+        return word
+    return f"{word}: {reason}" if words.language == "en" else f"{word}：{reason}"
+
+
+def failures(frame: Frame, metric: str, labels: tuple[str, ...], words: Words) -> str:
+    """`2 of 10 failed` for each label whose cell had failures, joined; empty if none had."""
+    found = []
+    for label in labels:
+        tally = frame.tally(frame.workload(metric), label)
+        if tally is not None and tally.failed:
+            said = words.say("note.failed", failed=tally.failed, attempted=tally.attempted)
+            found.append(f"{label}: {said}")
+    return "; ".join(found)

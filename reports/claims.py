@@ -1,0 +1,248 @@
+"""The claims under test, what this run measured for each, and the ruling on it.
+
+A claim is text, metrics and thresholds from a claims file; how its ruling follows is a function of
+`rules`, looked up by the name in the file. Rulings rest on the ends of confidence intervals, never
+on point values, and every row exists whether or not there is anything to rule on.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from harness import stats
+from harness.results import Outcome, ResultsError
+from harness.stats import Comparison, Interval, Series
+from reports.frame import Frame, Message
+
+SEED = Path(__file__).parent / "claims" / "seed.toml"
+CONTAINER, VM, NATIVE = "container", "vm", "native"
+
+
+class Ruling(StrEnum):
+    """What the run says of a claim. UNMEASURED: no workload looked; UNMEASURABLE: one did, and may not conclude."""
+
+    CONFIRMED = "confirmed"
+    QUALIFIED = "qualified"
+    REFUTED = "refuted"
+    UNMEASURABLE = "unmeasurable"
+    UNMEASURED = "unmeasured"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """One claim. `texts` maps a language to row, container, vm and question.
+
+    `hardware`: not judged under software emulation. `stand_in`: a lighter VM may decide where the full one was
+    not measured. `relative`: its figures are not compared VM ÷ container as they are.
+    """
+
+    id: str
+    texts: dict[str, dict[str, str]]
+    tested_by: str
+    rule: str = ""
+    metrics: tuple[str, ...] = ()
+    hardware: bool = False
+    stand_in: bool = False
+    relative: bool = False
+    limits: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimSet:
+    """A claims file: where the claims come from, and the claims in the order of the table."""
+
+    source: str
+    claims: tuple[Claim, ...]
+
+    @classmethod
+    def load(cls, path: Path = SEED) -> ClaimSet:
+        """Read a claims file. Raises ResultsError for one that is malformed or names a claim twice."""
+        try:
+            raw = tomllib.loads(path.read_text(encoding="utf-8"))
+            claims = tuple(_claim(entry) for entry in raw["claim"])
+            source = str(raw["source"])
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            raise ResultsError(f"claims file {path}", f"malformed: {error!r}", "compare it with seed.toml") from error
+        if len({claim.id for claim in claims}) < len(claims):
+            raise ResultsError(f"claims file {path}", "a claim's id appears twice", "make the ids unique")
+        return cls(source=source, claims=claims)
+
+
+def _claim(entry: dict[str, Any]) -> Claim:
+    known = {key: entry[key] for key in ("id", "tested_by", "rule", "hardware", "stand_in", "relative", "limits") if key in entry}
+    texts = {key: value for key, value in entry.items() if key in ("en", "zh")}
+    return Claim(texts=texts, metrics=tuple(entry["metrics"]), **known)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """One driver's figure for one metric: the median over blocks with its interval, or `why` there is none.
+
+    `note` is said behind the figure (an antagonist, a limiter). `at_least` marks a lower bound.
+    """
+
+    label: str
+    metric: str
+    unit: str
+    value: float | None = None
+    interval: Interval | None = None
+    n: int = 0
+    emulated: bool = False
+    at_least: bool = False
+    why: Message | None = None
+    note: Message | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contrast:
+    """VM against container: a ratio (`×`) or a difference in percentage points (`pp`); `why` it is absent or refused."""
+
+    unit: str
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    n: int = 0
+    code: str = ""
+    why: Message | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One line of the claims table. The first estimate of a side decides; the others stand beside it."""
+
+    claim: Claim
+    ruling: Ruling
+    reason: Message
+    container: tuple[Estimate, ...] = ()
+    vm: tuple[Estimate, ...] = ()
+    contrast: Contrast | None = None
+    n: int = 0
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What rules ask of a run: estimates, comparisons corrected across the claims, the A/A control."""
+
+    frame: Frame
+    claims: ClaimSet
+
+    def sides(self, claim: Claim) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Labels to show for container and VM, the deciding one first even where it is not part of the run.
+
+        Where the claim allows it (`stand_in`), another VM that was measured decides in place of one that was not.
+        """
+        rest = [[label for label in self.frame.labels(kind) if label != kind and "~" not in label] for kind in (CONTAINER, VM)]
+        containers, vms = [CONTAINER, *rest[0]], [VM, *rest[1]]
+        if claim.stand_in and not self.frame.blocks(claim.metrics[0], VM):
+            vms.sort(key=lambda label: not self.frame.blocks(claim.metrics[0], label))
+        return tuple(containers), tuple(vms)
+
+    def estimate(self, metric: str, label: str, **where: str) -> Estimate:
+        """The median over blocks of `metric` for `label`, restricted to samples labelled `where`."""
+        blocks = self.frame.blocks(metric, label, **where)
+        return self.summary(metric, label, blocks, self.frame.unit(metric))
+
+    def summary(self, metric: str, label: str, blocks: Mapping[int, float], unit: str) -> Estimate:
+        """An estimate of given figures per block; says why if there are none."""
+        emulated = self.frame.emulated(label)
+        if not blocks:
+            why = self.frame.why_absent(metric, label)
+            return Estimate(label=label, metric=metric, unit=unit, why=why, emulated=emulated)
+        interval = stats.median_interval(list(blocks.values()))
+        value = interval.estimate if interval else stats.quantile(list(blocks.values()), 0.5)
+        return Estimate(
+            label=label, metric=metric, unit=unit, value=value, interval=interval, n=len(blocks), emulated=emulated
+        )
+
+    def series(self, metric: str, label: str, **where: str) -> Series:
+        """The per-block figures with each block's position and the steal during it."""
+        records = [
+            record
+            for record in self.frame.records(self.frame.workload(metric), label)
+            if record.outcome is Outcome.OK
+        ]
+        return Series(
+            label=label,
+            values=self.frame.blocks(metric, label, **where),
+            positions={record.block: record.position for record in records},
+            steal={record.block: record.host_state["steal"] for record in records if "steal" in record.host_state},
+        )
+
+    def control(self, metric: str, **where: str) -> stats.Effect | None:
+        """The A/A effect of `metric`: native's twin against native, or None where either has no figures."""
+        twin = next((label for label in self.frame.labels(NATIVE) if "~" in label), None)
+        if twin is None:
+            return None
+        pair = [self.frame.blocks(metric, label, **where) for label in (NATIVE, twin)]
+        return stats.ratio(*pair, seed=self.frame.run.header.seed) if all(pair) else None
+
+    def compare(self, metric: str, baseline: str, contender: str, **where: str) -> Comparison | None:
+        """`contender` against `baseline`, uncorrected; None for a metric that the run does not define."""
+        known = self.frame.metric(metric)
+        if known is None:
+            return None
+        return stats.compare(
+            known,
+            self.series(metric, baseline, **where),
+            self.series(metric, contender, **where),
+            aa=self.control(metric, **where),
+            emulated=self.frame.emulated(contender) or self.frame.emulated(baseline),
+            seed=self.frame.run.header.seed,
+        )
+
+    @cached_property
+    def comparisons(self) -> dict[str, Comparison]:
+        """VM against container for the metrics of every claim, corrected together (Holm)."""
+        claims = [claim for claim in self.claims.claims if claim.rule and not claim.relative]
+        names = {metric: self.sides(claim)[1][0] for claim in claims for metric in claim.metrics}
+        pairs = [(name, self.compare(name, CONTAINER, vm)) for name, vm in names.items()]
+        found = [(name, comparison) for name, comparison in pairs if comparison is not None]
+        corrected = stats.correct([comparison for _, comparison in found])
+        return dict(zip((name for name, _ in found), corrected, strict=True))
+
+    def contrast(self, metric: str) -> Contrast:
+        """The ratio VM ÷ container of `metric` as the table shows it."""
+        comparison = self.comparisons.get(metric)
+        if comparison is None:
+            return Contrast(unit="×", why=Message("absent.no_workload"))
+        return contrast_of(comparison)
+
+    @property
+    def claims_nothing(self) -> bool:
+        """Whether the run's profile exists to test the suite and may conclude nothing."""
+        return self.frame.run.header.profile == "smoke"
+
+
+def contrast_of(comparison: Comparison) -> Contrast:
+    """A comparison as a table's ratio; a refused one keeps its figures and says its code and reason."""
+    code = str(comparison.refusal) if comparison.refusal else ""
+    why = Message("plain", {"text": comparison.reason}) if comparison.reason else None
+    return Contrast(
+        unit="×", value=comparison.ratio, low=comparison.ci_low, high=comparison.ci_high, n=comparison.n, code=code, why=why
+    )
+
+
+Rule = Callable[[Evidence, Claim], Row]
+
+
+def judge(evidence: Evidence) -> tuple[Row, ...]:
+    """One row a claim, in the file's order. Raises ResultsError for a rule that does not exist."""
+    return tuple(_rows(evidence))
+
+
+def _rows(evidence: Evidence) -> Iterator[Row]:
+    from reports.rules import RULES
+
+    for claim in evidence.claims.claims:
+        if not claim.rule:
+            yield Row(claim=claim, ruling=Ruling.UNMEASURED, reason=Message("reason.no_workload"))
+            continue
+        if claim.rule not in RULES:
+            raise ResultsError(f"claim {claim.id}", f"no rule {claim.rule!r}", f"choose from {', '.join(RULES)}")
+        yield RULES[claim.rule](evidence, claim)

@@ -1,0 +1,93 @@
+"""The claims table and the samples in forms that a paper or a program takes: CSV and LaTeX.
+
+The figures are the page's own: nothing is computed here.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+
+from reports import cells
+from reports.claims import Estimate, Row
+from reports.frame import Frame
+from reports.units import exact
+from reports.words import Words
+
+SPECIAL = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "×": r"$\times$", "÷": r"$\div$", "≥": r"$\geq$", "µ": r"$\mu$",
+    "−": "$-$", "–": "--", "—": "---",
+}  # fmt: skip
+
+
+def claims_csv(rows: Sequence[Row], words: Words) -> bytes:
+    """One line a claim: id, claimed, measured in full precision with unit, interval, n, verdict, reason."""
+    out = io.StringIO()
+    writer = csv.writer(out)
+    sides = ("container", "vm")
+    figures = [f"{side}_{name}" for side in sides for name in ("driver", "claimed", "value", "unit", "low", "high", "n", "tcg", "note")]
+    writer.writerow(["claim", *figures, "ratio_vm_to_container", "ratio_low", "ratio_high", "refusal", "verdict", "reason"])
+    for row in rows:
+        claimed = row.claim.texts["en"]
+        contrast = row.contrast
+        writer.writerow([
+            row.claim.id,
+            *_side(row.container, claimed["container"], words),
+            *_side(row.vm, claimed["vm"], words),
+            *(("" if value is None else exact(value)) for value in ((contrast.value, contrast.low, contrast.high) if contrast else (None,) * 3)),
+            contrast.code if contrast else "",
+            words.say(f"verdict.{row.ruling}"),
+            words.tell(row.reason),
+        ])  # fmt: skip
+    return out.getvalue().encode("utf-8")
+
+
+def _side(estimates: Sequence[Estimate], claimed: str, words: Words) -> list[str]:
+    if not estimates:
+        return ["", claimed, "not measured", "", "", "", "0", "", ""]
+    first = estimates[0]
+    if first.value is None:
+        return [first.label, claimed, cells.cell(first, words).text, "", "", "", "0", "", ""]
+    low, high = (exact(first.interval.low), exact(first.interval.high)) if first.interval else ("", "")
+    note = words.tell(first.note) if first.note else ""
+    return [first.label, claimed, exact(first.value), first.unit, low, high, str(first.n), "yes" if first.emulated else "no", note]
+
+
+def samples_csv(frame: Frame) -> bytes:
+    """Every sample of the run, warm-ups included, in the order measured; columns as in `frame.COLUMNS`."""
+    return str(frame.samples.to_csv(index=False)).encode("utf-8")
+
+
+def latex(text: str) -> str:
+    """`text` with everything that LaTeX would act on taken literally."""
+    return "".join(SPECIAL.get(letter, letter) for letter in " ".join(text.split()))
+
+
+def claims_latex(rows: Sequence[Row], words: Words) -> bytes:
+    """A booktabs table of the claims: needs \\usepackage{booktabs}; for Chinese also xeCJK or ctex."""
+    lines = [
+        r"% needs \usepackage{booktabs}; Chinese text needs xelatex with xeCJK",
+        r"\begin{tabular}{@{}llrrrl@{}}",
+        r"\toprule",
+        " & ".join(latex(words.say(f"head.{name}")) for name in ("blank", "claim", "container", "vm", "ratio", "verdict")) + r" \\",
+        r"\midrule",
+    ]
+    for row in rows:
+        claimed = " / ".join(words.own_text(row.claim.texts, side) for side in ("container", "vm"))
+        lines.append(" & ".join(latex(text) for text in (
+            words.own_text(row.claim.texts, "row"),
+            claimed,
+            _short(row.container, words),
+            _short(row.vm, words),
+            cells.contrast(row.contrast, words).text if row.contrast else "---",
+            words.say(f"verdict.{row.ruling}"),
+        )) + r" \\")  # fmt: skip
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""]).encode("utf-8")
+
+
+def _short(estimates: Sequence[Estimate], words: Words) -> str:
+    if not estimates or estimates[0].value is None:
+        return words.say("note.not_measured")
+    return cells.figure(estimates[0]) + (" (TCG)" if estimates[0].emulated else "")

@@ -1,0 +1,335 @@
+"""Charts: container and VM on one axis, distributions rather than means, readable in both themes and in grey.
+
+Every chart is drawn once with matplotlib and kept three ways: SVG for the page (text stays text, ink is
+`currentColor`, hues are CSS variables), SVG and PDF that stand alone. The same data give the same bytes.
+Which chart answers which question is the sections' business.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from reports.page import Figure, Table
+from reports.units import human, scale_for, times
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Canvas
+
+# Okabe–Ito's blue and orange; the ink and the greys are chosen to be told apart in the SVG's text.
+INK, GREY, FAINT = "#1b1c1d", "#767778", "#b9babb"
+HUES = {"container": "#0072b2", "vm": "#e69f00", "native": GREY}
+THEMED = {INK: "currentColor", GREY: "var(--grey)", FAINT: "var(--faint)", "#0072b2": "var(--blue)", "#e69f00": "var(--orange)"}
+MARKERS = {"native": "X", "native~aa": "x", "container": "o", "docker": "s", "runc": "D", "crun": "P", "vm": "^", "microvm": "v"}
+STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "pdf.fonttype": 42,
+    "font.family": "DejaVu Sans",
+    "font.size": 8.0,
+    "text.color": INK,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.unicode_minus": False,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.minor.width": 0.4,
+    "grid.color": FAINT,
+    "grid.linewidth": 0.4,
+    "hatch.linewidth": 0.4,
+    "hatch.color": FAINT,
+    "legend.frameon": False,
+}
+WIDTH_IN, LOG_SPAN = 5.6, 12.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lane:
+    """One driver's data: `points` are (block or position, value); `name` is shown, `label` picks the marker."""
+
+    name: str
+    label: str
+    kind: str
+    points: tuple[tuple[float, float], ...]
+    emulated: bool = False
+    interval: tuple[float, float, float] | None = None
+
+    @property
+    def colour(self) -> str:
+        """The hue of its kind; grey where a VM is emulated."""
+        return GREY if self.emulated else HUES.get(self.kind, GREY)
+
+    @property
+    def shown(self) -> str:
+        """The name, with the TCG mark where it belongs."""
+        return f"{self.name} (TCG)" if self.emulated else self.name
+
+    def marker(self) -> dict[str, Any]:
+        """Marker, face and edge as plot() wants them: hollow where emulated."""
+        shape = MARKERS.get(self.label, "*")
+        face = "none" if self.emulated else self.colour
+        return {"marker": shape, "markerfacecolor": face, "markeredgecolor": self.colour if shape == "x" else INK}
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """A line across the chart at `value`, with its name: a claim's threshold, a margin, native."""
+
+    value: float
+    name: str
+
+
+@contextmanager
+def _canvas(height_in: float) -> Iterator[tuple[Canvas, Axes]]:
+    import matplotlib as mpl
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure as Canvas
+
+    with mpl.rc_context(STYLE):
+        canvas = Canvas(figsize=(WIDTH_IN, height_in), layout="constrained")
+        FigureCanvasAgg(canvas)
+        yield canvas, canvas.add_subplot()
+
+
+def _finish(canvas: Canvas, slug: str, title: str, finding: str, data: Table | None) -> Figure:
+    import matplotlib as mpl
+
+    svg, pdf = io.BytesIO(), io.BytesIO()
+    with mpl.rc_context({"svg.hashsalt": slug}):
+        canvas.savefig(svg, format="svg", transparent=True, metadata={"Date": None, "Title": title})
+        canvas.savefig(pdf, format="pdf", metadata={"CreationDate": None, "Title": title})
+    return Figure(
+        slug=slug,
+        title=title,
+        finding=finding,
+        inline=inline_svg(svg.getvalue().decode(), slug),
+        svg=svg.getvalue(),
+        pdf=pdf.getvalue(),
+        data=data,
+    )
+
+
+def inline_svg(svg: str, slug: str) -> str:
+    """The inside of a stand-alone SVG made fit for a page: themed, ids prefixed by `slug`, no style sheet, no metadata.
+
+    Returns the whole element, with its role and the ids of the title and description that the page must supply.
+    """
+    view = re.search(r'viewBox="([^"]+)"', svg)
+    body = svg[svg.index(">", svg.index("<svg")) + 1 : svg.rindex("</svg>")]
+    body = re.sub(r"<metadata>.*?</metadata>|<style[^>]*>.*?</style>|<!--.*?-->|<title>.*?</title>", "", body, flags=re.DOTALL)
+    used = set(re.findall(r'(?:url\(#|href="#)([^")]+)', body))
+    body = re.sub(r' id="([^"]+)"', lambda hit: f' id="{slug}-{hit[1]}"' if hit[1] in used else "", body)
+    body = re.sub(r'(url\(#|href="#)', rf"\g<1>{slug}-", body).replace("xlink:href", "href")
+    body = re.sub(r"font: (?:(\d{3}|bold) )?([\d.]+)px [^;\"]*", r"font-size: \2px", body)
+    for colour, themed in THEMED.items():
+        body = body.replace(colour, themed)
+    body = re.sub(r"\n\s*", "\n", body)
+    box = view[1] if view else "0 0 100 100"
+    return (
+        f'<svg viewBox="{box}" role="img" aria-labelledby="{slug}-alt" class="chart">'
+        f'<title id="{slug}-alt">@FINDING@</title>{body}</svg>'
+    )
+
+
+def _hatch_lanes(axes: Axes, lanes: Sequence[Lane]) -> None:
+    for row, lane in enumerate(lanes):
+        if lane.emulated:
+            axes.axhspan(row - 0.42, row + 0.42, facecolor="none", edgecolor=FAINT, hatch="////", linewidth=0, zorder=0)
+
+
+def _is_log(values: Sequence[float]) -> bool:
+    positive = [value for value in values if value > 0]
+    return len(positive) == len(values) > 0 and max(positive) / min(positive) > LOG_SPAN
+
+
+def _axis(axes: Axes, which: str, values: Sequence[float], unit: str, what: str) -> Callable[[float], float]:
+    """Scale one axis for `values` of `unit`: log, in whole units said aloud, where they span ratios; else linear."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    label = axes.set_xlabel if which == "x" else axes.set_ylabel
+    scale = axes.set_xscale if which == "x" else axes.set_yscale
+    if _is_log(values):
+        scale("log")
+        axis.set_major_locator(LogLocator(numticks=12))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: _tick(value, unit)))
+        axis.set_minor_formatter(NullFormatter())
+        label(f"{what}, log scale")
+        return lambda value: value
+    divisor, name = scale_for(list(values), unit)
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / divisor:,.4g}"))
+    label(f"{what} ({name})" if name else what)
+    return lambda value: value
+
+
+def _tick(value: float, unit: str) -> str:
+    if unit == "bytes":
+        return human(value, "bytes", 1)
+    return times(value).replace(".0×", "×") if unit == "×" else human(value, unit, 1)
+
+
+def _bounds(axes: Axes, bounds: Sequence[Bound], *, vertical: bool = True) -> None:
+    for bound in bounds:
+        (axes.axvline if vertical else axes.axhline)(bound.value, color=INK, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
+        if vertical:
+            axes.annotate(
+                bound.name, (bound.value, 1), xycoords=("data", "axes fraction"), xytext=(-3, 1), textcoords="offset points",
+                ha="right", va="bottom", fontsize=7,
+            )  # fmt: skip
+
+
+def dots(
+    slug: str, title: str, finding: str, lanes: Sequence[Lane], unit: str, what: str, *,
+    bounds: Sequence[Bound] = (), data: Table | None = None,
+) -> Figure:  # fmt: skip
+    """One row a driver: every sample a dot, the median a tall tick, its interval a bar under them."""
+    with _canvas(0.75 + 0.36 * max(len(lanes), 1)) as (canvas, axes):
+        values = [value for lane in lanes for _, value in lane.points]
+        _axis(axes, "x", [*values, *(bound.value for bound in bounds)], unit, what)
+        _hatch_lanes(axes, lanes)
+        for row, lane in enumerate(lanes):
+            count = len(lane.points)
+            spread = [row + 0.26 * (((index * 0.618034) % 1) - 0.5) for index in range(count)]
+            ys = spread if count > 1 else [row]
+            axes.plot(
+                [value for _, value in lane.points], ys, linestyle="none", markersize=4.2, markeredgewidth=0.4,
+                alpha=0.75, **lane.marker(),
+            )  # fmt: skip
+            if lane.interval is not None:
+                middle, low, high = lane.interval
+                axes.plot([low, high], [row + 0.34] * 2, color=INK, linewidth=1.6, solid_capstyle="butt")
+                axes.plot([middle] * 2, [row + 0.22, row + 0.44], color=INK, linewidth=1.2)
+        _rows(axes, lanes)
+        _bounds(axes, bounds)
+        return _finish(canvas, slug, title, finding, data)
+
+
+def _rows(axes: Axes, lanes: Sequence[Lane]) -> None:
+    axes.set_yticks(range(len(lanes)), [lane.shown for lane in lanes])
+    axes.set_ylim(len(lanes) - 0.5, -0.5)
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    axes.grid(axis="x", zorder=0)
+    axes.set_axisbelow(True)
+
+
+def steps(
+    slug: str, title: str, finding: str, lanes: Sequence[Lane], unit: str, what: str, *,
+    bounds: Sequence[Bound] = (), data: Table | None = None,
+) -> Figure:  # fmt: skip
+    """Cumulative distributions: the share of instances at or below a value, one line a driver, a marker a sample."""
+    with _canvas(2.4) as (canvas, axes):
+        _axis(axes, "x", [value for lane in lanes for _, value in lane.points] + [b.value for b in bounds], unit, what)
+        for lane in lanes:
+            xs = sorted(value for _, value in lane.points)
+            ys = [(index + 1) / len(xs) for index in range(len(xs))]
+            style = (0, (2, 1.5)) if lane.emulated else "-"
+            axes.step([xs[0], *xs], [0, *ys], where="post", color=lane.colour, linewidth=1.4, linestyle=style)
+            axes.plot(xs, ys, linestyle="none", markersize=4, markeredgewidth=0.4, label=lane.shown, **lane.marker())
+        axes.set_ylim(0, 1.04)
+        axes.set_ylabel("share of instances (0 to 1)")
+        axes.grid(axis="both")
+        _bounds(axes, bounds)
+        _legend(canvas, axes)
+        return _finish(canvas, slug, title, finding, data)
+
+
+def _legend(canvas: Canvas, axes: Axes) -> None:
+    handles, names = axes.get_legend_handles_labels()
+    if names:
+        canvas.legend(handles, names, loc="outside lower center", ncols=min(len(names), 4), fontsize=7.5, handletextpad=0.4)
+
+
+def order(
+    slug: str, title: str, finding: str, lanes: Sequence[Lane], unit: str, what: str, *,
+    along: str = "block, in the order measured", bounds: Sequence[Bound] = (), data: Table | None = None,
+) -> Figure:  # fmt: skip
+    """Values against their place in time or on a ramp: drift, order effects and outliers would show here."""
+    from matplotlib.ticker import MaxNLocator
+
+    with _canvas(2.4) as (canvas, axes):
+        _axis(axes, "y", [value for lane in lanes for _, value in lane.points], unit, what)
+        for lane in lanes:
+            few = {"marker": None} if len(lane.points) > 80 else lane.marker()
+            axes.plot(
+                [x for x, _ in lane.points], [y for _, y in lane.points], color=lane.colour, linewidth=1.1,
+                linestyle=(0, (2, 1.5)) if lane.emulated or "~" in lane.label else "-", markersize=4,
+                markeredgewidth=0.4, label=lane.shown, **few,
+            )  # fmt: skip
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlabel(along)
+        axes.grid(axis="y")
+        _bounds(axes, bounds, vertical=False)
+        _legend(canvas, axes)
+        return _finish(canvas, slug, title, finding, data)
+
+
+def forest(
+    slug: str, title: str, finding: str, lanes: Sequence[Lane], what: str, *, unit: str = "×",
+    band: tuple[float, float] | None = None, centre: float = 1.0, data: Table | None = None,
+) -> Figure:  # fmt: skip
+    """One row a comparison: its estimate and interval against `centre`; `band` is where no difference is called."""
+    with _canvas(0.8 + 0.27 * max(len(lanes), 1)) as (canvas, axes):
+        ends = [end for lane in lanes if lane.interval for end in lane.interval]
+        _axis(axes, "x", [*ends, centre] if unit == "×" else [0.0, *ends], unit, what)
+        if band is not None:
+            axes.axvspan(*band, color=FAINT, alpha=0.45, linewidth=0, zorder=0)
+        axes.axvline(centre, color=INK, linewidth=0.8, zorder=1)
+        _hatch_lanes(axes, lanes)
+        for row, lane in enumerate(lanes):
+            if lane.interval is not None:
+                middle, low, high = lane.interval
+                axes.plot([low, high], [row, row], color=lane.colour, linewidth=1.6, solid_capstyle="butt")
+                axes.plot([middle], [row], markersize=5, markeredgewidth=0.5, **lane.marker())
+        _rows(axes, lanes)
+        return _finish(canvas, slug, title, finding, data)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Track:
+    """One driver's phases: (name, seconds since the request) for each event, in order."""
+
+    name: str
+    kind: str
+    events: tuple[tuple[str, float], ...]
+    emulated: bool = False
+
+
+SHADES = (0.25, 0.55, 0.85, 1.0)
+
+
+def waterfall(slug: str, title: str, finding: str, tracks: Sequence[Track], *, data: Table | None = None) -> Figure:
+    """Phases of each driver under one another on one clock that starts at the request; log, so both can be read."""
+    with _canvas(0.75 + 0.5 * max(len(tracks), 1)) as (canvas, axes):
+        times_s = [at for track in tracks for _, at in track.events if at > 0]
+        start = min(times_s) / 4
+        _axis(axes, "x", [start, *times_s, start * (LOG_SPAN + 1)], "s", "time since the request")
+        for row, track in enumerate(tracks):
+            begin = start
+            for index, (name, at) in enumerate(event for event in track.events if event[1] > 0):
+                colour = GREY if track.emulated else HUES.get(track.kind, GREY)
+                axes.barh(
+                    row, at - begin, left=begin, height=0.46, color=colour, alpha=SHADES[min(index, 3)],
+                    linewidth=0.5, edgecolor=INK,
+                )  # fmt: skip
+                if track.emulated:
+                    axes.barh(row, at - begin, left=begin, height=0.46, facecolor="none", edgecolor=INK, hatch="////", linewidth=0)
+                axes.annotate(
+                    name, (at, row - 0.26), xytext=(-1, 1), textcoords="offset points", ha="right", va="bottom", fontsize=6.5,
+                )  # fmt: skip
+                begin = at
+        axes.set_yticks(range(len(tracks)), [f"{track.name} (TCG)" if track.emulated else track.name for track in tracks])
+        axes.set_ylim(len(tracks) - 0.6, -0.65)
+        axes.set_xlim(left=start)
+        axes.tick_params(axis="y", length=0)
+        axes.spines["left"].set_visible(False)
+        return _finish(canvas, slug, title, finding, data)

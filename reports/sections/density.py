@@ -1,0 +1,101 @@
+"""Density: how many instances ran, what ended the ramp, and what each one more took."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from reports import figures
+from reports.claims import Row
+from reports.figures import Lane
+from reports.page import Column, Figure, Table, Value
+from reports.rules import limiters
+from reports.sections.base import ClaimSection, View, sample_table
+from reports.units import digits, exact, human
+
+
+class Density(ClaimSection):
+    """Instances on one host, with the limiter named."""
+
+    claim = "density"
+    metrics = (
+        "density.instances",
+        "density.marginal_memory",
+        "density.pss_per_instance",
+        "density.cgroup_memory_per_instance",
+        "density.idle_cpu",
+        "density.launch_rate",
+    )
+    method = (
+        "Instances are started until the service level breaks: each answers its probe, launches stay near the first ten's, memory remains.",
+        "The ramp stops before the host is in danger, or at the cap or time given; then the number is a lower bound.",
+        "Marginal memory is the slope of the host's available memory over the ramp; a projection from it is a projection.",
+    )
+
+    def figures(self, view: View, row: Row) -> Iterator[Figure]:
+        """Available memory along the ramp, then launch times along it."""
+        for metric, slug, title, unit, what in (
+            ("density.available_memory", "density-memory", "Host memory left as instances are added: the slope is the marginal cost", "B", "available memory"),
+            ("density.launch", "density-launch", "How long each launch took along the ramp: a rise would be the next wall", "s", "launch time"),
+        ):
+            lanes = [lane for label in view.frame.labels() if (lane := ramp(view, metric, label))]
+            if lanes:
+                yield figures.order(
+                    slug,
+                    title,
+                    "; ".join(f"{lane.shown}: {human(lane.points[0][1], unit)} at {lane.points[0][0]:g}, {human(lane.points[-1][1], unit)} at {lane.points[-1][0]:g}" for lane in lanes),
+                    lanes,
+                    unit,
+                    what,
+                    along="instances running",
+                    data=sample_table(f"{slug}-data", what, lanes, unit, "Instances"),
+                )
+
+    def tables(self, view: View, row: Row) -> Iterator[Table]:
+        """What was reached and why it ended there, with the projection; then all figures."""
+        yield reached(view, row)
+        yield from super().tables(view, row)
+
+
+def ramp(view: View, metric: str, label: str) -> Lane | None:
+    """(n, value) along the ramp of `label`, all ramps together in order of n."""
+    points = [(float(where["n"]), value) for _, value, where in view.frame.values(metric, label) if where.get("n", "").isdigit()]
+    return view.lane(label, sorted(points)) if points else None
+
+
+def projection(view: View, label: str) -> float | None:
+    """How many instances the host's memory at the ramp's start would carry at the marginal cost, 10 % or 1 GiB kept free."""
+    marginal = view.evidence.estimate("density.marginal_memory", label).value
+    memory = ramp(view, "density.available_memory", label)
+    if marginal is None or marginal <= 0 or memory is None:
+        return None
+    available = memory.points[0][1]
+    return max(0.0, (available - max(available * 0.1, float(1 << 30))) / marginal)
+
+
+def reached(view: View, row: Row) -> Table:
+    """Instances reached, what ended the ramp, marginal memory, and the projection by memory alone, named as one."""
+    columns = (
+        Column("Driver"), Column("Instances", number=True), Column("Ended by"), Column("Marginal memory", number=True),
+        Column("Projection by memory alone", unit="instances", number=True),
+    )  # fmt: skip
+    rows = []
+    for estimate in (*row.container, *row.vm):
+        if estimate.value is None:
+            rows.append((estimate.label, Value(view.words.tell(estimate.why), absent=True) if estimate.why else "", *(Value("—", absent=True),) * 3))
+            continue
+        marginal = view.evidence.estimate("density.marginal_memory", estimate.label)
+        projected = projection(view, estimate.label)
+        rows.append((
+            estimate.label,
+            Value(f"{'≥ ' if estimate.at_least else ''}{estimate.value:,.0f}", exact(estimate.value), "TCG" if estimate.emulated else ""),
+            ", ".join(limiters(view.evidence, "density.instances", estimate.label)) or "not recorded",
+            Value(human(marginal.value, "B"), exact(marginal.value)) if marginal.value is not None else Value("no figure", absent=True),
+            Value(f"≈ {digits(projected)} (projection)", exact(projected)) if projected is not None else Value("no projection", absent=True),
+        ))  # fmt: skip
+    return Table(
+        slug="density-reached",
+        caption="Instances reached, and what ended the ramp",
+        columns=columns,
+        rows=tuple(rows),
+        note="A projection is not a measurement: other walls (ports, pids, scheduling) may come first. No verdict rests on it.",
+    )

@@ -1,0 +1,65 @@
+"""Disk: what an image, the first instance, each further one and 64 MiB of writes take on the host."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from reports import figures
+from reports.claims import Row
+from reports.figures import Bound
+from reports.page import Figure
+from reports.sections.base import ClaimSection, View, sample_table
+from reports.units import human
+
+PARTS = (
+    ("footprint.image_allocated", "image"),
+    ("footprint.instance_allocated", "first instance"),
+    ("footprint.marginal_allocated", "one more instance"),
+    ("footprint.written_64mib", "after 64 MiB of writes"),
+)
+
+
+class Disk(ClaimSection):
+    """Allocated bytes, not promised ones."""
+
+    claim = "disk"
+    metrics = (*(metric for metric, _ in PARTS), "footprint.image_logical")
+    method = (
+        "Allocated bytes are st_blocks × 512 over the host paths of the image and of the instance, each inode once.",
+        "What instances share (layers, base disk, kernel) is the image; what one alone holds is the instance.",
+        "Writes are random bytes, flushed inside and on the host before blocks are counted.",
+    )
+
+    def figures(self, view: View, row: Row) -> Iterator[Figure]:
+        """Each part for each driver; then the blocks in order, which should not move at all."""
+        lanes = []
+        for metric, name in PARTS:
+            for label in view.frame.labels():
+                values = view.frame.values(metric, label)
+                if values and "~" not in label:
+                    points = [(float(block), value) for block, value, _ in values if value > 0]
+                    estimate = view.evidence.estimate(metric, label)
+                    if points:
+                        lanes.append(view.lane(label, points, estimate, f"{name}, {label}"))
+        if lanes:
+            yield figures.dots(
+                "disk-parts",
+                "What each part takes on disk; the line is the claim's border between MB and GB",
+                "; ".join(f"{lane.shown}: {human(lane.points[0][1], 'B')}" for lane in lanes),
+                lanes,
+                "B",
+                "allocated bytes",
+                bounds=[Bound(row.claim.limits["gigabyte_bytes"], "1 GB")],
+                data=sample_table("disk-parts-data", "Allocated bytes, every sample", lanes, "B"),
+            )
+        medians = view.medians("footprint.written_64mib")
+        if medians:
+            yield figures.order(
+                "disk-order",
+                "After 64 MiB of writes, block by block: anything but a flat line is not the writes alone",
+                "; ".join(f"{lane.shown}: {human(lane.points[0][1], 'B')} in its first block" for lane in medians),
+                medians,
+                "B",
+                "allocated bytes",
+                data=sample_table("disk-order-data", "Bytes added by 64 MiB of writes", medians, "B"),
+            )

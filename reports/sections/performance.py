@@ -1,0 +1,91 @@
+"""Performance: every part of the overhead set against native, and native against itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from harness import stats
+from reports import figures
+from reports.claims import NATIVE, Row
+from reports.figures import Lane
+from reports.page import Column, Figure, Table, Value
+from reports.rules import relative
+from reports.sections.base import ClaimSection, View, sample_table
+from reports.units import exact, times
+
+
+class Performance(ClaimSection):
+    """Performance relative to native: 1 is native, below 1 is worse, whichever way the metric runs."""
+
+    claim = "performance"
+    metrics = (
+        "overhead.cpu_events",
+        "overhead.memory_bandwidth",
+        "overhead.disk_seqwrite_bandwidth",
+        "overhead.disk_randwrite_iops",
+    )
+    method = (
+        "The same tools from the same image run under every driver; ratios are taken within a block, against native.",
+        "The estimate is exp(median of log ratios); its interval comes from order statistics of the blocks.",
+        "The grey band is the equivalence margin: at least 3 %, or twice the half width of native against native.",
+    )
+
+    def figures(self, view: View, row: Row) -> Iterator[Figure]:
+        """Ratios with intervals and the A/A twin beside them; then their order in time."""
+        table = ratios(view, self.metrics)
+        lanes = [lane for lane, _ in table]
+        if lanes:
+            margins = [margin for _, margin in table if margin is not None]
+            edge = 1 + max(margins, default=stats.MIN_MARGIN)
+            yield figures.forest(
+                "performance-ratios",
+                "Performance relative to native, part by part; native~aa is native against itself",
+                "; ".join(f"{lane.shown}: {times(lane.interval[0])}" for lane in lanes if lane.interval) or "no intervals",
+                lanes,
+                "performance ÷ native",
+                band=(1 / edge, edge),
+                data=ratio_table(lanes),
+            )
+        for metric in self.metrics[:1]:
+            found = [
+                view.lane(label, list(blocks.items()))
+                for label in view.frame.labels()
+                if label != NATIVE and (blocks := relative(view.evidence, metric, label))
+            ]
+            if found:
+                yield figures.order(
+                    "performance-order",
+                    "CPU work relative to native, block by block: the twin shows what is noise",
+                    f"Block medians for {', '.join(lane.shown for lane in found)}",
+                    found,
+                    "×",
+                    "performance ÷ native",
+                    bounds=[figures.Bound(1.0, "native")],
+                    data=sample_table("performance-order-data", "CPU work ÷ native", found, "×"),
+                )
+
+
+def ratios(view: View, metrics: tuple[str, ...]) -> list[tuple[Lane, float | None]]:
+    """A lane with interval for every part and driver that has both sides, and the part's equivalence margin."""
+    found = []
+    for metric in metrics:
+        control = view.evidence.control(metric)
+        margin = stats.equivalence_margin(control.interval) if control and control.interval else None
+        for label in view.frame.labels():
+            blocks = relative(view.evidence, metric, label) if label != NATIVE else {}
+            if blocks:
+                estimate = view.evidence.summary(metric, label, blocks, "×")
+                name = f"{metric.partition('.')[2].replace('_', ' ')}, {label}"
+                found.append((view.lane(label, list(blocks.items()), estimate, name), margin))
+    return found
+
+
+def ratio_table(lanes: list[Lane]) -> Table:
+    """The chart's estimates and intervals."""
+    columns = (Column("Part and driver"), Column("Ratio", "×", number=True), Column("Low", number=True), Column("High", number=True))
+    absent = Value("too few blocks", absent=True)
+    rows = tuple(
+        (lane.shown, *(Value(f"{end:.4f}", exact(end)) for end in lane.interval)) if lane.interval else (lane.shown, absent, absent, absent)
+        for lane in lanes
+    )
+    return Table(slug="performance-ratios-data", caption="Performance relative to native", columns=columns, rows=rows)
