@@ -13,7 +13,7 @@ import signal
 import textwrap
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -127,14 +127,14 @@ def _command(advice: str) -> str:
     return advice[advice.index("tare ") :] if "tare " in advice else "tare build"
 
 
-def check_drivers(host: Host, known: Mapping[str, type[Driver]], *, root: bool = True) -> Iterator[Check]:
+def check_drivers(host: Host, known: Mapping[str, Callable[[Host], Driver]], *, root: bool = True) -> Iterator[Check]:
     """Each driver's own probe, what it left behind, and whether there is anything to compare."""
     usable: set[Kind] = set()
-    for name, kind in sorted(known.items()):
+    for name, make in sorted(known.items()):
         if not root:
             yield Check(f"driver {name}", Status.WARN, "not asked: probes need root")
             continue
-        driver = kind(host)
+        driver = make(host)
         try:
             found = _probe(driver)
             usable |= {driver.kind} if found.usable else set()
