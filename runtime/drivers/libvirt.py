@@ -1,0 +1,237 @@
+"""The two virtual machines, through libvirt: `vm`, as distributions run them, and `microvm`, the lightest there is.
+
+`vm`: UEFI firmware, boot loader, Debian's kernel and initramfs, systemd. `microvm` is our name for a
+kernel booted directly with a small initramfs and the guest agent as init; its machine type is q35 as well,
+because QEMU's own `microvm` type loses guests under TCG when several start at once. Both boot the same disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import threading
+from dataclasses import dataclass
+from functools import lru_cache
+from math import ceil
+from pathlib import Path
+from typing import ClassVar
+
+from runtime.command import run
+from runtime.driver import Driver, Host, Kind, Prepared
+from runtime.errors import TareError, UsageError
+from runtime.images.disk import Machine
+from runtime.images.store import ImageStore
+from runtime.instance import Availability
+from runtime.spec import ImageRef, InstanceSpec, NetworkMode
+from runtime.vm import accelerator, sweep
+from runtime.vm.accelerator import Accelerator
+from runtime.vm.connection import Connection, connect, import_libvirt
+from runtime.vm.domain import DirectKernel, Firmware
+from runtime.vm.guest import Guest, Plan, guest_memory_bytes, overhead_bytes, require_host_memory, write_emulator
+
+QEMU = "qemu-system-x86_64"
+# (code, variables) as Debian/Ubuntu, Fedora, Arch and openSUSE ship them: raw images without Secure Boot's keys.
+FIRMWARE = (
+    ("/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"),
+    ("/usr/share/OVMF/OVMF_CODE.fd", "/usr/share/OVMF/OVMF_VARS.fd"),
+    ("/usr/share/edk2/ovmf/OVMF_CODE.fd", "/usr/share/edk2/ovmf/OVMF_VARS.fd"),
+    ("/usr/share/edk2/x64/OVMF_CODE.4m.fd", "/usr/share/edk2/x64/OVMF_VARS.4m.fd"),
+    ("/usr/share/qemu/ovmf-x86_64-code.bin", "/usr/share/qemu/ovmf-x86_64-vars.bin"),
+)
+_RACER = InstanceSpec(image=ImageRef("race"))  # only its limits matter: none
+_race_lock = threading.Lock()
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedGuest(Prepared):
+    """A machine that lies ready, and how it will be run."""
+
+    plan: Plan
+    accelerator: Accelerator
+
+
+class _Libvirt(Driver):
+    """What both drivers share."""
+
+    kind = Kind.VM
+    stop_timeout_s: ClassVar[float]
+    boots_firmware: ClassVar[bool]
+
+    def __init__(self, host: Host) -> None:
+        super().__init__(host)
+        self._connection: Connection | None = None
+        self._accelerator: Accelerator | None = None
+        self._facts: dict[str, str] = {}
+
+    def probe(self) -> Availability:
+        """Whether libvirt, QEMU and what boots the guest are here and answer; the accelerator, once it is known.
+
+        The first time on a host takes some 10 s: libvirt asks QEMU for its abilities.
+        """
+        if os.geteuid() != 0:
+            return Availability(False, "not root: QEMU could not be put into a control group", "use a root shell")
+        try:
+            import_libvirt()
+            self._facts = self._facts or self._find_facts(find_qemu())
+        except TareError as error:
+            return Availability(False, f"{error.what}: {error.why}", error.do or "run ./bootstrap")
+        return Availability(True, facts=self._facts | self._accelerator_facts())
+
+    def prepare(self, spec: InstanceSpec) -> PreparedGuest:
+        """Make the machine's disk, choose the accelerator (a race, once per boot of the host), plan the guest."""
+        refuse(spec)
+        machine = ImageStore(self.host.root).machine(spec.image)
+        emulator = write_emulator(self.host, find_qemu())
+        self._accelerator = chosen = self._choose(machine, emulator)
+        plan = self._plan(spec, machine, emulator, chosen.name)
+        require_host_memory(plan.memory_bytes + overhead_bytes(chosen.name))
+        self._connect().machine_type(emulator, chosen.name)  # so that no launch pays for libvirt's first look at QEMU
+        return PreparedGuest(spec, plan, chosen)
+
+    def launch(self, prepared: Prepared) -> Guest:
+        """Start one guest."""
+        assert isinstance(prepared, PreparedGuest)
+        return Guest.launch(prepared.plan, self.host, self._connect())
+
+    def leftovers(self) -> list[str]:
+        """QEMU processes, control groups, disks, sockets and pages whose owner is dead."""
+        return [str(entry) for entry in sweep.find(self.host, self.name)]
+
+    def sweep(self) -> list[str]:
+        """Remove them."""
+        return sweep.remove(self.host, self.name)
+
+    def close(self) -> None:
+        """Let the connection go."""
+        if self._connection is not None:
+            self._connection.release()
+            self._connection = None
+
+    def _connect(self) -> Connection:
+        if self._connection is None:
+            self._connection = connect(self.host)
+        return self._connection
+
+    def _plan(self, spec: InstanceSpec, machine: Machine, emulator: Path, name: str) -> Plan:
+        firmware = find_firmware() if self.boots_firmware else None
+        return Plan(
+            driver=self.name,
+            spec=spec,
+            accelerator=name,
+            emulator=emulator,
+            base=machine.disk,
+            cache=cache_mode(self.host.root),
+            memory_bytes=guest_memory_bytes(spec.limits, name),
+            vcpus=ceil(spec.limits.cpus or 1),
+            boot=firmware or DirectKernel(machine.kernel, machine.initrd, machine.cmdline),
+            stop_timeout_s=self.stop_timeout_s,
+        )
+
+    def _choose(self, machine: Machine, emulator: Path) -> Accelerator:
+        """The accelerator for this host: demanded, or remembered, or found by a race of the lightest guest."""
+        if (answer := accelerator.forced()) is not None:
+            return answer
+        cache, wanted = self.host.root / "cache/accelerator.json", accelerator.key(machine.digest)
+        with _race_lock:
+            if (answer := accelerator.recall(cache, wanted)) is None:
+                problem = accelerator.kvm_problem()
+                answer = Accelerator("tcg", problem) if problem else self._race(machine, emulator)
+                accelerator.keep(cache, wanted, answer)
+        return answer
+
+    def _race(self, machine: Machine, emulator: Path) -> Accelerator:
+        connection = self._connect()
+        connection.machine_type(emulator, "tcg")
+        racer = MicrovmDriver(self.host)
+        racer.stop_timeout_s = 0.0  # type: ignore[misc]
+        return accelerator.race(
+            lambda name: Guest.launch(racer._plan(_RACER, machine, emulator, name), self.host, connection)
+        )
+
+    def _find_facts(self, qemu: Path) -> dict[str, str]:
+        firmware = str(find_firmware().code) if self.boots_firmware else "none: SeaBIOS loads the kernel"
+        version = run([str(qemu), "--version"], timeout_s=30).stdout.decode().splitlines()[0]
+        connection = self._connect()
+        return connection.facts() | {
+            "qemu": version.removeprefix("QEMU emulator version "),
+            "qemu sha256": _sha256(qemu),
+            "machine type": connection.machine_type(write_emulator(self.host, qemu), "tcg"),
+            "disk cache": cache_mode(self.host.root),
+            "firmware": firmware,
+        }
+
+    def _accelerator_facts(self) -> dict[str, str]:
+        chosen = self._accelerator or accelerator.forced()
+        if chosen is None:
+            return {"accelerator": "unknown", "accelerator reason": "found out when an image is prepared"}
+        return {
+            "accelerator": chosen.name,
+            "accelerator reason": chosen.reason,
+            "accelerator forced": "yes" if chosen.forced else "no",
+            "cpu model": "host-passthrough" if chosen.name == "kvm" else "max",
+        }
+
+
+class VmDriver(_Libvirt):
+    """Firmware, boot loader, distribution kernel, systemd: the VM that the claims mean."""
+
+    name = "vm"
+    stop_timeout_s = 10.0
+    boots_firmware = True
+
+
+class MicrovmDriver(_Libvirt):
+    """Direct kernel boot, the guest agent as init."""
+
+    name = "microvm"
+    stop_timeout_s = 2.0
+    boots_firmware = False
+
+
+def refuse(spec: InstanceSpec) -> None:
+    """Raise UsageError for what a VM cannot do yet."""
+    wishes = (
+        (bool(spec.argv), "a command as the main process", "run it with exec"),
+        (bool(spec.mounts), "mounts from the host", "leave them out"),
+        (spec.network.mode is not NetworkMode.NONE, f"network {spec.network.mode}", "use --network none"),
+        (spec.hostname is not None, "a host name", "leave it out"),
+    )
+    for asked, what, do in wishes:
+        if asked:
+            raise UsageError("virtual machine", f"{what} is not possible yet", do)
+
+
+def find_qemu() -> Path:
+    """QEMU's program. Raises TareError when it is not installed."""
+    found = shutil.which(QEMU)
+    if found is None:
+        raise TareError("QEMU", f"{QEMU} is not on PATH", "run ./bootstrap to install it")
+    return Path(found).resolve()
+
+
+def find_firmware() -> Firmware:
+    """The host's UEFI firmware: its code and the template of its variables. Raises TareError when there is none."""
+    for code, variables in FIRMWARE:
+        if Path(code).exists() and Path(variables).exists():
+            return Firmware(Path(code), Path(variables))
+    raise TareError("UEFI firmware", "no OVMF image was found", "run ./bootstrap to install it (package ovmf)")
+
+
+def cache_mode(root: Path) -> str:
+    """`none` where the file system of `root` takes O_DIRECT, told by doing it; else `writeback`."""
+    probe = root / "cache" / f"direct.{os.getpid()}.{threading.get_ident()}"
+    probe.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        os.close(os.open(probe, os.O_RDWR | os.O_CREAT | os.O_DIRECT | os.O_CLOEXEC, 0o600))
+    except OSError:
+        return "writeback"
+    else:
+        return "none"
+    finally:
+        probe.unlink(missing_ok=True)
+
+
+@lru_cache
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,106 @@
+"""The serial consoles of all guests: read by one thread, the end of each kept, phases seen in passing stamped.
+
+In memory and bounded, so that a guest that prints without end costs the host nothing. Not a terminal.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+
+from runtime.instance import Timeline
+
+KEPT_BYTES = 1 << 20
+_READ_BYTES = 64 << 10
+_TAIL_BYTES = 800
+
+
+class Console:
+    """What one guest prints. `marks` are byte strings whose first appearance is stamped into the timeline by name."""
+
+    def __init__(self, sock: socket.socket, timeline: Timeline, marks: Mapping[str, bytes]) -> None:
+        self._sock = sock
+        self._timeline = timeline
+        self._marks = dict(marks)
+        self._kept = bytearray()
+        self._ended = threading.Event()
+        _reader().add(self, sock.fileno())
+
+    def text(self) -> str:
+        """All that is kept: at most KEPT_BYTES, the latest."""
+        return bytes(self._kept[-KEPT_BYTES:]).decode(errors="replace")
+
+    def tail(self) -> str:
+        """The last few lines, for an error message."""
+        end = bytes(self._kept[-_TAIL_BYTES:]).decode(errors="replace")
+        lines = ("".join(mark for mark in line if mark.isprintable()).strip() for line in end.splitlines())
+        return " | ".join(line for line in lines if line) or "its console is empty"
+
+    def close(self) -> None:
+        """Stop listening. Safe to call twice."""
+        with suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)  # wakes the reader, who alone may close the descriptor
+        self._ended.wait()
+
+    def feed(self, data: bytes) -> None:
+        """Keep `data` and stamp the marks it completes."""
+        now_ns = time.monotonic_ns()
+        start = len(self._kept)
+        self._kept += data
+        for name, mark in list(self._marks.items()):
+            if self._kept.find(mark, max(0, start - len(mark) + 1)) >= 0:
+                self._timeline.stamp(name, now_ns)
+                del self._marks[name]
+        if len(self._kept) > 2 * KEPT_BYTES:
+            del self._kept[:-KEPT_BYTES]
+
+    def _receive(self) -> bool:
+        try:
+            data = self._sock.recv(_READ_BYTES, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        self.feed(data)
+        return bool(data)
+
+    def _end(self) -> None:
+        self._sock.close()
+        self._ended.set()
+
+
+class _Reader:
+    """The thread that waits for every console at once, and alone closes their sockets."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._consoles: dict[int, Console] = {}
+        threading.Thread(target=self._run, name="tare-consoles", daemon=True).start()
+
+    def add(self, console: Console, fd: int) -> None:
+        self._consoles[fd] = console
+        self._epoll.register(fd, select.EPOLLIN)
+
+    def _run(self) -> None:
+        while True:
+            for fd, _ in self._epoll.poll():
+                if not self._consoles[fd]._receive():
+                    self._epoll.unregister(fd)
+                    self._consoles.pop(fd)._end()
+
+
+_readers: dict[int, _Reader] = {}
+_readers_lock = threading.Lock()
+
+
+def _reader() -> _Reader:
+    with _readers_lock:
+        pid = os.getpid()
+        if pid not in _readers:
+            _readers[pid] = _Reader()
+        return _readers[pid]

@@ -1,0 +1,357 @@
+"""One virtual machine from request to removal: its files, control group, sockets, QEMU, and their end.
+
+Limits bind the whole domain, by the same control groups as a container's. libvirt's own were tried
+(`cgroup_controllers` with `global_quota`, shares, hard_limit): embedded on a v1 host it enforces CPU and
+block I/O, but a memory limit fails where RLIMIT_MEMLOCK may not be raised; it knows neither pids, cpuacct
+nor freezer; and it spreads QEMU over subgroups below a /machine that it leaves behind. On v2 with systemd
+it hands the domain to machined. So QEMU is started through a few lines of sh that enter the group named
+in the instance's run directory and then become QEMU: born inside, on v1 and v2, all threads and all memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shlex
+import shutil
+import socket
+import struct
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from runtime.cgroups.cgroup import Cgroup
+from runtime.cgroups.detect import open_cgroup
+from runtime.channel import Channel
+from runtime.command import run
+from runtime.driver import Host
+from runtime.errors import TareError
+from runtime.instance import DiskPaths, ExecResult, Instance, LimitReading, Timeline, Usage
+from runtime.ledger import Entry, Ledger, new_id, process_start
+from runtime.linux import procfs
+from runtime.linux.pidfd import Pidfd
+from runtime.spec import InstanceSpec, Limits, Ready
+from runtime.vm.connection import Connection
+from runtime.vm.console import Console
+from runtime.vm.domain import MIB, TRANSLATION_CACHE_MIB, DirectKernel, Domain, Firmware, domain_xml
+
+DEFAULT_MEMORY_BYTES = 256 * MIB
+MINIMUM_MEMORY_BYTES = 96 * MIB  # below it Debian's kernel and initramfs do not fit
+QEMU_THREADS_MIN = 64  # QEMU aborts when it cannot start a worker
+_QEMU_BYTES = 48 * MIB  # heap, stacks and firmware of an idle QEMU 7.2 without graphics
+_DIE_TIMEOUT_S = 10.0
+_ACCEPT_TIMEOUT_S = 10.0
+_MARKS = {"firmware": b"BdsDxe: ", "kernel": b"EFI stub: "}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """All that can be known before a launch. A Firmware's `variables` are the template of each guest's own.
+
+    `memory_bytes` is the guest's; `stop_timeout_s` is how long a guest may take to power itself off.
+    """
+
+    driver: str
+    spec: InstanceSpec
+    accelerator: str
+    emulator: Path
+    base: Path
+    cache: str
+    memory_bytes: int
+    vcpus: int
+    boot: Firmware | DirectKernel
+    stop_timeout_s: float
+
+
+def overhead_bytes(accelerator: str) -> int:
+    """What QEMU itself may use beside the guest's memory."""
+    return _QEMU_BYTES + (TRANSLATION_CACHE_MIB * MIB if accelerator == "tcg" else 0)
+
+
+def guest_memory_bytes(limits: Limits, accelerator: str) -> int:
+    """The memory the guest sees: what a limit on the whole domain leaves beside QEMU, in whole MiB.
+
+    Raises TareError when that is too little to boot.
+    """
+    if limits.memory_bytes is None:
+        return DEFAULT_MEMORY_BYTES
+    rest = (limits.memory_bytes - overhead_bytes(accelerator)) // MIB * MIB
+    if rest < MINIMUM_MEMORY_BYTES:
+        need = (MINIMUM_MEMORY_BYTES + overhead_bytes(accelerator)) // MIB
+        raise TareError(
+            f"memory limit of {limits.memory_bytes // MIB} MiB",
+            f"QEMU under {accelerator} and a booting guest need {need} MiB together",
+            "raise the limit",
+        )
+    return rest
+
+
+def require_host_memory(need_bytes: int, meminfo: Path = Path("/proc/meminfo")) -> None:
+    """Raise TareError when the host has less than `need_bytes` available."""
+    rows = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+    available = int(rows["MemAvailable"].split()[0]) * 1024
+    if need_bytes > available:
+        raise TareError(
+            f"virtual machine of {need_bytes // MIB} MiB",
+            f"the host has {available // MIB} MiB available",
+            "lower the memory limit or stop something",
+        )
+
+
+def write_emulator(host: Host, qemu: Path) -> Path:
+    """The program libvirt is to start for `qemu`; see the module's docstring.
+
+    Its name changes with QEMU's file, because libvirt remembers an emulator's abilities by path and time.
+    """
+    info = qemu.stat()
+    script = (
+        "#!/bin/sh\n"
+        f"# For {qemu} of {info.st_size} bytes, changed {info.st_mtime_ns}.\n"
+        f"joins={shlex.quote(str(host.run / 'vm'))}/${{2#guest=}}\n"
+        "joins=${joins%%,*}/cgroup\n"
+        'if [ "$1" = -name ] && [ -e "$joins" ]; then\n'
+        '\twhile read -r procs; do echo 0 >"$procs" || exit 1; done <"$joins"\n'
+        "fi\n"
+        f'exec {shlex.quote(str(qemu))} "$@"\n'
+    )
+    path = host.root / "cache" / f"qemu-{hashlib.sha256(script.encode()).hexdigest()[:12]}"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        new = path.with_suffix(f".{os.getpid()}")
+        new.write_text(script)
+        new.chmod(0o700)
+        new.rename(path)
+    return path
+
+
+class Guest(Instance):
+    """A virtual machine. `Guest.launch()` makes one."""
+
+    def __init__(self, plan: Plan, host: Host, connection: Connection, timeline: Timeline) -> None:
+        self.id = new_id()
+        self.timeline = timeline
+        self._plan = plan
+        self._connection = connection
+        self._files = host.root / "instances" / self.id
+        self._sockets = host.run / "vm" / self.id
+        self._cgroup: Cgroup = open_cgroup(self.id, _host_limits(plan.spec.limits), io_path=host.root)
+        self._entry: Entry = Ledger(host.run).open(self.id, plan.driver)
+        self._domain: Any = None
+        self._pid = 0
+        self._process: Pidfd | None = None
+        self._channel: Channel | None = None
+        self._console: Console | None = None
+        self._closed = False
+
+    @classmethod
+    def launch(cls, plan: Plan, host: Host, connection: Connection) -> Guest:
+        """Start a guest; returns when QEMU runs. When it fails, nothing is left."""
+        timeline = Timeline()
+        timeline.stamp("request")
+        require_host_memory(plan.memory_bytes + overhead_bytes(plan.accelerator))
+        guest = cls(plan, host, connection, timeline)
+        try:
+            guest._make_files()
+            guest._make_cgroup()
+            guest._start()
+        except BaseException:
+            guest._plan = replace(plan, stop_timeout_s=0.0)
+            with suppress(TareError):
+                guest.close()
+            raise
+        return guest
+
+    # --- coming up
+
+    def _make_files(self) -> None:
+        for directory in (self._files, self._sockets):
+            self._entry.note("dir", str(directory))
+            directory.mkdir(parents=True, mode=0o700)
+        # Its cost belongs to the launch: whoever starts a VM from a shared base disk pays it.
+        base = ["-b", str(self._plan.base), "-F", "raw"]
+        run(["qemu-img", "create", "-q", "-f", "qcow2", *base, str(self._overlay)], timeout_s=60)
+        if isinstance(self._plan.boot, Firmware):
+            shutil.copyfile(self._plan.boot.variables, self._variables)
+        self.timeline.stamp("disk")
+
+    def _make_cgroup(self) -> None:
+        for directory in self._cgroup.directories():
+            self._entry.note("cgroup", str(directory))
+        self._cgroup.create()
+        self._cgroup.apply(_host_limits(self._plan.spec.limits))
+        inside = self._cgroup.clone_into()
+        joins = self._cgroup.join_files() if inside is None else (inside / "cgroup.procs",)
+        (self._sockets / "cgroup").write_text("".join(f"{path}\n" for path in joins))
+
+    def _start(self) -> None:
+        """Listen first: QEMU connects as it starts, so no byte of the guest's can come too early."""
+        xml = domain_xml(self._describe())
+        with _listening(self._sockets / "agent") as agent, _listening(self._sockets / "console") as console:
+            self._entry.note("domain", self.id)
+            with self._connection.explained(f"virtual machine {self.id}", "see: tare doctor"):
+                self._domain = self._connection.handle.createXML(xml, 0)
+            self.timeline.stamp("spawned")
+            ours = agent.accept()[0]
+            self._pid = _peer_pid(ours)
+            self._process = Pidfd.of(self._pid)
+            self._entry.note("pid", f"{self._pid}:{process_start(self._pid)}")
+            marks = _MARKS if isinstance(self._plan.boot, Firmware) else {}
+            self._console = Console(console.accept()[0], self.timeline, marks)
+            self._channel = Channel(ours, self.timeline, self._console.tail)
+        if self._pid not in self._cgroup.pids():  # another libvirt than the embedded one moved it
+            self._cgroup.add_pid(self._pid)
+
+    def _describe(self) -> Domain:
+        plan = self._plan
+        boot = plan.boot
+        if isinstance(boot, Firmware):
+            boot = Firmware(boot.code, self._variables)
+        return Domain(
+            name=self.id,
+            accelerator=plan.accelerator,
+            emulator=plan.emulator,
+            memory_bytes=plan.memory_bytes,
+            vcpus=plan.vcpus,
+            boot=boot,
+            disk=self._overlay,
+            base=plan.base,
+            cache=plan.cache,
+            agent=self._sockets / "agent",
+            console=self._sockets / "console",
+            flat=isinstance(boot, DirectKernel),
+        )
+
+    @property
+    def _overlay(self) -> Path:
+        return self._files / "disk.qcow2"
+
+    @property
+    def _variables(self) -> Path:
+        return self._files / "variables.fd"
+
+    # --- living
+
+    def host_pids(self) -> tuple[int, ...]:
+        """QEMU's process."""
+        return (self._pid,) if self.alive() else ()
+
+    def wait_ready(self, timeout_s: float) -> None:
+        """Block until the guest agent's byte has come. TareErrors carry the end of the console."""
+        if self._plan.spec.ready is not Ready.SPAWNED:
+            event = "ready" if self._plan.spec.ready is Ready.SERVICE else "userland"
+            self._talk().wait(event, timeout_s)  # type: ignore[arg-type]
+
+    def wait_userland(self, timeout_s: float) -> None:
+        """Block until the guest's first user instruction, whatever its spec waits for."""
+        self._talk().wait("userland", timeout_s)
+
+    def exec(self, argv: Sequence[str], timeout_s: float) -> ExecResult:
+        """Run `argv` inside, through the agent."""
+        return self._talk().exec(argv, timeout_s, env=dict(self._plan.spec.env))
+
+    def usage(self) -> Usage:
+        """The control group's accounts of the whole QEMU process."""
+        return replace(self._cgroup.usage(), pss_bytes=procfs.pss_bytes(self.host_pids()))
+
+    def disk_paths(self) -> DiskPaths:
+        """Shared: the base disk and what boots it. Exclusive: the overlay, and the firmware's variables."""
+        plan = self._plan
+        if isinstance(plan.boot, Firmware):
+            return DiskPaths((plan.base, plan.boot.code), (self._overlay, self._variables))
+        return DiskPaths((plan.base, plan.boot.kernel, plan.boot.initrd), (self._overlay,))
+
+    def limit_readings(self) -> tuple[LimitReading, ...]:
+        """Every limit as the control group of the whole domain holds it."""
+        return self._cgroup.readings(_host_limits(self._plan.spec.limits))
+
+    def alive(self) -> bool:
+        """Whether QEMU runs."""
+        return self._process is not None and not self._process.wait(0)
+
+    def pause(self) -> None:
+        """Stop all vCPUs; QEMU itself goes on."""
+        with self._connection.explained(f"pause of {self.id}"):
+            self._domain.suspend()
+
+    def resume(self) -> None:
+        """Let the vCPUs run again."""
+        with self._connection.explained(f"resume of {self.id}"):
+            self._domain.resume()
+
+    def console(self) -> str:
+        """What the guest has printed on its serial console, the latest MiB of it."""
+        return "" if self._console is None else self._console.text()
+
+    def _talk(self) -> Channel:
+        if self._channel is None:
+            raise TareError(f"virtual machine {self.id}", "it is closed")
+        return self._channel
+
+    # --- going
+
+    def close(self) -> None:
+        """Ask the guest to power off, kill it if it does not, and remove all that was made for it."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._channel is not None and self.alive() and self._plan.stop_timeout_s:
+            self._channel.stop()
+        self._end_process()
+        self.timeline.stamp("stopped")
+        for talk in (self._channel, self._console):
+            if talk is not None:
+                talk.close()
+        self._cgroup.remove()
+        for directory in (self._files, self._sockets):
+            shutil.rmtree(directory, ignore_errors=True)
+        left = self._left()
+        if self._process is not None:
+            self._process.close()
+            self._process = None
+        self._channel = None
+        self._entry.close(gone=not left)
+        if left:
+            raise TareError(f"virtual machine {self.id}", f"still there: {', '.join(left)}", "run: tare clean")
+        self.timeline.stamp("removed")
+
+    def _end_process(self) -> None:
+        """Killing comes before libvirt's destroy, which would ask QEMU first and wait for it."""
+        if self._process is not None and not self._process.wait(self._plan.stop_timeout_s):
+            self._process.signal(9)
+            self._process.wait(_DIE_TIMEOUT_S)
+        if self._domain is not None:
+            with suppress(self._connection.libvirt.libvirtError):  # it is gone, as it should be
+                self._domain.destroy()
+            self._domain = None
+
+    def _left(self) -> list[str]:
+        checks = (
+            (self.alive(), f"process {self._pid}"),
+            (self._connection.find(self.id) is not None, f"domain {self.id}"),
+            (self._cgroup.exists(), "its control group"),
+            (self._files.exists(), str(self._files)),
+            (self._sockets.exists(), str(self._sockets)),
+        )
+        return [what for there, what in checks if there]
+
+
+def _host_limits(limits: Limits) -> Limits:
+    """`limits` for QEMU's group: a guest's processes are no processes of the host, so `pids` bounds QEMU's threads."""
+    return limits if limits.pids is None else replace(limits, pids=max(limits.pids, QEMU_THREADS_MIN))
+
+
+@contextmanager
+def _listening(path: Path) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.bind(str(path))
+        sock.listen(1)
+        sock.settimeout(_ACCEPT_TIMEOUT_S)
+        yield sock
+
+
+def _peer_pid(sock: socket.socket) -> int:
+    """Who called connect(2): QEMU, whichever libvirt started it."""
+    sock.settimeout(None)
+    return int(struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0])
