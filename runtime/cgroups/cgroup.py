@@ -11,7 +11,7 @@ import os
 import signal
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -75,6 +75,10 @@ class Cgroup(ABC):
     def clone_into(self) -> Path | None:
         """The directory to open for CLONE_INTO_CGROUP, where that covers all controllers (v2)."""
 
+    @abstractmethod
+    def mounts_inside(self) -> tuple[tuple[str, str], ...]:
+        """What to mount to show the group to its own processes: (controllers, name below /sys/fs/cgroup)."""
+
     def add_pid(self, pid: int) -> None:
         """Move process `pid` with all its threads in. Raises OSError."""
         for directory in self.directories():
@@ -82,16 +86,12 @@ class Cgroup(ABC):
 
     def pids(self) -> tuple[int, ...]:
         """The group's processes as the host numbers them; empty when it does not exist."""
-        try:
-            return tuple(int(word) for word in (self.directories()[0] / "cgroup.procs").read_text().split())
-        except FileNotFoundError:
-            return ()
+        return members(self.directories()[0])
 
     def kill(self) -> None:
         """Send SIGKILL to every process of the group."""
-        for pid in self.pids():
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        for directory in self.directories():
+            kill_members(directory)
 
     def exists(self) -> bool:
         """Whether any directory of the group is there."""
@@ -100,24 +100,51 @@ class Cgroup(ABC):
     def remove(self, timeout_s: float = 5.0) -> None:
         """Remove the group, killing what is still in it. Removing an absent group is no error.
 
-        A reaped task leaves its cgroup only when it has switched out for the last time, which v1
-        announces nowhere: rmdir is retried on EBUSY until `timeout_s`. Raises TareError after that.
+        Raises TareError when it is still busy after `timeout_s`.
         """
-        deadline = time.monotonic() + timeout_s
-        for directory in self.directories():
-            for _ in pauses(deadline):
-                try:
-                    directory.rmdir()
-                except FileNotFoundError:
-                    break
-                except OSError as error:
-                    if error.errno != errno.EBUSY:
-                        raise
-                    self.kill()
-                else:
-                    break
+        remove_directories(self.directories(), timeout_s)
+
+
+def remove_directories(directories: Iterable[Path], timeout_s: float = 5.0) -> None:
+    """Remove one instance's cgroup directories, of either version, killing what is still in them.
+
+    A reaped task leaves its cgroup only when it has switched out for the last time, which v1
+    announces nowhere: rmdir is retried on EBUSY until `timeout_s`. Raises TareError after that.
+    """
+    deadline = time.monotonic() + timeout_s
+    everywhere = tuple(directories)
+    for directory in everywhere:
+        for _ in pauses(deadline):
+            try:
+                directory.rmdir()
+            except FileNotFoundError:
+                break
+            except OSError as error:
+                if error.errno != errno.EBUSY:
+                    raise
+                for any_directory in everywhere:
+                    kill_members(any_directory)
             else:
-                raise TareError(f"cgroup {directory}", f"still busy after {timeout_s:g} s", "look at its cgroup.procs")
+                break
+        else:
+            raise TareError(f"cgroup {directory}", f"still busy after {timeout_s:g} s", "look at its cgroup.procs")
+
+
+def members(directory: Path) -> tuple[int, ...]:
+    """The processes in a cgroup directory; none when it does not exist."""
+    try:
+        return tuple(int(word) for word in (directory / "cgroup.procs").read_text().split())
+    except (FileNotFoundError, ProcessLookupError):
+        return ()
+
+
+def kill_members(directory: Path) -> None:
+    """SIGKILL to every process in a cgroup directory; thawed, as a frozen one cannot die on v1."""
+    for pid in members(directory):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    with suppress(OSError):
+        write(directory / "freezer.state", "THAWED")
 
 
 def pauses(deadline: float, longest_s: float = 0.01) -> Iterator[None]:

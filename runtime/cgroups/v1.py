@@ -67,6 +67,7 @@ class V1Cgroup(Cgroup):
             *(("devices",) if guard_devices else ()),
             *(("cpuset",) if limits is not None and limits.cpuset is not None else ()),
         )
+        self._mounts = {name: mounts[name] for name in wanted if name in mounts}
         self._parents = {name: mounts[name] / parent for name in wanted if name in mounts}
         self._paths = {name: path / instance_id for name, path in self._parents.items()}
 
@@ -80,6 +81,13 @@ class V1Cgroup(Cgroup):
 
     def clone_into(self) -> None:
         """Never on v1."""
+
+    def mounts_inside(self) -> tuple[tuple[str, str], ...]:
+        """Each joined hierarchy, under the name of its mount point."""
+        names: dict[Path, list[str]] = {}
+        for controller, mount in self._mounts.items():
+            names.setdefault(mount, []).append(controller)
+        return tuple((",".join(controllers), mount.name) for mount, controllers in names.items())
 
     def create(self) -> None:
         """Make all directories, and their common parents where this is the first instance since boot."""
@@ -193,12 +201,6 @@ class V1Cgroup(Cgroup):
             # A task caught in an uninterruptible sleep is only tried again when the state is written again.
             write(state, wanted)
         raise TareError(f"pause {self.id}", f"not {wanted} after {timeout_s:g} s", f"look at {state}")
-
-    def kill(self) -> None:
-        """Kill all; a frozen group is thawed, as its tasks could not die."""
-        super().kill()
-        with suppress(OSError):
-            write(self._paths["freezer"] / "freezer.state", "THAWED")
 
 
 def _guard(parent: Path) -> None:

@@ -53,6 +53,10 @@ class V2Cgroup(Cgroup):
         """The group's directory."""
         return self.path
 
+    def mounts_inside(self) -> tuple[tuple[str, str], ...]:
+        """The hierarchy itself, at /sys/fs/cgroup."""
+        return (("", ""),)
+
     def create(self) -> None:
         """Make the directory; the first since boot makes the parent and hands the controllers down to it."""
         try:

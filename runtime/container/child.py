@@ -20,7 +20,8 @@ def run(steps: Sequence[Step], streams: Sequence[tuple[int, int]], errors: int) 
     """Duplicate each (source, target) of `streams`, execute `steps`; the last one replaces this program.
 
     What fails is written to `errors`, a close-on-exec pipe, as a marshalled (index of the step, errno,
-    text); an end of file there without a word means that the program runs.
+    text); an end of file there without a word means that the program runs, or that there was none
+    and every step was done: then the child ends with 0.
     """
     index = -1
     try:
@@ -30,6 +31,7 @@ def run(steps: Sequence[Step], streams: Sequence[tuple[int, int]], errors: int) 
         close_range(max((2, *(target for _, target in streams))) + 1, 0xFFFFFFFF, CLOSE_RANGE_CLOEXEC)
         for index, step in enumerate(steps):  # noqa: B007 - reported below
             step.execute()
+        os._exit(0)
     except OSError as error:
         report = (index, error.errno or 0, str(error))
     except BaseException as error:  # noqa: BLE001 - a copy of the launcher must end here, whatever happens

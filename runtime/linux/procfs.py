@@ -41,8 +41,11 @@ def in_mount_namespace(namespace: int, proc: Path = PROC) -> tuple[int, ...]:
 
 
 def with_mount_below(directory: Path, proc: Path = PROC) -> tuple[int, ...]:
-    """Every living process among whose mounts one comes from below `directory`."""
-    needle = str(directory)
+    """Every living process among whose mounts one comes from below `directory`, told by its last two names.
+
+    The kernel shows such paths from the root of their file system, wherever that is mounted.
+    """
+    needle = f"/{directory.parent.name}/{directory.name}/"
     return tuple(pid for pid in pids(proc) if needle in _text(proc / str(pid) / "mountinfo"))
 
 

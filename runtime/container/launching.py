@@ -1,0 +1,191 @@
+"""What the two drivers on top of the launcher share: preparing, launching without leaks, sweeping.
+
+Not a driver itself.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from runtime.cgroups.cgroup import remove_directories
+from runtime.channel import Channel
+from runtime.container.client import LauncherClient
+from runtime.container.instance import CONSOLE, KILL_TIMEOUT_S, Holdings, LaunchedInstance, remove_tree
+from runtime.container.plan import Plan, Program
+from runtime.driver import Driver, Host, Prepared
+from runtime.errors import TareError
+from runtime.images.store import ImageStore
+from runtime.instance import Instance, Timeline
+from runtime.ledger import Ledger, Resource, Stale, new_id, process_start
+from runtime.linux import procfs
+from runtime.linux.pidfd import Pidfd
+from runtime.spec import InstanceSpec
+
+AGENT = "/usr/lib/tare/agent"
+AGENT_FD = 3
+# As sent to the launcher: the console, then (if the agent runs) its end of the channel.
+CONSOLE_STREAMS = ((0, 1), (0, 2))
+AGENT_STREAMS = (*CONSOLE_STREAMS, (1, AGENT_FD))
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedImage(Prepared):
+    """The image's layers, topmost last, and the program to execute, the image's configuration applied."""
+
+    layers: tuple[Path, ...]
+    program: Program
+    streams: tuple[tuple[int, int], ...]
+
+
+class LauncherDriver(Driver):
+    """A driver whose instances are children of one launcher process."""
+
+    def __init__(self, host: Host) -> None:
+        super().__init__(host)
+        self.launcher = LauncherClient()
+        self._ledger = Ledger(host.run)
+
+    def prepare(self, spec: InstanceSpec) -> PreparedImage:
+        """Resolve the image, check what the driver can do, start the launcher."""
+        self.check(spec)
+        image = ImageStore(self.host.root).resolve(spec.image)
+        config = image.config.get("config") or {}
+        env = tuple(tuple(word.split("=", 1)) for word in config.get("Env") or () if "=" in word)
+        argv = spec.argv or (AGENT, "--fd", str(AGENT_FD))
+        self.launcher.start()
+        return PreparedImage(
+            spec=spec,
+            layers=tuple(layer.directory for layer in image.layers),
+            program=Program(argv, (*env, *spec.env), config.get("WorkingDir") or "/"),
+            streams=CONSOLE_STREAMS if spec.argv else AGENT_STREAMS,
+        )
+
+    @abstractmethod
+    def check(self, spec: InstanceSpec) -> None:
+        """Raise TareError naming the first thing in `spec` that this driver cannot do."""
+
+    @abstractmethod
+    def equip(self, prepared: PreparedImage, holdings: Holdings) -> Plan:
+        """Make what the instance needs on the host, noting each thing first, and the plan of its launch."""
+
+    @abstractmethod
+    def instance(self, prepared: PreparedImage, timeline: Timeline, holdings: Holdings) -> LaunchedInstance:
+        """The handle of an instance that runs."""
+
+    def launch(self, prepared: Prepared) -> Instance:
+        """Note, equip, clone; whatever fails, everything made until then is removed."""
+        assert isinstance(prepared, PreparedImage)
+        timeline = Timeline()
+        timeline.stamp("request")
+        instance_id = new_id()
+        entry = self._ledger.open(instance_id, self.name)
+        holdings = Holdings(entry, self.host.root / "instances" / instance_id)
+        try:
+            entry.note("dir", str(holdings.directory))
+            holdings.directory.mkdir(parents=True, mode=0o700)
+            plan = self.equip(prepared, holdings)
+            self._clone(plan, prepared, timeline, holdings)
+            return self.instance(prepared, timeline, holdings)
+        except BaseException:
+            with suppress(TareError):
+                holdings.give_back()
+            raise
+
+    def _clone(self, plan: Plan, prepared: PreparedImage, timeline: Timeline, holdings: Holdings) -> None:
+        console = os.open(holdings.directory / CONSOLE, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptors, theirs = [console], None
+        try:
+            if not prepared.spec.argv:
+                ours, theirs = socket.socketpair()
+                descriptors.append(theirs.fileno())
+                holdings.channel = Channel(ours, timeline, lambda: _tail(holdings))
+            child = holdings.child = self.launcher.launch(plan, descriptors)
+        finally:
+            os.close(console)
+            if theirs is not None:
+                theirs.close()
+        timeline.stamp("spawned", child.spawned_ns)
+        if prepared.spec.argv:
+            timeline.stamp("userland", child.executed_ns)
+        holdings.entry.note("pid", f"{child.pid}:{process_start(child.pid)}")
+
+    def leftovers(self) -> list[str]:
+        """What is still there of instances whose owner is dead."""
+        return [f"{stale.id}: {item.kind} {item.value}" for stale in self._stale() for item in _present(stale)]
+
+    def sweep(self) -> list[str]:
+        """Kill, remove and strike out, instance by instance."""
+        removed = []
+        for stale in self._stale():
+            present = list(_present(stale))
+            _remove(present)
+            remaining = list(_present(stale))
+            if remaining:
+                raise TareError(
+                    f"sweeping {stale.id}", f"{remaining[0].kind} {remaining[0].value} is still there", "try again"
+                )
+            self._ledger.strike(stale.id)
+            removed += [f"{stale.id}: {item.kind} {item.value}" for item in present]
+        return removed
+
+    def _stale(self) -> list[Stale]:
+        return list(self._ledger.stale(self.name))
+
+    def close(self) -> None:
+        """End the launcher."""
+        self.launcher.close()
+
+
+def _tail(holdings: Holdings) -> str:
+    try:
+        return (holdings.directory / CONSOLE).read_text(errors="replace")[-400:]
+    except OSError:
+        return ""
+
+
+def _present(stale: Stale) -> Iterator[Resource]:
+    """What of a stale page still exists; beside the noted, every process that lives on its files."""
+    for item in stale.resources:
+        if (item.kind == "pid" and stale.same_boot and _runs(item)) or (
+            item.kind == "cgroup" and Path(item.value).is_dir()
+        ):
+            yield item
+        elif item.kind == "dir" and Path(item.value).is_dir():
+            pids = procfs.with_mount_below(Path(item.value)) if stale.same_boot else ()
+            yield from (Resource("pid", f"{pid}:{process_start(pid)}") for pid in pids)
+            yield item
+
+
+def _remove(items: list[Resource]) -> None:
+    """Cgroups first: a frozen process can only die when they are thawed."""
+    remove_directories([Path(item.value) for item in items if item.kind == "cgroup"])
+    for item in items:
+        if item.kind == "pid":
+            _kill(item)
+    for item in items:
+        if item.kind == "dir":
+            remove_tree(Path(item.value))
+
+
+def _kill(item: Resource) -> None:
+    with suppress(ProcessLookupError), Pidfd.of(_pid(item)) as process:
+        if _runs(item):
+            process.signal(signal.SIGKILL)
+            process.wait(KILL_TIMEOUT_S)
+
+
+def _runs(item: Resource) -> bool:
+    """Whether exactly this process runs; a zombie does not."""
+    start = item.value.partition(":")[2]
+    return str(process_start(_pid(item))) == start and procfs.state(_pid(item)) not in (None, "Z", "X")
+
+
+def _pid(item: Resource) -> int:
+    return int(item.value.partition(":")[0])

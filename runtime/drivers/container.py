@@ -1,0 +1,205 @@
+"""The `container` driver: our own runtime, confined as Docker's default container is.
+
+All namespaces but the user's, cgroup limits on whatever hierarchy the host has, the image's layers
+under an overlay with a writable layer of the instance's own, Docker's default capabilities, a
+seccomp filter, no_new_privs. No bridge yet: the network is none (its own, with lo) or the host's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+from runtime.cgroups.cgroup import Cgroup
+from runtime.cgroups.detect import Hierarchies, detect, open_cgroup
+from runtime.container.instance import Holdings, LaunchedInstance, remove_tree
+from runtime.container.launching import LauncherDriver, PreparedImage
+from runtime.container.plan import Bind, HostFacts, Plan, Program, Rootfs, container_plan
+from runtime.driver import Host, Kind
+from runtime.errors import TareError
+from runtime.instance import Availability, Timeline, Usage
+from runtime.ledger import new_id
+from runtime.linux import procfs
+from runtime.linux.seccomp import default_program
+from runtime.spec import InstanceSpec, Limits, MountKind, NetworkMode
+
+_HOSTS = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t{}\n"
+
+
+class ContainerInstance(LaunchedInstance):
+    """One container."""
+
+    def __init__(
+        self, spec: InstanceSpec, timeline: Timeline, holdings: Holdings, layers: Sequence[Path], cgroup: Cgroup
+    ) -> None:
+        super().__init__(spec, timeline, holdings, layers)
+        self._cgroup = cgroup
+
+    def host_pids(self) -> tuple[int, ...]:
+        """What the cgroup holds."""
+        return self._cgroup.pids()
+
+    def usage(self) -> Usage:
+        """The cgroup's accounting, and the processes' proportional set size."""
+        return dataclasses.replace(self._cgroup.usage(), pss_bytes=procfs.pss_bytes(self.host_pids()))
+
+    def _freeze(self, frozen: bool) -> None:
+        self._cgroup.set_frozen(frozen)
+
+
+class ContainerDriver(LauncherDriver):
+    """Launches containers."""
+
+    name = "container"
+    kind = Kind.CONTAINER
+
+    def __init__(self, host: Host) -> None:
+        super().__init__(host)
+        self._cgroups: dict[str, Cgroup] = {}
+
+    @cached_property
+    def _hierarchies(self) -> Hierarchies:
+        return detect()
+
+    @cached_property
+    def _facts(self) -> HostFacts:
+        return HostFacts.gather()
+
+    def probe(self) -> Availability:
+        """Launch a container of nothing on an empty image: every step of a real one but the program."""
+        if os.geteuid() != 0:
+            return Availability(False, "containers need root", "run it as root")
+        directory = self.host.root / "instances" / f"probe-{new_id()}"
+        cgroup = None
+        try:
+            program = default_program()
+            (directory / "layer").mkdir(parents=True)
+            _make_rootfs(directory)
+            cgroup = self._open_cgroup(directory.name, Limits(), directory)
+            cgroup.create()
+            plan = self._plan(Rootfs((directory / "layer",), directory), Program(("true",)), directory.name, cgroup)
+            child = self.launcher.launch(dataclasses.replace(plan, steps=plan.steps[:-1]), [])
+            if not child.wait(10) or child.exit_code != 0:
+                return Availability(False, f"a container without a program ended with {child.exit_code}")
+            child.close()
+        except (TareError, OSError) as error:
+            return Availability(False, str(error), "see: tare doctor")
+        finally:
+            if cgroup is not None:
+                cgroup.remove()
+            remove_tree(directory)
+        return Availability(True, facts=self._describe(cgroup, program))
+
+    def _describe(self, cgroup: Cgroup, program: bytes) -> dict[str, str]:
+        return {
+            "kernel": platform.release(),
+            "cgroups": f"{cgroup.method} ({self._hierarchies.mode} host)",
+            "namespaces": "mount uts ipc pid net cgroup",
+            "seccomp": f"{len(program) // 8} instructions, sha256 {hashlib.sha256(program).hexdigest()[:12]}",
+            "root file system": "overlay",
+            "launcher": f"Python {sys.version.split()[0]}",
+        }
+
+    def check(self, spec: InstanceSpec) -> None:
+        """Bridges, other containers' networks and named volumes are not there yet."""
+        if spec.network.mode not in (NetworkMode.NONE, NetworkMode.HOST):
+            raise TareError(f"network {spec.network.mode}", "this driver has none and host", "use --network none")
+        for mount in spec.mounts:
+            if mount.kind is MountKind.VOLUME:
+                raise TareError(f"volume {mount.source}", "this driver binds host paths only", "use -v /PATH:/DST")
+            if mount.kind is MountKind.BIND and not Path(mount.source).exists():
+                raise TareError(f"mount {mount.source}", "no such path on the host", "create it first")
+
+    def equip(self, prepared: PreparedImage, holdings: Holdings) -> Plan:
+        """The cgroup with its limits, the writable layer, /etc/hosts and the like."""
+        spec, directory, instance_id = prepared.spec, holdings.directory, holdings.entry.id
+        holdings.cgroup = self._open_cgroup(instance_id, spec.limits, directory)
+        for path in holdings.cgroup.directories():
+            holdings.entry.note("cgroup", str(path))
+        holdings.cgroup.create()
+        holdings.cgroup.apply(spec.limits)
+        _make_rootfs(directory)
+        return self._plan(
+            Rootfs(prepared.layers, directory),
+            prepared.program,
+            spec.hostname or instance_id,
+            holdings.cgroup,
+            binds=(*_etc(directory, spec, spec.hostname or instance_id), *_binds(spec)),
+            tmpfs=tuple(mount.target for mount in spec.mounts if mount.kind is MountKind.TMPFS),
+            own_network=spec.network.mode is NetworkMode.NONE,
+            streams=prepared.streams,
+        )
+
+    def _open_cgroup(self, instance_id: str, limits: Limits, directory: Path) -> Cgroup:
+        wants_io = limits.io_read_bps is not None or limits.io_write_bps is not None
+        return open_cgroup(
+            instance_id,
+            limits,
+            io_path=directory if wants_io else None,
+            guard_devices=True,
+            hierarchies=self._hierarchies,
+        )
+
+    def _plan(
+        self,
+        rootfs: Rootfs,
+        program: Program,
+        hostname: str,
+        cgroup: Cgroup,
+        *,
+        binds: Sequence[Bind] = (),
+        tmpfs: Sequence[str] = (),
+        own_network: bool = True,
+        streams: Sequence[tuple[int, int]] = (),
+    ) -> Plan:
+        return container_plan(
+            rootfs,
+            program,
+            self._facts,
+            hostname=hostname,
+            join_files=cgroup.join_files(),
+            cgroup=cgroup.clone_into(),
+            cgroup_mounts=cgroup.mounts_inside(),
+            binds=binds,
+            tmpfs=tmpfs,
+            own_network=own_network,
+            seccomp=default_program(),
+            streams=streams,
+        )
+
+    def instance(self, prepared: PreparedImage, timeline: Timeline, holdings: Holdings) -> ContainerInstance:
+        """The handle."""
+        assert holdings.cgroup is not None
+        return ContainerInstance(prepared.spec, timeline, holdings, prepared.layers, holdings.cgroup)
+
+
+def _make_rootfs(directory: Path) -> None:
+    for name in ("upper", "work", "root"):
+        (directory / name).mkdir()
+        # The upper directory's mode becomes the root directory's, whatever the umask.
+        (directory / name).chmod(0o755)
+
+
+def _etc(directory: Path, spec: InstanceSpec, hostname: str) -> list[Bind]:
+    """Names: the instance's own without a network, the host's with the host's."""
+    (directory / "hostname").write_text(f"{hostname}\n")
+    binds = [Bind(directory / "hostname", "/etc/hostname", file=True)]
+    if spec.network.mode is NetworkMode.HOST:
+        found = [Path("/etc") / name for name in ("hosts", "resolv.conf") if Path("/etc", name).exists()]
+        return binds + [Bind(path.resolve(), str(path), read_only=True, file=True) for path in found]
+    (directory / "hosts").write_text(_HOSTS.format(hostname))
+    return [*binds, Bind(directory / "hosts", "/etc/hosts", file=True)]
+
+
+def _binds(spec: InstanceSpec) -> list[Bind]:
+    return [
+        Bind(Path(mount.source).resolve(), mount.target, mount.read_only, file=Path(mount.source).is_file())
+        for mount in spec.mounts
+        if mount.kind is MountKind.BIND
+    ]
