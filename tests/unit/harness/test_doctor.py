@@ -166,7 +166,7 @@ def test_one_driver_a_kind_is_enough(host: Host) -> None:
 
 
 def test_emulation_warns_and_says_why(host: Host) -> None:
-    emulated = Behaviour(facts={"accelerator": "tcg", "accelerator_reason": "KVM lost the race"})
+    emulated = Behaviour(facts={"accelerator": "tcg", "accelerator reason": "KVM lost the race"})
     check = named(asked(host, vm=fake("vm", Kind.VM, emulated)), "driver vm")
     assert check.status is Status.WARN
     assert "KVM lost the race" in check.detail
@@ -174,7 +174,13 @@ def test_emulation_warns_and_says_why(host: Host) -> None:
 
 def test_hardware_virtualisation_is_named(host: Host) -> None:
     check = named(asked(host, vm=fake("vm", Kind.VM, Behaviour(facts={"accelerator": "kvm"}))), "driver vm")
-    assert (check.status, check.detail) == (Status.OK, "works, KVM")
+    assert (check.status, check.detail) == (Status.OK, "works, on KVM")
+
+
+def test_an_accelerator_not_found_out_yet_is_said_so(host: Host) -> None:
+    check = named(asked(host, vm=fake("vm", Kind.VM, Behaviour(facts={"accelerator": "unknown"}))), "driver vm")
+    assert check.status is Status.WARN
+    assert "race" in check.detail
 
 
 class Troubled(FakeDriver):
@@ -233,10 +239,16 @@ def test_missing_tools_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert check.detail == f"not on PATH: {doctor.TOOLS[0]}"
 
 
-def test_firmware_is_looked_for_where_distributions_put_it(tmp_path: Path) -> None:
-    assert doctor.check_firmware(tmp_path).status is Status.WARN
-    grow(tmp_path, {"edk2/ovmf/OVMF_CODE.fd": ""})
-    assert doctor.check_firmware(tmp_path).status is Status.OK
+def test_missing_firmware_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runtime.drivers.libvirt.FIRMWARE", (("/nowhere/code", "/nowhere/variables"),))
+    check = doctor.check_firmware()
+    assert (check.status, check.mend) == (Status.WARN, "./bootstrap")
+
+
+def test_firmware_that_is_there_is_ok(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    grow(tmp_path, {"code": "", "variables": ""})
+    monkeypatch.setattr("runtime.drivers.libvirt.FIRMWARE", ((f"{tmp_path}/code", f"{tmp_path}/variables"),))
+    assert doctor.check_firmware().status is Status.OK
 
 
 def test_an_absent_image_says_how_to_make_it(host: Host) -> None:
