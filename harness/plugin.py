@@ -81,10 +81,10 @@ class Front:
         """The one test function becomes an item a cell, named like `startup[container]`."""
         if name != "measured_cell":
             return None
-        return [self._item(collector, name, obj, one.cell) for one in self.plan.planned]
+        return [self._item(collector, obj, one.cell) for one in self.plan.planned]
 
-    def _item(self, collector: pytest.Module | pytest.Class, name: str, obj: object, cell: Cell) -> pytest.Item:
-        item = pytest.Function.from_parent(collector, name=str(cell), originalname=name, callobj=obj)
+    def _item(self, collector: pytest.Module | pytest.Class, obj: object, cell: Cell) -> pytest.Item:
+        item = pytest.Function.from_parent(collector, name=str(cell), callobj=obj)
         item.stash[CELL] = cell
         item.add_marker(pytest.mark.benchmark(timer=replay.VirtualClock(), group=cell.workload))
         for mark in (cell.workload, str(self.plan.drivers[cell.driver].kind)):

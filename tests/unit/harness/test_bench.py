@@ -1,0 +1,156 @@
+"""Opening a run: what is asked for is decided or refused before anything is touched."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from click.testing import CliRunner
+
+from harness import bench, cli, environment
+from harness.bench import Options
+from harness.results import Run
+from harness.runner import Interrupted, Observer
+from runtime.errors import TareError, UsageError
+from tests.fakes import fake_host
+from tests.unit.harness import fakebench
+from tests.unit.harness.engine import demand_schema
+from tests.unit.harness.test_runner import Stopping
+
+
+@pytest.fixture(autouse=True)
+def fakes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    fakebench.install(monkeypatch)
+    monkeypatch.setenv("TARE_ROOT", str(tmp_path / "state"))
+    monkeypatch.chdir(tmp_path)
+
+
+def run(tmp_path: Path, options: Options, observer: Observer | None = None) -> Run:
+    with bench.opened(bench.draft(options), fake_host(tmp_path / "state"), observer or Observer()) as opened:
+        opened.engine.run()
+    return Run.load(opened.directory)
+
+
+def test_a_draft_takes_what_the_profile_says_and_what_the_user_says_instead() -> None:
+    plan = bench.draft(Options(drivers=("container",), select="startup", seed=5))
+    assert (plan.profile.name, plan.seed, list(plan.drivers)) == ("quick", 5, ["container"])
+    assert [str(one.cell) for one in plan.planned] == ["startup[container]"]
+    assert set(bench.draft(Options()).drivers) == {"native", "container"}
+
+
+def test_without_a_seed_one_is_drawn() -> None:
+    assert len({bench.draft(Options()).seed for _ in range(3)}) > 1
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (Options(profile="fast"), "no such profile"),
+        (Options(drivers=("odd",)), "no such driver"),
+        (Options(select="nothing"), "no cell matches"),
+        (Options(select="a and"), "a word is missing"),
+    ],
+)
+def test_a_wrong_name_is_a_usage_error(options: Options, why: str) -> None:
+    with pytest.raises(UsageError, match=why):
+        bench.draft(options)
+
+
+def test_results_go_under_the_time_and_the_fingerprint(tmp_path: Path) -> None:
+    done = run(tmp_path, Options())
+    assert done.directory.parent == Path("results")
+    assert done.directory.name.endswith("z-" + environment.fingerprint({"cpu": {"model": "fake"}})[:8])
+    demand_schema(done.directory)
+
+
+def test_the_header_repeats_the_run(tmp_path: Path) -> None:
+    header = run(tmp_path, Options(drivers=("native",), seed=9, out=tmp_path / "out")).header
+    assert header.command == "tare bench --profile quick --drivers native --seed 9"
+    assert {metric.name.split(".")[0] for metric in header.metrics} >= {"startup", "footprint"}
+    assert {cell.label for cell in header.cells} == {"native", "native~aa"}
+
+
+def test_an_interrupted_run_is_resumed_with_its_own_profile_drivers_and_seed(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    whole = run(tmp_path, Options(seed=4, out=tmp_path / "whole"))
+    with pytest.raises(Interrupted):
+        run(tmp_path, Options(seed=4, out=out), Stopping(8))
+    resumed = run(tmp_path, Options(resume=out))
+    assert resumed.header.seed == 4
+    assert {(r.cell, r.block) for r in resumed.records} == {(r.cell, r.block) for r in whole.records}
+    assert len(resumed.records) == len(whole.records)
+
+
+@pytest.mark.parametrize("said", [{"seed": 1}, {"profile": "quick"}, {"drivers": ("native",)}, {"select": "x"}])
+def test_what_a_resumed_run_began_with_cannot_be_said_again(tmp_path: Path, said: dict[str, object]) -> None:
+    out = run(tmp_path, Options(out=tmp_path / "out")).directory
+    with pytest.raises(UsageError, match="leave it out beside --resume"):
+        bench.draft(Options(resume=out, **said))  # type: ignore[arg-type]
+
+
+def test_a_run_of_another_host_is_not_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = run(tmp_path, Options(out=tmp_path / "out")).directory
+    before = (out / "journal.jsonl").read_bytes()
+    monkeypatch.setattr(environment, "capture", lambda: {"cpu": {"model": "another"}})
+    with pytest.raises(TareError, match="another host"):
+        run(tmp_path, Options(resume=out))
+    assert (out / "journal.jsonl").read_bytes() == before
+
+
+def test_a_user_who_is_not_root_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(TareError, match=r"not root.*root shell"):
+        run(tmp_path, Options())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_seen_before_anything_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=5 << 20))
+    with pytest.raises(TareError, match="only 5 MiB free"):
+        run(tmp_path, Options())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_directory_in_use_or_a_file_in_its_place_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").touch()
+    with pytest.raises(TareError, match="is not empty"):
+        run(tmp_path, Options(out=tmp_path / "out"))
+    with pytest.raises(TareError, match="not a writable directory"):
+        run(tmp_path, Options(out=tmp_path / "out" / "mine" / "deeper"))
+
+
+def test_no_usable_driver_is_one_line_with_every_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(
+        "FAKE_BENCH", '{"native": {"usable": false}, "container": {"usable": false, "reason": "no cgroup"}}'
+    )
+    fakebench.install(monkeypatch)
+    with pytest.raises(TareError, match="container: no cgroup"):
+        run(tmp_path, Options())
+    assert list(tmp_path.glob("results*")) == []
+
+
+def test_the_command_measures_reports_and_says_where(tmp_path: Path) -> None:
+    done = CliRunner().invoke(cli.bench, ["--out", "out", "-k", "startup", "--seed", "1"], standalone_mode=False)
+    assert done.return_value == 0, done.output
+    assert "results in out" in done.output
+    assert "REPORT OF out" in done.output
+    assert done.output.count("startup[native~aa]") == 2
+
+
+def test_the_command_lists_cells_and_touches_nothing(tmp_path: Path) -> None:
+    done = CliRunner().invoke(cli.bench, ["--list"], standalone_mode=False)
+    assert "startup[container]" in done.output.splitlines()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_failed_cells_make_the_command_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_BENCH", '{"container": {"fail_exec": "sysbench cpu"}}')
+    fakebench.install(monkeypatch)
+    done = CliRunner().invoke(cli.bench, ["--out", "out", "--no-report"], standalone_mode=False)
+    assert done.return_value == 1
+    assert "2 cells failed" in done.output
+    assert "told to fail" in done.output

@@ -1,0 +1,62 @@
+"""What a run shows: lines that say what happened, with the time that is left."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from harness.progress import Display, duration
+from harness.results import Cell, Outcome, Record
+from workloads.metric import Sample
+
+
+def record(outcome: Outcome, reason: str = "", *values: float) -> Record:
+    return Record(
+        cell=Cell("startup", "container", "container"),
+        block=2,
+        position=0,
+        started_utc="",
+        started_ns=0,
+        elapsed_ns=1_500_000_000,
+        outcome=outcome,
+        reason=reason,
+        samples=tuple(Sample("startup.ready", value) for value in values),
+    )
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.42, "0.4 s"), (12.3, "12 s"), (250, "4 min 10 s"), (3900, "1 h 05 min"), (86400, "24 h 00 min")],
+)
+def test_durations_read_aloud(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_plain_lines_off_a_terminal_say_block_outcome_figure_and_time_left() -> None:
+    stream = io.StringIO()
+    with Display(stream) as display:
+        display.running("startup[container], block 3", 61)
+        display.ended(record(Outcome.OK, "", 0.25, 0.5, 0.75), 60)
+        display.ended(record(Outcome.FAILED, "no [brackets] are markup"), 5)
+        display.noted("that is all")
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == 3
+    words = " ".join(lines[0].split())
+    assert words == "3 ok startup[container] 1.5 s startup.ready 0.5, 3 samples (1 min 00 s left)"
+    assert "no [brackets] are markup" in lines[1]
+    assert "\x1b" not in stream.getvalue()
+
+
+def test_a_terminal_gets_one_moving_line_with_the_time_left() -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    stream = Terminal()
+    with Display(stream) as display:
+        display.running("startup[container], block 3", 61)
+        display.saying("12 instances")
+        display.ended(record(Outcome.SKIPPED, "time budget"), 60)
+    assert "12 instances · 1 min 01 s left" in stream.getvalue()
+    assert "time budget" in stream.getvalue()
