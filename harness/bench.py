@@ -24,7 +24,7 @@ from harness.results import Cell, DriverEntry, Run, RunHeader
 from harness.runner import Assignment, Engine, Observer, one_line, utc
 from harness.schedule import Planned
 from harness.selection import selector
-from runtime.driver import Driver, Host, find_driver
+from runtime.driver import Driver, Host, Kind, find_driver
 from runtime.errors import TareError, UsageError
 from runtime.images import recipe
 from runtime.images.store import ImageStore
@@ -126,7 +126,9 @@ def opened(
     if plan.run is not None:
         journal.check_same(plan.run, fingerprint=fingerprint, settings=plan.profile.settings())
     with ExitStack() as stack:
-        image = ready_image(host, observer)
+        image = ready_image(
+            host, observer, machine=any(plan.drivers[one.cell.driver].kind is Kind.VM for one in planned)
+        )
         drivers = {name: driver(host) for name, driver in plan.drivers.items()}
         for each in drivers.values():
             stack.callback(each.close)
@@ -253,7 +255,9 @@ def command(plan: Draft) -> str:
     return shlex.join([*words, "--seed", str(plan.seed)])
 
 
-def ready_image(host: Host, observer: Observer) -> dict[str, str]:
-    """Build the bench's image if it is absent and return what was used, name → digest. Untimed."""
-    image, machine = recipe.build(ImageStore(host.root), recipe.load("debian"), say=observer.noted)
-    return {str(each.ref): each.digest for each in (image, machine)}
+def ready_image(host: Host, observer: Observer, *, machine: bool) -> dict[str, str]:
+    """Build the bench's image, and the machine of it where a VM is measured, if absent; name → digest. Untimed."""
+    store = ImageStore(host.root)
+    image, whole = recipe.build(store, recipe.load("debian"), say=observer.noted)
+    digests = {str(each.ref): each.digest for each in (image, whole)}
+    return digests | {"machine": store.machine(image.ref, observer.noted).digest} if machine else digests

@@ -71,7 +71,7 @@ def report(directory: Path) -> int:
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
 def doctor(as_json: bool) -> int:
     """Say whether this host can measure, and what to do where it cannot."""
-    from harness import doctor as checking
+    import harness.doctor as checking
 
     checks = checking.checks(host_from_env())
     if as_json:

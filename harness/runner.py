@@ -6,12 +6,13 @@ Not when or in which order (`harness.schedule`), not what is measured (`workload
 
 from __future__ import annotations
 
+import gc
 import math
 import resource
 import time
 import traceback
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -105,7 +106,7 @@ class Engine:
         began_cpu_s = _own_cpu_s()
         self._event("resumed" if self._done else "started")
         try:
-            with self._guard:
+            with self._guard, _collected_between_visits():
                 self._skip_unusable()
                 self._sweep_all()
                 self._blocks()
@@ -309,6 +310,7 @@ class Engine:
         """Between visits the host holds nothing of the last one; what it still does is recorded and swept."""
         with self._guard.critical():
             self._close_strays(None)
+            gc.collect()
             try:
                 left = driver.leftovers()
                 if left:
@@ -452,6 +454,19 @@ def _alive(instance: Instance) -> bool:
         return instance.alive()
     except Exception:  # noqa: BLE001 - an instance that cannot say so is not alive
         return False
+
+
+@contextmanager
+def _collected_between_visits() -> Iterator[None]:
+    """Keep the garbage collector out of timed intervals, where it would hold up the thread that stamps events."""
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        gc.unfreeze()
 
 
 def _suspended_ns() -> int:

@@ -42,7 +42,7 @@ def install(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(cli, "report", report)
 
 
-def image(host: Host, observer: Observer) -> dict[str, str]:
+def image(host: Host, observer: Observer, *, machine: bool) -> dict[str, str]:
     return {"tare/debian:bookworm": "sha256:" + "0" * 64}
 
 
