@@ -79,10 +79,12 @@ def build(layers: Sequence[Path], work: Path, name: str, disk_bytes: int) -> Non
     modules = initramfs.module_files(tree / "usr/lib/modules" / version)
     (machine / "initrd").write_bytes(initramfs.initramfs((work / "stage1").read_bytes(), modules))
     identity = uuid.uuid5(uuid.NAMESPACE_OID, name)
-    disk = machine / "disk.raw"
+    disk = work / "disk.raw"
     _partition(disk, disk_bytes, identity)
     _fill_boot_partition(disk, tree, kernel, tree / f"boot/initrd.img-{version}", work, identity)
     _fill_root_partition(disk, tree, disk_bytes, identity)
+    # mke2fs leaves its zeros as allocated, unwritten extents; in a copy they are holes.
+    run(["cp", "--sparse=always", str(disk), str(machine / "disk.raw")], timeout_s=300)
 
 
 def _compile_stage1(program: Path) -> None:

@@ -1,0 +1,134 @@
+"""The commands that deal with what this host keeps: `tare build`, `tare images`, `tare clean`.
+
+Only words and tables; the work is done by `runtime.images` and the drivers.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import click
+
+from runtime.driver import Driver, Host, drivers, host_from_env
+from runtime.errors import TareError
+from runtime.images import recipe as recipes
+from runtime.images.store import Image, ImageStore, tree_bytes
+from runtime.ledger import Ledger
+
+
+@click.command()
+@click.argument("recipe", default="debian")
+@click.option("--force", is_flag=True, help="Build again even if nothing has changed.")
+@click.option("--json", "as_json", is_flag=True, help="Print what was built as JSON.")
+def build(recipe: str, force: bool, as_json: bool) -> None:
+    """Build the images of RECIPE (a name or a .toml file) and the machine's disk, unless they are current."""
+    store = ImageStore(host_from_env().root)
+
+    def say(text: str) -> None:
+        click.echo(text, err=True)
+
+    image, whole = recipes.build(store, recipes.load(recipe), force=force, say=say)
+    machine = store.machine(image.ref, say)
+    if as_json:
+        click.echo(json.dumps([_described(store, image), _described(store, whole)], indent=1))
+    else:
+        click.echo(f"{image.ref} {image.digest}\n{whole.ref} {whole.digest} machine {machine.digest}")
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print the list as JSON.")
+def images(as_json: bool) -> None:
+    """List the images on this host: layers, and bytes logical and allocated (shared layers count in each)."""
+    store = ImageStore(host_from_env().root)
+    rows = [_described(store, image) for image in store.images()]
+    if as_json:
+        click.echo(json.dumps(rows, indent=1))
+        return
+    if not rows:
+        click.echo("no images (make them with: tare build)")
+        return
+    click.echo(f"{'IMAGE':32} {'DIGEST':20} {'LAYERS':>6} {'LOGICAL':>9} {'ALLOCATED':>9} {'MACHINE':>9}")
+    for row in rows:
+        machine = _mib(row["machine"]["allocated_bytes"]) if row["machine"] else "-"
+        sizes = f"{_mib(row['logical_bytes']):>9} {_mib(row['allocated_bytes']):>9} {machine:>9}"
+        click.echo(f"{row['ref']:32} {row['digest'][:19]:20} {len(row['layers']):>6} {sizes}")
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
+def clean(as_json: bool) -> None:
+    """Remove everything Tare ever left on this host, except what still runs and the images in use."""
+    done = sweep(host_from_env())
+    if as_json:
+        click.echo(json.dumps({"removed": done.removed, "live": done.live, "failed": done.failed}, indent=1))
+        return
+    for line in done.removed:
+        click.echo(f"removed {line}")
+    for entry in done.live:
+        click.echo(f"left alone {entry['id']}: its owner, process {entry['pid']}, is running")
+    for line in done.failed:
+        click.echo(f"not removed: {line}", err=True)
+    if not (done.removed or done.live or done.failed):
+        click.echo("nothing to clean")
+
+
+@dataclass(slots=True)
+class Sweep:
+    """What a sweep did: lines about things removed, live instances (id, pid), and what could not be removed."""
+
+    removed: list[str] = field(default_factory=list)
+    live: list[dict[str, Any]] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+
+
+def sweep(host: Host) -> Sweep:
+    """Sweep every driver, then half-made images and, when nothing is live, image data that no image needs.
+
+    A driver that cannot work on this host is passed over if it left nothing, named if it did.
+    """
+    done = Sweep()
+    ledger, store = Ledger(host.run), ImageStore(host.root)
+    for name, kind in sorted(drivers().items()):
+        _sweep_driver(name, kind, host, done)
+    done.live = [{"id": instance_id, "pid": pid} for instance_id, pid in ledger.live()]
+    tasks = [store.sweep_partial] if done.live else [store.sweep_partial, store.collect]
+    for task in tasks:
+        try:
+            done.removed += task()
+        except (TareError, OSError) as error:
+            done.failed.append(f"images: {error}")
+    return done
+
+
+def _sweep_driver(name: str, kind: type[Driver], host: Host, done: Sweep) -> None:
+    try:
+        driver = kind(host)
+        try:
+            done.removed += driver.sweep()
+        finally:
+            driver.close()
+    except Exception as error:  # noqa: BLE001 - one driver's missing library must not keep the others' dirt
+        if any(Ledger(host.run).stale(name)):
+            done.failed.append(f"{name}: {error}")
+
+
+def _described(store: ImageStore, image: Image) -> dict[str, Any]:
+    sizes = [tree_bytes(layer.directory) for layer in image.layers]
+    machine = store.machine_if_built(image)
+    return {
+        "ref": str(image.ref),
+        "digest": image.digest,
+        "layers": [
+            {"digest": layer.digest, "logical_bytes": logical, "allocated_bytes": allocated}
+            for layer, (logical, allocated) in zip(image.layers, sizes, strict=True)
+        ],
+        "logical_bytes": sum(logical for logical, _ in sizes),
+        "allocated_bytes": sum(allocated for _, allocated in sizes),
+        "machine": machine and dict(zip(("logical_bytes", "allocated_bytes"), tree_bytes(machine.disk), strict=True)),
+    }
+
+
+def _mib(size_bytes: int) -> str:
+    return f"{size_bytes / 2**20:.1f} MiB"
