@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from reports.claims import Contrast, Estimate, Row, Ruling
+from reports.claims import CONTAINER, VM, Contrast, Estimate, Row, Ruling
 from reports.frame import Frame, Message
 from reports.page import Value
 from reports.units import digits, exact, human, span, times
 from reports.words import Words
 
 
-def figure(estimate: Estimate) -> str:
+def figure(estimate: Estimate, significant: int = 2) -> str:
     """The figure alone, or an empty string where there is none."""
     if estimate.value is None:
         return ""
-    return f"{'≥ ' if estimate.at_least else ''}{human(estimate.value, estimate.unit)}"
+    return f"{'≥ ' if estimate.at_least else ''}{human(estimate.value, estimate.unit, significant)}"
 
 
 def cell(estimate: Estimate, words: Words) -> Value:
     """A driver's figure as a cell: figure, note and TCG mark, or why there is none; the figure in full beside it."""
     if estimate.value is None:
         return Value(words.tell(estimate.why or Message("absent.no_sample")), absent=True)
-    note = f" {words.tell(estimate.note)}" if estimate.note else ""
-    return Value(figure(estimate) + note, exact=exact(estimate.value), mark="TCG" if estimate.emulated else "")
+    note = words.tell(estimate.note) if estimate.note else ""
+    mark = "TCG" if estimate.emulated else ""
+    return Value(figure(estimate), exact=exact(estimate.value), mark=mark, note=note)
 
 
 def sentence(estimate: Estimate, words: Words) -> str:
@@ -29,10 +30,11 @@ def sentence(estimate: Estimate, words: Words) -> str:
     if estimate.value is None:
         return words.tell(estimate.why or Message("absent.no_sample"))
     value = cell(estimate, words)
-    said = value.text + (f" {value.mark}" if value.mark else "")
-    if estimate.interval is None:
+    label = "" if estimate.label in (CONTAINER, VM) else f"({estimate.label})"
+    said = " ".join(filter(None, (figure(estimate, 3), value.mark, value.note, label)))
+    if estimate.interval is None or estimate.at_least:
         return words.say("answer.side_few", value=said, n=estimate.n)
-    ends = span(estimate.interval.low, estimate.interval.high, estimate.unit)
+    ends = span(estimate.interval.low, estimate.interval.high, estimate.unit, 3)
     return words.say("answer.side", value=said, span=ends, n=estimate.n)
 
 
@@ -43,17 +45,13 @@ def contrast(value: Contrast | None, words: Words) -> Value:
     why = words.tell(value.why) if value.why else ""
     if value.value is None:
         return Value(" ".join(filter(None, (words.say("note.no_ratio"), value.code))), exact=why, absent=True)
-    if value.unit == "pp":
-        text = f"{_signed(value.value)} pp"
-        ends = "" if value.low is None or value.high is None else f" ({_signed(value.low)} to {_signed(value.high)})"
-    else:
-        text = times(value.value)
-        ends = "" if value.low is None or value.high is None else f" ({_bare(value.low)}–{_bare(value.high)})"
-    return Value(text + ends, exact=exact(value.value), mark=value.code)
-
-
-def _bare(ratio: float) -> str:
-    return times(ratio).removesuffix("×")
+    points = value.unit == "pp"
+    text = f"{_signed(value.value)} pp" if points else times(value.value)
+    ends = ""
+    if value.low is not None and value.high is not None:
+        low, high = (_signed(end) if points else times(end).removesuffix("×") for end in (value.low, value.high))
+        ends = f"{low} to {high}" if points else f"{low}–{high}"
+    return Value(text, exact=exact(value.value), mark=value.code, note=ends)
 
 
 def _signed(points: float) -> str:

@@ -22,6 +22,8 @@ from reports.frame import Frame, Message
 
 SEED = Path(__file__).parent / "claims" / "seed.toml"
 CONTAINER, VM, NATIVE = "container", "vm", "native"
+NO_RATIO = ("ratio", "bool")  # units of figures around zero, of which a quotient says nothing
+BITES = ("enforcement.limit_holds", "enforcement.cpu_bites", "enforcement.memory_bites")
 
 
 class Ruling(StrEnum):
@@ -75,7 +77,11 @@ class ClaimSet:
 
 
 def _claim(entry: dict[str, Any]) -> Claim:
-    known = {key: entry[key] for key in ("id", "tested_by", "rule", "hardware", "stand_in", "relative", "limits") if key in entry}
+    known = {
+        key: entry[key]
+        for key in ("id", "tested_by", "rule", "hardware", "stand_in", "relative", "limits")
+        if key in entry
+    }
     texts = {key: value for key, value in entry.items() if key in ("en", "zh")}
     return Claim(texts=texts, metrics=tuple(entry["metrics"]), **known)
 
@@ -101,7 +107,7 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contrast:
-    """VM against container: a ratio (`×`) or a difference in percentage points (`pp`); `why` it is absent or refused."""
+    """VM against container: a ratio (`×`) or a difference in points (`pp`), or `why` it is absent or refused."""
 
     unit: str
     value: float | None = None
@@ -137,7 +143,10 @@ class Evidence:
 
         Where the claim allows it (`stand_in`), another VM that was measured decides in place of one that was not.
         """
-        rest = [[label for label in self.frame.labels(kind) if label != kind and "~" not in label] for kind in (CONTAINER, VM)]
+        rest = [
+            [label for label in self.frame.labels(kind) if label != kind and "~" not in label]
+            for kind in (CONTAINER, VM)
+        ]
         containers, vms = [CONTAINER, *rest[0]], [VM, *rest[1]]
         if claim.stand_in and not self.frame.blocks(claim.metrics[0], VM):
             vms.sort(key=lambda label: not self.frame.blocks(claim.metrics[0], label))
@@ -163,9 +172,7 @@ class Evidence:
     def series(self, metric: str, label: str, **where: str) -> Series:
         """The per-block figures with each block's position and the steal during it."""
         records = [
-            record
-            for record in self.frame.records(self.frame.workload(metric), label)
-            if record.outcome is Outcome.OK
+            record for record in self.frame.records(self.frame.workload(metric), label) if record.outcome is Outcome.OK
         ]
         return Series(
             label=label,
@@ -177,7 +184,7 @@ class Evidence:
     def control(self, metric: str, **where: str) -> stats.Effect | None:
         """The A/A effect of `metric`: native's twin against native, or None where either has no figures."""
         twin = next((label for label in self.frame.labels(NATIVE) if "~" in label), None)
-        if twin is None:
+        if twin is None or self.frame.unit(metric) in NO_RATIO:
             return None
         pair = [self.frame.blocks(metric, label, **where) for label in (NATIVE, twin)]
         return stats.ratio(*pair, seed=self.frame.run.header.seed) if all(pair) else None
@@ -193,8 +200,33 @@ class Evidence:
             self.series(metric, contender, **where),
             aa=self.control(metric, **where),
             emulated=self.frame.emulated(contender) or self.frame.emulated(baseline),
+            limit=self.broken_limits(baseline, contender),
+            resolution=self._resolution if known.unit == "s" else 0.0,
             seed=self.frame.run.header.seed,
         )
+
+    def broken_limits(self, *labels: str) -> str:
+        """Which limits of these drivers the host does not hold or that do not bite, in words; empty if all do."""
+        names = {label.partition("~")[0] for label in labels} - {NATIVE}
+        unheld = [
+            f"{limit.get('name')} of {facts.driver} is not held by the host"
+            for facts in self.frame.run.facts
+            if facts.driver in names
+            for limit in facts.limits
+            if not limit.get("holds", True)
+        ]
+        toothless = [
+            f"{metric.partition('.')[2]} failed on {name}"
+            for name in sorted(names)
+            for metric in BITES
+            if any(value == 0 for value in self.frame.blocks(metric, name).values())
+        ]
+        return "; ".join(dict.fromkeys(unheld + toothless))
+
+    @property
+    def _resolution(self) -> float:
+        step_ns = self.frame.run.header.host.get("clock", {}).get("monotonic_step_ns")
+        return step_ns / 1e9 if isinstance(step_ns, (int, float)) else 0.0
 
     @cached_property
     def comparisons(self) -> dict[str, Comparison]:
@@ -224,7 +256,13 @@ def contrast_of(comparison: Comparison) -> Contrast:
     code = str(comparison.refusal) if comparison.refusal else ""
     why = Message("plain", {"text": comparison.reason}) if comparison.reason else None
     return Contrast(
-        unit="×", value=comparison.ratio, low=comparison.ci_low, high=comparison.ci_high, n=comparison.n, code=code, why=why
+        unit="×",
+        value=comparison.ratio,
+        low=comparison.ci_low,
+        high=comparison.ci_high,
+        n=comparison.n,
+        code=code,
+        why=why,
     )
 
 

@@ -30,7 +30,7 @@ def report(run_dir: Path | None, lang: str, output: Path | None) -> None:
     directory = run_dir if run_dir is not None else newest(RESULTS)
     frame = Frame(Run.load(directory))
     words = Words.load(lang)
-    view = render.view_of(frame, Evidence(frame, ClaimSet.load()), words)
+    view = render.view_of(Evidence(frame, ClaimSet.load()), words)
     target = output or directory / ("report.html" if lang == "en" else f"report.{lang}.html")
     write(target, render.page(view))
     for line in terminal(view):
@@ -42,20 +42,26 @@ def newest(results: Path) -> Path:
     """The run under `results` whose journal was written last. Raises ResultsError if there is none."""
     journals = sorted(results.glob(f"*/{JOURNAL}"), key=lambda path: path.stat().st_mtime)
     if not journals:
-        raise ResultsError(f"runs under {results}/", "there are none", "measure first with: tare bench, or name RUN_DIR")
+        raise ResultsError(
+            f"runs under {results}/", "there are none", "measure first with: tare bench, or name RUN_DIR"
+        )
     return journals[-1].parent
 
 
 def write(target: Path, text: str) -> None:
     """Put `text` at `target` at once or not at all. Raises ResultsError when it cannot be written."""
     try:
-        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=target.parent, prefix=".report-", delete=False) as file:
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", dir=target.parent, prefix=".report-", delete=False
+        ) as file:
             file.write(text)
         temporary = Path(file.name)
         temporary.chmod(0o644)
         temporary.replace(target)
     except OSError as error:
-        raise ResultsError(f"report {target}", error.strerror or str(error), "choose another place with --output") from error
+        raise ResultsError(
+            f"report {target}", error.strerror or str(error), "choose another place with --output"
+        ) from error
 
 
 def terminal(view: object) -> Sequence[str]:

@@ -17,7 +17,8 @@ from reports.words import Words
 
 SPECIAL = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "×": r"$\times$", "÷": r"$\div$", "≥": r"$\geq$", "µ": r"$\mu$",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "×": r"$\times$", "÷": r"$\div$", "≥": r"$\geq$", "µ": r"$\mu$",
     "−": "$-$", "–": "--", "—": "---",
 }  # fmt: skip
 
@@ -27,16 +28,23 @@ def claims_csv(rows: Sequence[Row], words: Words) -> bytes:
     out = io.StringIO()
     writer = csv.writer(out)
     sides = ("container", "vm")
-    figures = [f"{side}_{name}" for side in sides for name in ("driver", "claimed", "value", "unit", "low", "high", "n", "tcg", "note")]
-    writer.writerow(["claim", *figures, "ratio_vm_to_container", "ratio_low", "ratio_high", "refusal", "verdict", "reason"])
+    figures = [
+        f"{side}_{name}"
+        for side in sides
+        for name in ("driver", "claimed", "value", "unit", "low", "high", "n", "tcg", "note")
+    ]
+    writer.writerow(
+        ["claim", *figures, "ratio_vm_to_container", "ratio_low", "ratio_high", "refusal", "verdict", "reason"]
+    )
     for row in rows:
         claimed = row.claim.texts["en"]
         contrast = row.contrast
+        ends = (contrast.value, contrast.low, contrast.high) if contrast else (None,) * 3
         writer.writerow([
             row.claim.id,
             *_side(row.container, claimed["container"], words),
             *_side(row.vm, claimed["vm"], words),
-            *(("" if value is None else exact(value)) for value in ((contrast.value, contrast.low, contrast.high) if contrast else (None,) * 3)),
+            *(("" if value is None else exact(value)) for value in ends),
             contrast.code if contrast else "",
             words.say(f"verdict.{row.ruling}"),
             words.tell(row.reason),
@@ -52,7 +60,17 @@ def _side(estimates: Sequence[Estimate], claimed: str, words: Words) -> list[str
         return [first.label, claimed, cells.cell(first, words).text, "", "", "", "0", "", ""]
     low, high = (exact(first.interval.low), exact(first.interval.high)) if first.interval else ("", "")
     note = words.tell(first.note) if first.note else ""
-    return [first.label, claimed, exact(first.value), first.unit, low, high, str(first.n), "yes" if first.emulated else "no", note]
+    return [
+        first.label,
+        claimed,
+        exact(first.value),
+        first.unit,
+        low,
+        high,
+        str(first.n),
+        "yes" if first.emulated else "no",
+        note,
+    ]
 
 
 def samples_csv(frame: Frame) -> bytes:
@@ -66,12 +84,15 @@ def latex(text: str) -> str:
 
 
 def claims_latex(rows: Sequence[Row], words: Words) -> bytes:
-    """A booktabs table of the claims: needs \\usepackage{booktabs}; for Chinese also xeCJK or ctex."""
+    """A booktabs table of the claims; what it needs is said in its first line."""
     lines = [
         r"% needs \usepackage{booktabs}; Chinese text needs xelatex with xeCJK",
         r"\begin{tabular}{@{}llrrrl@{}}",
         r"\toprule",
-        " & ".join(latex(words.say(f"head.{name}")) for name in ("blank", "claim", "container", "vm", "ratio", "verdict")) + r" \\",
+        " & ".join(
+            latex(words.say(f"head.{name}")) for name in ("blank", "claim", "container", "vm", "ratio", "verdict")
+        )
+        + r" \\",
         r"\midrule",
     ]
     for row in rows:
@@ -81,10 +102,15 @@ def claims_latex(rows: Sequence[Row], words: Words) -> bytes:
             claimed,
             _short(row.container, words),
             _short(row.vm, words),
-            cells.contrast(row.contrast, words).text if row.contrast else "---",
+            _ratio(row, words),
             words.say(f"verdict.{row.ruling}"),
         )) + r" \\")  # fmt: skip
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""]).encode("utf-8")
+
+
+def _ratio(row: Row, words: Words) -> str:
+    value = cells.contrast(row.contrast, words)
+    return f"{value.text} ({value.note})" if value.note else value.text
 
 
 def _short(estimates: Sequence[Estimate], words: Words) -> str:

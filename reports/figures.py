@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from reports.page import Figure, Table
-from reports.units import human, scale_for, times
+from reports.units import human, scale_for
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,8 +24,23 @@ if TYPE_CHECKING:
 # Okabe–Ito's blue and orange; the ink and the greys are chosen to be told apart in the SVG's text.
 INK, GREY, FAINT = "#1b1c1d", "#767778", "#b9babb"
 HUES = {"container": "#0072b2", "vm": "#e69f00", "native": GREY}
-THEMED = {INK: "currentColor", GREY: "var(--grey)", FAINT: "var(--faint)", "#0072b2": "var(--blue)", "#e69f00": "var(--orange)"}
-MARKERS = {"native": "X", "native~aa": "x", "container": "o", "docker": "s", "runc": "D", "crun": "P", "vm": "^", "microvm": "v"}
+THEMED = {
+    INK: "currentColor",
+    GREY: "var(--grey)",
+    FAINT: "var(--faint)",
+    "#0072b2": "var(--blue)",
+    "#e69f00": "var(--orange)",
+}
+MARKERS = {
+    "native": "X",
+    "native~aa": "x",
+    "container": "o",
+    "docker": "s",
+    "runc": "D",
+    "crun": "P",
+    "vm": "^",
+    "microvm": "v",
+}
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "pdf.fonttype": 42,
@@ -49,7 +64,7 @@ STYLE: dict[Any, Any] = {
     "hatch.color": FAINT,
     "legend.frameon": False,
 }
-WIDTH_IN, LOG_SPAN = 5.6, 12.0
+WIDTH_IN, ROW_IN, LOG_SPAN = 5.6, 0.25, 12.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +87,11 @@ class Lane:
     def shown(self) -> str:
         """The name, with the TCG mark where it belongs."""
         return f"{self.name} (TCG)" if self.emulated else self.name
+
+    @property
+    def line(self) -> Any:
+        """Solid; dashed where emulated and for an A/A twin."""
+        return (0, (2, 1.5)) if self.emulated or "~" in self.label else "-"
 
     def marker(self) -> dict[str, Any]:
         """Marker, face and edge as plot() wants them: hollow where emulated."""
@@ -125,7 +145,9 @@ def inline_svg(svg: str, slug: str) -> str:
     """
     view = re.search(r'viewBox="([^"]+)"', svg)
     body = svg[svg.index(">", svg.index("<svg")) + 1 : svg.rindex("</svg>")]
-    body = re.sub(r"<metadata>.*?</metadata>|<style[^>]*>.*?</style>|<!--.*?-->|<title>.*?</title>", "", body, flags=re.DOTALL)
+    body = re.sub(
+        r"<metadata>.*?</metadata>|<style[^>]*>.*?</style>|<!--.*?-->|<title>.*?</title>", "", body, flags=re.DOTALL
+    )
     used = set(re.findall(r'(?:url\(#|href="#)([^")]+)', body))
     body = re.sub(r' id="([^"]+)"', lambda hit: f' id="{slug}-{hit[1]}"' if hit[1] in used else "", body)
     body = re.sub(r'(url\(#|href="#)', rf"\g<1>{slug}-", body).replace("xlink:href", "href")
@@ -151,65 +173,61 @@ def _is_log(values: Sequence[float]) -> bool:
     return len(positive) == len(values) > 0 and max(positive) / min(positive) > LOG_SPAN
 
 
-def _axis(axes: Axes, which: str, values: Sequence[float], unit: str, what: str) -> Callable[[float], float]:
-    """Scale one axis for `values` of `unit`: log, in whole units said aloud, where they span ratios; else linear."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+def _axis(axes: Axes, which: str, values: Sequence[float], unit: str, what: str) -> float:
+    """Scale one axis for `values` of `unit`: log where they span ratios, else linear. Returns what to divide by."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
     axis = axes.xaxis if which == "x" else axes.yaxis
     label = axes.set_xlabel if which == "x" else axes.set_ylabel
-    scale = axes.set_xscale if which == "x" else axes.set_yscale
     if _is_log(values):
-        scale("log")
-        axis.set_major_locator(LogLocator(numticks=12))
-        axis.set_major_formatter(FuncFormatter(lambda value, _: _tick(value, unit)))
+        binary = unit in ("B", "bytes")
+        (axes.set_xscale if which == "x" else axes.set_yscale)("log")
+        axis.set_major_locator(LogLocator(base=2 if binary else 10, numticks=8))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: tick(value, unit)))
         axis.set_minor_formatter(NullFormatter())
+        if binary:
+            axis.set_minor_locator(NullLocator())
         label(f"{what}, log scale")
-        return lambda value: value
-    divisor, name = scale_for(list(values), unit)
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / divisor:,.4g}"))
+        return 1.0
+    divisor, name = (1.0, unit) if unit == "×" else scale_for(list(values), unit)
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
     label(f"{what} ({name})" if name else what)
-    return lambda value: value
+    return divisor
 
 
-def _tick(value: float, unit: str) -> str:
-    if unit == "bytes":
-        return human(value, "bytes", 1)
-    return times(value).replace(".0×", "×") if unit == "×" else human(value, unit, 1)
+def tick(value: float, unit: str) -> str:
+    """A label of a logarithmic axis."""
+    return f"{value:g}×" if unit == "×" else human(value, unit, 1)
 
 
-def _bounds(axes: Axes, bounds: Sequence[Bound], *, vertical: bool = True) -> None:
+def _bounds(axes: Axes, bounds: Sequence[Bound]) -> None:
     for bound in bounds:
-        (axes.axvline if vertical else axes.axhline)(bound.value, color=INK, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
-        if vertical:
-            axes.annotate(
-                bound.name, (bound.value, 1), xycoords=("data", "axes fraction"), xytext=(-3, 1), textcoords="offset points",
-                ha="right", va="bottom", fontsize=7,
-            )  # fmt: skip
+        axes.axvline(bound.value, color=INK, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
+        axes.annotate(
+            bound.name, (bound.value, 1), xycoords=("data", "axes fraction"), xytext=(-3, 1),
+            textcoords="offset points", ha="right", va="bottom", fontsize=7,
+        )  # fmt: skip
 
 
 def dots(
     slug: str, title: str, finding: str, lanes: Sequence[Lane], unit: str, what: str, *,
     bounds: Sequence[Bound] = (), data: Table | None = None,
 ) -> Figure:  # fmt: skip
-    """One row a driver: every sample a dot, the median a tall tick, its interval a bar under them."""
-    with _canvas(0.75 + 0.36 * max(len(lanes), 1)) as (canvas, axes):
+    """One row a driver: every different value a dot, the median a tall tick, its interval a bar under them."""
+    with _canvas(0.75 + ROW_IN * max(len(lanes), 1)) as (canvas, axes):
         values = [value for lane in lanes for _, value in lane.points]
-        _axis(axes, "x", [*values, *(bound.value for bound in bounds)], unit, what)
+        divisor = _axis(axes, "x", [*values, *(bound.value for bound in bounds)], unit, what)
         _hatch_lanes(axes, lanes)
         for row, lane in enumerate(lanes):
-            count = len(lane.points)
-            spread = [row + 0.26 * (((index * 0.618034) % 1) - 0.5) for index in range(count)]
-            ys = spread if count > 1 else [row]
-            axes.plot(
-                [value for _, value in lane.points], ys, linestyle="none", markersize=4.2, markeredgewidth=0.4,
-                alpha=0.75, **lane.marker(),
-            )  # fmt: skip
-            if lane.interval is not None:
-                middle, low, high = lane.interval
+            xs = sorted({value / divisor for _, value in lane.points})
+            ys = [row + (0.3 * ((index * 0.618034) % 1 - 0.5) if len(xs) > 1 else 0) for index in range(len(xs))]
+            axes.plot(xs, ys, linestyle="none", markersize=4.2, markeredgewidth=0.4, **lane.marker())
+            if lane.interval is not None and len(xs) > 1:
+                middle, low, high = (end / divisor for end in lane.interval)
                 axes.plot([low, high], [row + 0.34] * 2, color=INK, linewidth=1.6, solid_capstyle="butt")
                 axes.plot([middle] * 2, [row + 0.22, row + 0.44], color=INK, linewidth=1.2)
         _rows(axes, lanes)
-        _bounds(axes, bounds)
+        _bounds(axes, [Bound(bound.value / divisor, bound.name) for bound in bounds])
         return _finish(canvas, slug, title, finding, data)
 
 
@@ -228,17 +246,17 @@ def steps(
 ) -> Figure:  # fmt: skip
     """Cumulative distributions: the share of instances at or below a value, one line a driver, a marker a sample."""
     with _canvas(2.4) as (canvas, axes):
-        _axis(axes, "x", [value for lane in lanes for _, value in lane.points] + [b.value for b in bounds], unit, what)
+        values = [value for lane in lanes for _, value in lane.points]
+        divisor = _axis(axes, "x", [*values, *(bound.value for bound in bounds)], unit, what)
         for lane in lanes:
-            xs = sorted(value for _, value in lane.points)
+            xs = sorted(value / divisor for _, value in lane.points)
             ys = [(index + 1) / len(xs) for index in range(len(xs))]
-            style = (0, (2, 1.5)) if lane.emulated else "-"
-            axes.step([xs[0], *xs], [0, *ys], where="post", color=lane.colour, linewidth=1.4, linestyle=style)
+            axes.step([xs[0], *xs], [0, *ys], where="post", color=lane.colour, linewidth=1.4, linestyle=lane.line)
             axes.plot(xs, ys, linestyle="none", markersize=4, markeredgewidth=0.4, label=lane.shown, **lane.marker())
         axes.set_ylim(0, 1.04)
         axes.set_ylabel("share of instances (0 to 1)")
         axes.grid(axis="both")
-        _bounds(axes, bounds)
+        _bounds(axes, [Bound(bound.value / divisor, bound.name) for bound in bounds])
         _legend(canvas, axes)
         return _finish(canvas, slug, title, finding, data)
 
@@ -246,31 +264,51 @@ def steps(
 def _legend(canvas: Canvas, axes: Axes) -> None:
     handles, names = axes.get_legend_handles_labels()
     if names:
-        canvas.legend(handles, names, loc="outside lower center", ncols=min(len(names), 4), fontsize=7.5, handletextpad=0.4)
+        canvas.legend(
+            handles,
+            names,
+            loc="outside lower center",
+            ncols=min(len(names), 5),
+            fontsize=7,
+            handletextpad=0.4,
+            columnspacing=1.2,
+        )
 
 
 def order(
     slug: str, title: str, finding: str, lanes: Sequence[Lane], unit: str, what: str, *,
-    along: str = "block, in the order measured", bounds: Sequence[Bound] = (), data: Table | None = None,
+    along: str = "block, in the order measured", data: Table | None = None,
 ) -> Figure:  # fmt: skip
-    """Values against their place in time or on a ramp: drift, order effects and outliers would show here."""
+    """Values against their place in time or on a ramp, in their unit."""
     from matplotlib.ticker import MaxNLocator
 
     with _canvas(2.4) as (canvas, axes):
-        _axis(axes, "y", [value for lane in lanes for _, value in lane.points], unit, what)
+        divisor = _axis(axes, "y", [value for lane in lanes for _, value in lane.points], unit, what)
         for lane in lanes:
             few = {"marker": None} if len(lane.points) > 80 else lane.marker()
             axes.plot(
-                [x for x, _ in lane.points], [y for _, y in lane.points], color=lane.colour, linewidth=1.1,
-                linestyle=(0, (2, 1.5)) if lane.emulated or "~" in lane.label else "-", markersize=4,
-                markeredgewidth=0.4, label=lane.shown, **few,
+                [x for x, _ in lane.points], [y / divisor for _, y in lane.points], color=lane.colour, linewidth=1.1,
+                linestyle=lane.line, markersize=4, markeredgewidth=0.4, label=lane.shown, **few,
             )  # fmt: skip
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel(along)
         axes.grid(axis="y")
-        _bounds(axes, bounds, vertical=False)
         _legend(canvas, axes)
         return _finish(canvas, slug, title, finding, data)
+
+
+def drift(slug: str, title: str, lanes: Sequence[Lane], *, data: Table | None = None) -> Figure:
+    """Block medians in time order, each driver as a share of its own median: drift, outliers and noise on one scale."""
+    shares, ranges = [], []
+    for lane in lanes:
+        middle = sorted(value for _, value in lane.points)[len(lane.points) // 2]
+        if middle > 0:
+            points = tuple((block, value / middle) for block, value in lane.points)
+            low, high = (100 * (end(value for _, value in points) - 1) for end in (min, max))
+            shares.append(replace(lane, points=points))
+            ranges.append(f"{lane.shown}: {low:+.1f} to {high:+.1f} %")
+    finding = "Range of block medians around the driver's own: " + "; ".join(ranges)
+    return order(slug, title, finding, shares, "×", "÷ own median", data=data)
 
 
 def forest(
@@ -278,16 +316,16 @@ def forest(
     band: tuple[float, float] | None = None, centre: float = 1.0, data: Table | None = None,
 ) -> Figure:  # fmt: skip
     """One row a comparison: its estimate and interval against `centre`; `band` is where no difference is called."""
-    with _canvas(0.8 + 0.27 * max(len(lanes), 1)) as (canvas, axes):
+    with _canvas(0.8 + ROW_IN * max(len(lanes), 1)) as (canvas, axes):
         ends = [end for lane in lanes if lane.interval for end in lane.interval]
-        _axis(axes, "x", [*ends, centre] if unit == "×" else [0.0, *ends], unit, what)
+        divisor = _axis(axes, "x", [*ends, centre], unit, what)
         if band is not None:
-            axes.axvspan(*band, color=FAINT, alpha=0.45, linewidth=0, zorder=0)
-        axes.axvline(centre, color=INK, linewidth=0.8, zorder=1)
+            axes.axvspan(band[0] / divisor, band[1] / divisor, color=FAINT, alpha=0.45, linewidth=0, zorder=0)
+        axes.axvline(centre / divisor, color=INK, linewidth=0.8, zorder=1)
         _hatch_lanes(axes, lanes)
         for row, lane in enumerate(lanes):
             if lane.interval is not None:
-                middle, low, high = lane.interval
+                middle, low, high = (end / divisor for end in lane.interval)
                 axes.plot([low, high], [row, row], color=lane.colour, linewidth=1.6, solid_capstyle="butt")
                 axes.plot([middle], [row], markersize=5, markeredgewidth=0.5, **lane.marker())
         _rows(axes, lanes)
@@ -303,33 +341,42 @@ class Track:
     events: tuple[tuple[str, float], ...]
     emulated: bool = False
 
+    @property
+    def shown(self) -> str:
+        """The name, with the TCG mark where it belongs."""
+        return f"{self.name} (TCG)" if self.emulated else self.name
+
 
 SHADES = (0.25, 0.55, 0.85, 1.0)
 
 
-def waterfall(slug: str, title: str, finding: str, tracks: Sequence[Track], *, data: Table | None = None) -> Figure:
-    """Phases of each driver under one another on one clock that starts at the request; log, so both can be read."""
-    with _canvas(0.75 + 0.5 * max(len(tracks), 1)) as (canvas, axes):
-        times_s = [at for track in tracks for _, at in track.events if at > 0]
-        start = min(times_s) / 4
-        _axis(axes, "x", [start, *times_s, start * (LOG_SPAN + 1)], "s", "time since the request")
-        for row, track in enumerate(tracks):
-            begin = start
-            for index, (name, at) in enumerate(event for event in track.events if event[1] > 0):
-                colour = GREY if track.emulated else HUES.get(track.kind, GREY)
-                axes.barh(
-                    row, at - begin, left=begin, height=0.46, color=colour, alpha=SHADES[min(index, 3)],
-                    linewidth=0.5, edgecolor=INK,
-                )  # fmt: skip
-                if track.emulated:
-                    axes.barh(row, at - begin, left=begin, height=0.46, facecolor="none", edgecolor=INK, hatch="////", linewidth=0)
-                axes.annotate(
-                    name, (at, row - 0.26), xytext=(-1, 1), textcoords="offset points", ha="right", va="bottom", fontsize=6.5,
-                )  # fmt: skip
-                begin = at
-        axes.set_yticks(range(len(tracks)), [f"{track.name} (TCG)" if track.emulated else track.name for track in tracks])
+def waterfall(slug: str, title: str, tracks: Sequence[Track], *, data: Table | None = None) -> Figure:
+    """Phases of each driver on one clock that starts at the request, one under another; log, so all can be read."""
+    legends = [" · ".join(f"{name} {human(at, 's')}" for name, at in track.events) for track in tracks]
+    with _canvas(0.75 + 0.46 * max(len(tracks), 1)) as (canvas, axes):
+        moments = [at for track in tracks for _, at in track.events if at > 0]
+        start = min(moments) / 4
+        _axis(axes, "x", [start, *moments, start * (LOG_SPAN + 1)], "s", "time since the request")
+        for row, (track, legend) in enumerate(zip(tracks, legends, strict=True)):
+            _bars(axes, row, track, start)
+            axes.annotate(
+                legend, (start, row - 0.24), xytext=(0, 1.5), textcoords="offset points", va="bottom", fontsize=6.5
+            )
+        axes.set_yticks(range(len(tracks)), [track.shown for track in tracks])
         axes.set_ylim(len(tracks) - 0.6, -0.65)
         axes.set_xlim(left=start)
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
+        finding = "; ".join(f"{track.shown}: {legend}" for track, legend in zip(tracks, legends, strict=True))
         return _finish(canvas, slug, title, finding, data)
+
+
+def _bars(axes: Axes, row: int, track: Track, start: float) -> None:
+    begin = start
+    colour = GREY if track.emulated else HUES.get(track.kind, GREY)
+    for index, (_, at) in enumerate(track.events):
+        place: dict[str, Any] = {"left": begin, "height": 0.42, "edgecolor": INK}
+        axes.barh(row, at - begin, color=colour, alpha=SHADES[min(index, 3)], linewidth=0.5, **place)
+        if track.emulated:
+            axes.barh(row, at - begin, facecolor="none", hatch="////", linewidth=0, **place)
+        begin = at

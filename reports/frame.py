@@ -81,9 +81,7 @@ class Frame:
     def records(self, workload: str, label: str) -> list[Record]:
         """The records of one cell, in the order measured."""
         return [
-            record
-            for record in self.run.records
-            if record.cell.workload == workload and record.cell.label == label
+            record for record in self.run.records if record.cell.workload == workload and record.cell.label == label
         ]
 
     def values(self, metric: str, label: str, **where: str) -> list[tuple[int, float, dict[str, str]]]:
@@ -116,7 +114,7 @@ class Frame:
         return tuple(seen)
 
     def workload(self, metric: str) -> str:
-        """The workload of the run that `metric` belongs to (`overhead.cpu_events` → `overhead_cpu`), else its first word."""
+        """The workload of the run that has `metric` (`overhead.cpu_events` → `overhead_cpu`), else its first word."""
         flat = metric.replace(".", "_") + "_"
         names = {tally.cell.workload for tally in self.tallies if flat.startswith(tally.cell.workload + "_")}
         return max(names, key=len, default=metric.partition(".")[0])
@@ -181,7 +179,9 @@ class Frame:
         tally = self.tally(workload, label)
         if tally is None:
             planned = any(cell.workload == workload for cell in self.run.header.cells)
-            return Message("absent.not_planned" if planned else "absent.no_workload", {"profile": self.run.header.profile})
+            return Message(
+                "absent.not_planned" if planned else "absent.no_workload", {"profile": self.run.header.profile}
+            )
         if tally.failed:
             return Message(
                 "absent.failed",

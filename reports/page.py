@@ -16,12 +16,16 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """A table's cell: `text` as shown, `exact` the figure in full (hover and sorting), `mark` as `TCG`."""
+    """A table's cell: `text` as shown, `exact` the figure in full (hover and sorting), `mark` as `TCG`.
+
+    `note` stands small under it: an interval, a limiter.
+    """
 
     text: str
     exact: str = ""
     mark: str = ""
     absent: bool = False
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

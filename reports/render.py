@@ -10,7 +10,6 @@ import base64
 import hashlib
 import html
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +43,7 @@ def page(view: View) -> str:
     return text
 
 
-def view_of(frame: Frame, evidence: Evidence, words: Words) -> View:
+def view_of(evidence: Evidence, words: Words) -> View:
     """Judge the claims and gather what sections look at."""
     return View(evidence=evidence, rows=judge(evidence), words=words)
 
@@ -53,9 +52,15 @@ def _environment(words: Words) -> Environment:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=False, lstrip_blocks=True
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=False,
+        lstrip_blocks=True,
     )
-    environment.globals.update(say=words.say, data_uri=data_uri, drawn=drawn, size=lambda content: human(len(content), "B"))
+    environment.globals.update(
+        say=words.say, data_uri=data_uri, drawn=drawn, size=lambda content: human(len(content), "B")
+    )
     return environment
 
 
@@ -188,6 +193,7 @@ def _named(view: View, estimate: Estimate) -> dict[str, Any]:
         "text": value.text,
         "exact": value.exact,
         "mark": value.mark,
+        "note": value.note,
         "absent": value.absent,
         "unit": estimate.unit,
     }

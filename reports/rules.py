@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from harness import stats
 from harness.stats import Comparison, Interval, Refusal, Verdict
-from reports.claims import CONTAINER, NATIVE, VM, Claim, Contrast, Estimate, Evidence, Row, Rule, Ruling, contrast_of
+from reports.claims import CONTAINER, NATIVE, VM, Claim, Contrast, Estimate, Evidence, Row, Rule, Ruling
 from reports.frame import Message
 from workloads.metric import Better
 
@@ -60,7 +60,7 @@ def settle(
     evidence: Evidence, claim: Claim, container: Sequence[Estimate], vm: Sequence[Estimate],
     ruled: tuple[Ruling, Message], contrast: Contrast,
 ) -> Row:  # fmt: skip
-    """The row of a claim, with the refusals that stand above any rule: no figures, smoke profile, emulation, few blocks."""
+    """The row of a claim, after the refusals that stand above any rule: no figures, smoke, emulation, few blocks."""
     ruling, reason = ruled
     deciding = (container[0], vm[0])
     needed = int(claim.limits.get("blocks", stats.MIN_BLOCKS))
@@ -83,7 +83,9 @@ def settle(
 
 def _side(evidence: Evidence, claim: Claim, metric: str) -> tuple[list[Estimate], list[Estimate]]:
     containers, vms = evidence.sides(claim)
-    return [evidence.estimate(metric, label) for label in containers], [evidence.estimate(metric, label) for label in vms]
+    return [evidence.estimate(metric, label) for label in containers], [
+        evidence.estimate(metric, label) for label in vms
+    ]
 
 
 def _against(estimate: Estimate, limit: float, *, below: bool, key: str) -> Half:
@@ -111,7 +113,7 @@ def startup(evidence: Evidence, claim: Claim) -> Row:
 
 
 def first_instance(evidence: Evidence, claim: Claim, label: str) -> dict[int, float]:
-    """Block → bytes that a first instance takes: its image and what it adds. An image's or an addition alone is no sum."""
+    """Block → bytes that a first instance takes: its image and what it adds. One of the two alone is no sum."""
     image, added = (evidence.frame.blocks(metric, label) for metric in claim.metrics[:2])
     return {block: image[block] + added[block] for block in sorted(image.keys() & added.keys())}
 
@@ -128,11 +130,13 @@ def disk(evidence: Evidence, claim: Claim) -> Row:
         _against(container[0], limit, below=True, key="half.disk"),
         _against(vm[0], limit, below=False, key="half.disk"),
     )
-    return settle(evidence, claim, container, vm, combine(*halves), _ratio(sums[CONTAINER], sums[VM], emulated=False))
+    return settle(
+        evidence, claim, container, vm, combine(*halves), _ratio(sums[CONTAINER], sums[vm[0].label], emulated=False)
+    )
 
 
 def relative(evidence: Evidence, metric: str, label: str) -> dict[int, float]:
-    """Block → performance of `label` relative to native (1 = native, below 1 = worse), whichever way the metric runs."""
+    """Block → performance of `label` relative to native: below 1 is worse, whichever way the metric runs."""
     known = evidence.frame.metric(metric)
     effect = stats.ratio(evidence.frame.blocks(metric, NATIVE), evidence.frame.blocks(metric, label))
     sign = -1 if known is not None and known.better is Better.LOWER else 1
@@ -178,10 +182,14 @@ def performance(evidence: Evidence, claim: Claim) -> Row:
     refused = next((gate for gate in gates if gate is not None and gate.refusal in _GATES), None)
     if refused is not None:
         ruled = Ruling.UNMEASURABLE, Message("reason.gate", {"code": refused.refusal, "why": refused.reason})
-    return settle(evidence, claim, container, vm, ruled, _ratio(means[CONTAINER], means[VM], emulated=vm[0].emulated))
+    return settle(
+        evidence, claim, container, vm, ruled, _ratio(means[CONTAINER], means[vm[0].label], emulated=vm[0].emulated)
+    )
 
 
-_GATES = frozenset({Refusal.AA_OUTSIDE, Refusal.ORDER_EFFECT, Refusal.DRIFT, Refusal.STEAL, Refusal.PARITY, Refusal.LIMIT})
+_GATES = frozenset(
+    {Refusal.AA_OUTSIDE, Refusal.ORDER_EFFECT, Refusal.DRIFT, Refusal.STEAL, Refusal.PARITY, Refusal.LIMIT}
+)
 
 
 def _below(values: Sequence[float], limit: float) -> bool:
@@ -211,7 +219,11 @@ def density(evidence: Evidence, claim: Claim) -> Row:
     container, vm = ([_reached(evidence, metric, label) for label in side] for side in evidence.sides(claim))
     low, high = claim.limits["dozens_low"], claim.limits["dozens_high"]
     halves = (_thousands(container[0], claim.limits["thousands"]), _dozens(vm[0], low, high))
-    return settle(evidence, claim, container, vm, combine(*halves), evidence.contrast(metric))
+    if container[0].at_least or vm[0].at_least:
+        contrast = Contrast(unit="×", why=Message("note.bounds"))
+    else:
+        contrast = _ratio(*(evidence.frame.blocks(metric, side[0].label) for side in (container, vm)), emulated=False)
+    return settle(evidence, claim, container, vm, combine(*halves), contrast)
 
 
 def limiters(evidence: Evidence, metric: str, label: str) -> tuple[str, ...]:
@@ -236,7 +248,9 @@ def _thousands(estimate: Estimate, thousands: float) -> Half:
     if estimate.value >= thousands:
         return Half(True, Message("half.density.thousands"))
     if estimate.at_least:
-        return Half(None, Message("half.density.cap", {"label": estimate.label, "note": estimate.note or Message("empty")}))
+        return Half(
+            None, Message("half.density.cap", {"label": estimate.label, "note": estimate.note or Message("empty")})
+        )
     return Half(False, Message("half.density.fewer", {"label": estimate.label}))
 
 
@@ -246,7 +260,9 @@ def _dozens(estimate: Estimate, low: float, high: float) -> Half:
     if estimate.value >= high:
         return Half(False, Message("half.density.more"))
     if estimate.at_least:
-        return Half(None, Message("half.density.cap", {"label": estimate.label, "note": estimate.note or Message("empty")}))
+        return Half(
+            None, Message("half.density.cap", {"label": estimate.label, "note": estimate.note or Message("empty")})
+        )
     if estimate.value < low:
         return Half(False, Message("half.density.fewer", {"label": estimate.label}))
     return Half(True, Message("half.density.dozens"))
@@ -293,6 +309,8 @@ def isolation(evidence: Evidence, claim: Claim) -> Row:
         ruled = Ruling.REFUTED, Message("half.isolation.none")
     else:
         ruled = Ruling.UNMEASURABLE, Message("half.isolation.open")
+    if broken := evidence.broken_limits(CONTAINER, deciding):
+        ruled = Ruling.UNMEASURABLE, Message("reason.gate", {"code": Refusal.LIMIT, "why": broken})
     container, vm = ([_worst(evidence, metric, label, names) for label in side] for side in evidence.sides(claim))
     chosen = max(gaps, key=lambda name: gaps[name].estimate if gaps[name] else -math.inf, default="")  # type: ignore[union-attr]
     return settle(evidence, claim, container, vm, ruled, _points(gaps.get(chosen), chosen, vm[0].emulated))
@@ -342,6 +360,3 @@ def _fewer(judged: dict[str, Comparison], less: list[str], more: list[str]) -> t
 
 def _names(metrics: Iterable[str]) -> str:
     return ", ".join(_short(metric) for metric in metrics)
-
-
-__all__ = ["RULES", "antagonists", "contrast_of", "density", "difference", "geometric_mean", "limiters", "relative"]

@@ -22,7 +22,9 @@ def lines(view: View, *, rich: bool, width: int | None = None) -> list[str]:
 
     out = io.StringIO()
     columns = width or (shutil.get_terminal_size().columns if rich else PLAIN_WIDTH)
-    console = Console(file=out, width=columns, force_terminal=rich, no_color=not rich, highlight=False, legacy_windows=False)
+    console = Console(
+        file=out, width=columns, force_terminal=rich, no_color=not rich, highlight=False, legacy_windows=False
+    )
     words = view.words
     table = Table(box=box.SIMPLE_HEAD if rich else box.ASCII2, show_edge=False, pad_edge=False)
     for name in ("blank", "claim", "container", "vm", "ratio", "verdict"):
@@ -30,14 +32,16 @@ def lines(view: View, *, rich: bool, width: int | None = None) -> list[str]:
         heading = words.say(f"head.{name}")
         table.add_column(Text(heading), justify="right" if right else "left", overflow="fold")
     for row in view.rows:
-        claimed = " / ".join(text for side in ("container", "vm") if (text := words.own_text(row.claim.texts, side)) != "—")
+        claimed = " / ".join(
+            text for side in ("container", "vm") if (text := words.own_text(row.claim.texts, side)) != "—"
+        )
         ratio = cells.contrast(row.contrast, words)
         table.add_row(*(Text(text) for text in (
             words.own_text(row.claim.texts, "row"),
             claimed,
             _side(row.container, words),
             _side(row.vm, words),
-            ratio.text if row.contrast else "—",
+            " ".join(filter(None, (ratio.text, f"({ratio.note})" if ratio.note else ""))) if row.contrast else "—",
             cells.ruling(row, words),
         )))  # fmt: skip
     console.print(table)
@@ -48,4 +52,4 @@ def _side(estimates: tuple[Estimate, ...], words: Words) -> str:
     if not estimates or estimates[0].value is None:
         return words.say("note.not_measured")
     value = cells.cell(estimates[0], words)
-    return f"{value.text} {value.mark}".rstrip()
+    return " ".join(filter(None, (value.text, value.mark, value.note)))

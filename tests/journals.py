@@ -79,7 +79,13 @@ LEAKS = (
     Metric("leakage.rate", "events/s", Better.HIGHER, "victim's work per second", True),
     Metric("leakage.leak", "ratio", Better.LOWER, "work lost", True),
 )
-LEAK = {"native": (0.42, 0.11), "container": (0.02, 0.09), "docker": (0.02, 0.1), "microvm": (0.01, 0.02), "vm": (0.01, 0.02)}
+LEAK = {
+    "native": (0.42, 0.11),
+    "container": (0.02, 0.09),
+    "docker": (0.02, 0.1),
+    "microvm": (0.01, 0.02),
+    "vm": (0.01, 0.02),
+}
 
 
 @dataclass(kw_only=True)
@@ -114,7 +120,9 @@ class Synthetic:
         yield Event(event="started", at_utc="2026-01-01T00:00:00Z")
         for driver in self.usable:
             facts = {"cpus": "1", "memory_total_kib": "262144", "kernel": "6.1.0", "clocksource": "tsc"}
-            limits = ({"name": "memory", "asked": "268435456", "read": "268435456", "source": "memory.max", "holds": True},)
+            limits = (
+                {"name": "memory", "asked": "268435456", "read": "268435456", "source": "memory.max", "holds": True},
+            )
             yield Facts(driver=driver, facts=facts | {"init": self.text or "agent"}, limits=limits)
         for block in range(self.blocks):
             cells = list(self.cells())
@@ -139,7 +147,9 @@ class Synthetic:
                     yield Cell(workload, driver, "native~aa")
 
     def _header(self) -> RunHeader:
-        metrics = [Metric(name, unit, better, "made up", hardware) for name, (unit, better, hardware, _) in METRICS.items()]
+        metrics = [
+            Metric(name, unit, better, "made up", hardware) for name, (unit, better, hardware, _) in METRICS.items()
+        ]
         return RunHeader(
             run_id="synthetic",
             started_utc="2026-01-01T00:00:00Z",

@@ -76,12 +76,31 @@ class View:
         """One row a metric and driver: median, interval, n, attempts and failures, or why there is no figure."""
         columns = (
             Column("Metric"), Column("Driver"), Column("Median", number=True), Column("CI", number=True),
-            Column("Confidence", unit="%", number=True), Column("n", unit="blocks", number=True), Column("Failed", number=True),
+            Column("Confidence", unit="%", number=True), Column("n", unit="blocks", number=True),
+            Column("Failed", number=True),
         )  # fmt: skip
-        rows = [self._summary_row(metric, label) for metric in metrics for label in self._labels(metric)]
+        rows = [self._summary_row(metric, label) for metric in metrics for label in self._drivers()]
+        return Table(slug=slug, caption=caption, columns=columns, rows=tuple(rows), folded=True)
+
+    def medians_table(self, slug: str, caption: str, metrics: Sequence[str]) -> Table:
+        """One row a metric, one column a driver: the median with its interval under it, or why there is none."""
+        drivers = [label for label in self._drivers() if "~" not in label]
+        rows: list[tuple[Value | str, ...]] = [
+            (metric, *(self._median(metric, label) for label in drivers)) for metric in metrics
+        ]
+        columns = (Column("Metric"), *(Column(label, number=True) for label in drivers))
         return Table(slug=slug, caption=caption, columns=columns, rows=tuple(rows))
 
-    def _labels(self, metric: str) -> tuple[str, ...]:
+    def _median(self, metric: str, label: str) -> Value:
+        estimate = self.evidence.estimate(metric, label)
+        if estimate.value is None:
+            return cells.cell(estimate, self.words)
+        interval = estimate.interval
+        note = span(interval.low, interval.high, estimate.unit, 3) if interval else ""
+        mark = "TCG" if estimate.emulated else ""
+        return Value(human(estimate.value, estimate.unit, 3), exact(estimate.value), mark, note=note)
+
+    def _drivers(self) -> tuple[str, ...]:
         listed = self.frame.labels()
         return listed or tuple(entry.name for entry in self.frame.run.header.drivers)
 
@@ -91,11 +110,15 @@ class View:
         failed = f"{tally.failed} of {tally.attempted}" if tally else "not run"
         if estimate.value is None:
             return metric, label, cells.cell(estimate, self.words), *(Value("—", absent=True),) * 2, "0", failed
-        value = Value(human(estimate.value, estimate.unit, 3), exact(estimate.value), "TCG" if estimate.emulated else "")
+        value = Value(
+            human(estimate.value, estimate.unit, 3), exact(estimate.value), "TCG" if estimate.emulated else ""
+        )
         interval = estimate.interval
         if interval is None:
             return metric, label, value, *(Value("too few blocks", absent=True),) * 2, str(estimate.n), failed
-        ends = Value(span(interval.low, interval.high, estimate.unit, 3), f"{exact(interval.low)} – {exact(interval.high)}")
+        ends = Value(
+            span(interval.low, interval.high, estimate.unit, 3), f"{exact(interval.low)} – {exact(interval.high)}"
+        )
         return metric, label, value, ends, f"{interval.confidence * 100:.1f}", str(estimate.n), failed
 
 
@@ -128,7 +151,9 @@ class ClaimSection(Section):
 
     def tables(self, view: View, row: Row) -> Iterator[Table]:
         """The numbers."""
-        yield view.summary(f"{self.claim}-numbers", f"{row.claim.texts['en']['row']}: all figures", self.metrics)
+        name = view.words.own_text(row.claim.texts, "row")
+        yield view.medians_table(f"{self.claim}-medians", view.words.say("section.medians", row=name), self.metrics)
+        yield view.summary(f"{self.claim}-numbers", view.words.say("section.all_figures", row=name), self.metrics)
 
     def answer(self, view: View, row: Row) -> str:
         """One or two sentences written from the data: figures with their uncertainty, then the ruling."""
@@ -166,9 +191,7 @@ def ruling_sentence(view: View, row: Row) -> str:
 def sample_table(slug: str, caption: str, lanes: Sequence[Lane], unit: str, along: str = "Block") -> Table:
     """The points of a chart as a table, for the disclosure under it."""
     columns = (Column("Driver"), Column(along, number=True), Column("Value", unit=unit, number=True))
-    rows = tuple(
-        (lane.shown, f"{x:g}", Value(f"{y:.6g}", exact(y))) for lane in lanes for x, y in lane.points[:400]
-    )
+    rows = tuple((lane.shown, f"{x:g}", Value(f"{y:.6g}", exact(y))) for lane in lanes for x, y in lane.points[:400])
     left = sum(max(0, len(lane.points) - 400) for lane in lanes)
     note = f"{left} further points are in the samples file." if left else ""
     return Table(slug=slug, caption=caption, columns=columns, rows=rows, note=note)

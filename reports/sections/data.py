@@ -20,10 +20,14 @@ class Data(Section):
 
     def parts(self, view: View) -> Iterator[Part]:
         """Samples and journal, compressed where large; what is too large even so is named with where it lies."""
+        rows, words = view.rows, view.words
         carried = [
-            Download(name="claims.csv", label="Claims table, CSV", media_type="text/csv", content=export.claims_csv(view.rows, view.words)),
-            Download(name="claims.tex", label="Claims table, LaTeX", media_type="text/x-tex", content=export.claims_latex(view.rows, view.words)),
-        ]  # fmt: skip
+            Download(name=name, label=label, media_type=media, content=content)
+            for name, label, media, content in (
+                ("claims.csv", "Claims table, CSV", "text/csv", export.claims_csv(rows, words)),
+                ("claims.tex", "Claims table, LaTeX", "text/x-tex", export.claims_latex(rows, words)),
+            )
+        ]
         left_out = []
         journal = view.frame.run.directory / JOURNAL
         for name, label, content in (
@@ -40,7 +44,7 @@ class Data(Section):
         yield Part(
             slug="data",
             heading=view.words.say("section.data"),
-            answer=f"{len(view.frame.samples)} raw samples in {len(view.frame.run.records)} records; nothing was dropped.",
+            answer=f"{len(view.frame.samples)} raw samples in {len(view.frame.run.records)} records; none was dropped.",
             paragraphs=tuple(left_out),
             downloads=tuple(carried),
         )

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
-from reports import figures
-from reports.claims import Row
+from reports import cells, figures
+from reports.claims import Estimate, Row
 from reports.figures import Lane
 from reports.page import Column, Figure, Table, Value
 from reports.rules import limiters
@@ -26,29 +27,34 @@ class Density(ClaimSection):
         "density.launch_rate",
     )
     method = (
-        "Instances are started until the service level breaks: each answers its probe, launches stay near the first ten's, memory remains.",
+        "Instances are started until the service level breaks: each answers, launches stay quick, memory remains.",
         "The ramp stops before the host is in danger, or at the cap or time given; then the number is a lower bound.",
-        "Marginal memory is the slope of the host's available memory over the ramp; a projection from it is a projection.",
+        "Marginal memory is the slope of the host's available memory over the ramp; what is projected from it says so.",
     )
 
     def figures(self, view: View, row: Row) -> Iterator[Figure]:
         """Available memory along the ramp, then launch times along it."""
         for metric, slug, title, unit, what in (
-            ("density.available_memory", "density-memory", "Host memory left as instances are added: the slope is the marginal cost", "B", "available memory"),
-            ("density.launch", "density-launch", "How long each launch took along the ramp: a rise would be the next wall", "s", "launch time"),
+            (
+                "density.available_memory",
+                "density-memory",
+                "Host memory left as instances are added: the slope is what one more costs",
+                "B",
+                "available memory",
+            ),
+            (
+                "density.launch",
+                "density-launch",
+                "How long each launch took along the ramp: a rise would be the next wall",
+                "s",
+                "launch time",
+            ),
         ):
             lanes = [lane for label in view.frame.labels() if (lane := ramp(view, metric, label))]
             if lanes:
-                yield figures.order(
-                    slug,
-                    title,
-                    "; ".join(f"{lane.shown}: {human(lane.points[0][1], unit)} at {lane.points[0][0]:g}, {human(lane.points[-1][1], unit)} at {lane.points[-1][0]:g}" for lane in lanes),
-                    lanes,
-                    unit,
-                    what,
-                    along="instances running",
-                    data=sample_table(f"{slug}-data", what, lanes, unit, "Instances"),
-                )
+                data = sample_table(f"{slug}-data", what, lanes, unit, "Instances")
+                along = "instances running"
+                yield figures.order(slug, title, ends(lanes, unit), lanes, unit, what, along=along, data=data)
 
     def tables(self, view: View, row: Row) -> Iterator[Table]:
         """What was reached and why it ended there, with the projection; then all figures."""
@@ -56,14 +62,24 @@ class Density(ClaimSection):
         yield from super().tables(view, row)
 
 
+def ends(lanes: list[Lane], unit: str) -> str:
+    """First and last point of each lane, in words."""
+    told = (
+        (lane.shown, *(f"{human(value, unit)} at {n:g}" for n, value in (lane.points[0], lane.points[-1])))
+        for lane in lanes
+    )
+    return "; ".join(f"{name}: {first}, {last}" for name, first, last in told)
+
+
 def ramp(view: View, metric: str, label: str) -> Lane | None:
     """(n, value) along the ramp of `label`, all ramps together in order of n."""
-    points = [(float(where["n"]), value) for _, value, where in view.frame.values(metric, label) if where.get("n", "").isdigit()]
+    found = view.frame.values(metric, label)
+    points = [(float(where["n"]), value) for _, value, where in found if where.get("n", "").isdigit()]
     return view.lane(label, sorted(points)) if points else None
 
 
 def projection(view: View, label: str) -> float | None:
-    """How many instances the host's memory at the ramp's start would carry at the marginal cost, 10 % or 1 GiB kept free."""
+    """Instances that the memory at the ramp's start would carry at the marginal cost, keeping 10 % or 1 GiB free."""
     marginal = view.evidence.estimate("density.marginal_memory", label).value
     memory = ramp(view, "density.available_memory", label)
     if marginal is None or marginal <= 0 or memory is None:
@@ -78,24 +94,27 @@ def reached(view: View, row: Row) -> Table:
         Column("Driver"), Column("Instances", number=True), Column("Ended by"), Column("Marginal memory", number=True),
         Column("Projection by memory alone", unit="instances", number=True),
     )  # fmt: skip
-    rows = []
-    for estimate in (*row.container, *row.vm):
-        if estimate.value is None:
-            rows.append((estimate.label, Value(view.words.tell(estimate.why), absent=True) if estimate.why else "", *(Value("—", absent=True),) * 3))
-            continue
-        marginal = view.evidence.estimate("density.marginal_memory", estimate.label)
-        projected = projection(view, estimate.label)
-        rows.append((
-            estimate.label,
-            Value(f"{'≥ ' if estimate.at_least else ''}{estimate.value:,.0f}", exact(estimate.value), "TCG" if estimate.emulated else ""),
-            ", ".join(limiters(view.evidence, "density.instances", estimate.label)) or "not recorded",
-            Value(human(marginal.value, "B"), exact(marginal.value)) if marginal.value is not None else Value("no figure", absent=True),
-            Value(f"≈ {digits(projected)} (projection)", exact(projected)) if projected is not None else Value("no projection", absent=True),
-        ))  # fmt: skip
     return Table(
         slug="density-reached",
         caption="Instances reached, and what ended the ramp",
         columns=columns,
-        rows=tuple(rows),
-        note="A projection is not a measurement: other walls (ports, pids, scheduling) may come first. No verdict rests on it.",
+        rows=tuple(_reached(view, estimate) for estimate in (*row.container, *row.vm)),
+        note="A projection is not a measurement: other walls (ports, pids, scheduling) may come first. "
+        "No verdict rests on it.",
+    )
+
+
+def _reached(view: View, estimate: Estimate) -> tuple[Value | str, ...]:
+    if estimate.value is None:
+        return estimate.label, cells.cell(estimate, view.words), *(Value("—", absent=True),) * 3
+    marginal = view.evidence.estimate("density.marginal_memory", estimate.label)
+    projected = projection(view, estimate.label)
+    return (
+        estimate.label,
+        cells.cell(replace(estimate, note=None), view.words),
+        ", ".join(limiters(view.evidence, "density.instances", estimate.label)) or "not recorded",
+        cells.cell(marginal, view.words),
+        Value("no projection", absent=True)
+        if projected is None
+        else Value(f"≈ {digits(projected)} (projection)", exact(projected)),
     )

@@ -34,7 +34,13 @@ def failure_table(view: View) -> Table:
         for record in view.frame.run.records
         if record.outcome is not Outcome.OK
     )
-    columns = (Column("Cell"), Column("Block", number=True), Column("Outcome"), Column("Reason"), Column("After", "s", number=True))
+    columns = (
+        Column("Cell"),
+        Column("Block", number=True),
+        Column("Outcome"),
+        Column("Reason"),
+        Column("After", "s", number=True),
+    )
     note = "" if rows else "Nothing failed and nothing was skipped."
     return Table(slug="failures-all", caption="Records without a figure", columns=columns, rows=rows, note=note)
 
@@ -42,7 +48,12 @@ def failure_table(view: View) -> Table:
 def event_table(view: View) -> Table:
     """The run's events with their figures."""
     rows = tuple(
-        (event.event, event.at_utc, ", ".join(f"{key} {value:.4g}" for key, value in event.figures.items()) or "—", event.detail or "—")
+        (
+            event.event,
+            event.at_utc,
+            ", ".join(f"{key} {value:.4g}" for key, value in event.figures.items()) or "—",
+            event.detail or "—",
+        )
         for event in view.frame.run.events
     )
     columns = (Column("Event"), Column("At (UTC)"), Column("Figures"), Column("Detail"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from harness import stats
-from harness.stats import Comparison
+from harness.stats import Comparison, Effect
 from reports.page import Column, Part, Table, Value
 from reports.sections.base import Section, View
 from reports.units import exact, times
@@ -26,30 +26,32 @@ class Floor(Section):
 
 def control_table(view: View) -> Table:
     """For every metric that native and its twin both have: their ratio, its interval, and the margin δ from it."""
-    rows = []
-    for metric in view.frame.run.header.metrics:
-        effect = view.evidence.control(metric.name)
-        if effect is None or effect.estimate is None:
-            continue
-        interval = effect.interval
-        if interval is None:
-            rows.append((metric.name, Value(times(effect.estimate), exact(effect.estimate)), Value("too few blocks", absent=True), ABSENT, str(len(effect.logs)), ABSENT))
-            continue
-        outside = stats.aa_outside(interval)
-        rows.append((
-            metric.name,
-            Value(times(interval.estimate), exact(interval.estimate)),
-            Value(f"{interval.low:.3f}–{interval.high:.3f}", f"{exact(interval.low)} – {exact(interval.high)}"),
-            Value(f"{stats.equivalence_margin(interval) * 100:.1f}", exact(stats.equivalence_margin(interval))),
-            str(interval.n),
-            Value("outside", absent=True) if outside else "inside",
-        ))  # fmt: skip
+    controls = [(metric.name, view.evidence.control(metric.name)) for metric in view.frame.run.header.metrics]
+    rows = tuple(_control(name, effect) for name, effect in controls if effect and effect.estimate is not None)
     columns = (
-        Column("Metric"), Column("Ratio", "×", number=True), Column("CI", number=True), Column("Margin δ", "%", number=True),
-        Column("n", "blocks", number=True), Column("±δ"),
+        Column("Metric"), Column("Ratio", "×", number=True), Column("CI", number=True),
+        Column("Margin δ", "%", number=True), Column("n", "blocks", number=True), Column("±δ"),
     )  # fmt: skip
     note = "" if rows else "Native was not run twice in this run: there is no noise floor, and δ is 3 %."
-    return Table(slug="floor-aa", caption="Two runs of the same thing (A/A)", columns=columns, rows=tuple(rows), note=note)
+    return Table(
+        slug="floor-aa", caption="Two runs of the same thing (A/A)", columns=columns, rows=tuple(rows), note=note
+    )
+
+
+def _control(name: str, effect: Effect) -> tuple[Value | str, ...]:
+    estimate, interval = effect.estimate or 1.0, effect.interval
+    ratio = Value(f"{estimate:.3f}", exact(estimate))
+    if interval is None:
+        return name, ratio, Value("too few blocks", absent=True), ABSENT, str(len(effect.logs)), ABSENT
+    margin = stats.equivalence_margin(interval)
+    return (
+        name,
+        ratio,
+        Value(f"{interval.low:.3f}–{interval.high:.3f}", f"{exact(interval.low)} – {exact(interval.high)}"),
+        Value(f"{margin * 100:.1f}", exact(margin)),
+        str(interval.n),
+        Value("outside", absent=True) if stats.aa_outside(interval) else "inside",
+    )
 
 
 def comparison_table(view: View) -> Table:
@@ -60,11 +62,15 @@ def comparison_table(view: View) -> Table:
         Column("n", "blocks", number=True), Column("p (Holm)", number=True), Column("Finding"), Column("Reason"),
     )  # fmt: skip
     note = "" if rows else "No two sides were measured: nothing can be compared."
-    return Table(slug="comparisons-all", caption="Comparisons of the claims' metrics", columns=columns, rows=rows, note=note)
+    return Table(
+        slug="comparisons-all", caption="Comparisons of the claims' metrics", columns=columns, rows=rows, note=note
+    )
 
 
 def _row(comparison: Comparison) -> tuple[Value | str, ...]:
-    ratio = Value(times(comparison.ratio), exact(comparison.ratio)) if comparison.ratio is not None else Value("no ratio", absent=True)
+    ratio = Value("no ratio", absent=True)
+    if comparison.ratio is not None:
+        ratio = Value(times(comparison.ratio), exact(comparison.ratio))
     known = comparison.ci_low is not None and comparison.ci_high is not None
     ends = f"{comparison.ci_low:.3g}–{comparison.ci_high:.3g}" if known else Value("no interval", absent=True)
     p_value = f"{comparison.p_value:.2g}" if comparison.p_value is not None else Value("not tested", absent=True)

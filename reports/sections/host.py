@@ -21,7 +21,11 @@ class Host(Section):
         yield Part(
             slug="host",
             heading=view.words.say("section.host"),
-            tables=(Table(slug="host-facts", caption="What was recorded of the host", columns=columns, rows=rows, folded=True),),
+            tables=(
+                Table(
+                    slug="host-facts", caption="What was recorded of the host", columns=columns, rows=rows, folded=True
+                ),
+            ),
         )
 
 

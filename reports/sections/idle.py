@@ -18,7 +18,7 @@ class Idle(ClaimSection):
     metrics = ("idle.memory_pss", "idle.memory_cgroup", "idle.cpu")
     method = (
         "Figures are the host's: for a VM its QEMU process, for a container its processes and its cgroup.",
-        "Two methods for memory: PSS shares out pages used by several, the cgroup charges the first user and counts page cache.",
+        "Memory by two methods: PSS shares out pages used by several; the cgroup charges the first, cache included.",
         "Nothing is executed inside while the idle instance is watched.",
     )
 
@@ -36,12 +36,9 @@ class Idle(ClaimSection):
                 "proportional set size",
                 data=sample_table("idle-memory-data", "PSS of one idle instance", lanes, "B"),
             )
-            yield figures.order(
+            yield figures.drift(
                 "idle-order",
-                "The same in the order measured",
-                f"Block medians for {', '.join(lane.shown for lane in lanes)}",
+                "The same in the order measured, each against its own median",
                 view.medians(metric),
-                "B",
-                "proportional set size",
                 data=sample_table("idle-order-data", "PSS, median of each block", view.medians(metric), "B"),
             )

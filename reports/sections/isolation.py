@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 from reports import figures
 from reports.claims import Row
-from reports.figures import Lane
 from reports.page import Column, Figure, Table, Value
 from reports.rules import placebo_noise
 from reports.sections.base import ClaimSection, View, sample_table
@@ -19,28 +18,42 @@ class Isolation(ClaimSection):
     """Leakage against entitlement, with the placebo as its floor."""
 
     claim = "isolation"
-    metrics = ("leakage.rate", "enforcement.limit_holds", "enforcement.cpu_overrun", "enforcement.cpu_bites", "enforcement.memory_bites")
+    metrics = (
+        "leakage.rate",
+        "enforcement.limit_holds",
+        "enforcement.cpu_overrun",
+        "enforcement.cpu_bites",
+        "enforcement.memory_bites",
+    )
     method = (
-        "Leakage is 1 − (work beside the antagonist ÷ work alone under exactly the same limits); zero means: got what it was entitled to.",
-        "The placebo is an idle neighbour: its column is the rate of false alarms, and nothing inside its spread is called a leak.",
-        "Limits are read back and made to bite before a figure relies on them; a limit that does not bite refuses the comparison.",
+        "Leakage is 1 − (work beside the antagonist ÷ work alone under the same limits); zero is: got its due.",
+        "The placebo is an idle neighbour: it shows the false alarms; nothing inside its spread is called a leak.",
+        "Limits are read back and made to bite; one that does not hold or does not bite refuses the comparison.",
     )
 
     def figures(self, view: View, row: Row) -> Iterator[Figure]:
         """Leak per driver and antagonist with the placebo among them; then the victim's rate in time order."""
         names = sorted(view.frame.conditions(LEAK, "antagonist"), key=lambda name: (name != "placebo", name))
         lanes = [
-            view.lane(label, list(blocks.items()), view.evidence.estimate(LEAK, label, antagonist=name), f"{name}, {label}")
+            view.lane(
+                label, list(blocks.items()), view.evidence.estimate(LEAK, label, antagonist=name), f"{name}, {label}"
+            )
             for name in names
             for label in view.frame.labels()
             if (blocks := view.frame.blocks(LEAK, label, antagonist=name))
         ]
         if lanes:
-            noise = placebo_noise(view.evidence, LEAK, view.frame.labels("container") + view.frame.labels("vm"), row.claim.limits["points"])
+            noise = placebo_noise(
+                view.evidence,
+                LEAK,
+                view.frame.labels("container") + view.frame.labels("vm"),
+                row.claim.limits["points"],
+            )
             yield figures.forest(
                 "isolation-leak",
                 "Work lost of what was entitled to; the band is what the placebo moves",
-                "; ".join(f"{lane.shown}: {human(lane.interval[0], 'ratio')}" for lane in lanes if lane.interval) or "no intervals",
+                "; ".join(f"{lane.shown}: {human(lane.interval[0], 'ratio')}" for lane in lanes if lane.interval)
+                or "no intervals",
                 lanes,
                 "leakage",
                 unit="ratio",
@@ -48,35 +61,32 @@ class Isolation(ClaimSection):
                 centre=0.0,
                 data=leak_table(view, names),
             )
-        rates = [lane for condition in ("entitled", "placebo") for lane in self._rates(view, condition)]
+        rates = view.medians("leakage.rate", condition="placebo")
         if rates:
-            yield figures.order(
+            yield figures.drift(
                 "isolation-order",
-                "The victim alone and beside the placebo, block by block: they should lie on one another",
-                f"Block medians for {', '.join(lane.name for lane in rates)}",
+                "The victim beside the placebo, block by block, each against its own median: what is noise",
                 rates,
-                view.frame.unit("leakage.rate"),
-                "work rate",
                 data=sample_table("isolation-order-data", "Work rate", rates, view.frame.unit("leakage.rate")),
             )
-
-    def _rates(self, view: View, condition: str) -> Iterator[Lane]:
-        for label in view.frame.labels():
-            blocks = view.frame.blocks("leakage.rate", label, condition=condition)
-            if blocks and "~" not in label:
-                yield view.lane(label, list(blocks.items()), name=f"{label}, {condition}")
 
     def tables(self, view: View, row: Row) -> Iterator[Table]:
         """The leakage matrix, then rates and enforcement."""
         names = view.frame.conditions(LEAK, "antagonist")
         if names:
             yield leak_table(view, list(names), "isolation-matrix")
-        yield view.summary("isolation-numbers", "Isolation: rates and enforcement", self.metrics)
+        yield from super().tables(view, row)
 
 
 def leak_table(view: View, names: list[str], slug: str = "isolation-leak-data") -> Table:
     """One row a driver and antagonist: leak, interval, n."""
-    columns = (Column("Driver"), Column("Beside"), Column("Leak", "%", number=True), Column("CI", number=True), Column("n", "blocks", number=True))
+    columns = (
+        Column("Driver"),
+        Column("Beside"),
+        Column("Leak", "%", number=True),
+        Column("CI", number=True),
+        Column("n", "blocks", number=True),
+    )
     rows = []
     for label in view.frame.labels():
         for name in names:

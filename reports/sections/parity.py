@@ -15,7 +15,9 @@ class Parity(Section):
 
     def parts(self, view: View) -> Iterator[Part]:
         """The parity table and the limits table; each says so if nothing was recorded."""
-        yield Part(slug="parity", heading=view.words.say("section.parity"), tables=(parity_table(view), driver_table(view)))
+        yield Part(
+            slug="parity", heading=view.words.say("section.parity"), tables=(parity_table(view), driver_table(view))
+        )
         yield Part(slug="limits", heading=view.words.say("section.limits"), tables=(limits_table(view),))
 
 
@@ -37,8 +39,14 @@ def driver_table(view: View) -> Table:
     """Every driver of the run, whether it worked here and what it told of itself."""
     rows = []
     for entry in view.frame.run.header.drivers:
-        facts = ", ".join(f"{key} {value}" for key, value in sorted(entry.facts.items())) or Value("none recorded", absent=True)
-        state = "works" if entry.usable else f"does not work here: {entry.reason}" + (f" ({entry.mend})" if entry.mend else "")
+        facts = ", ".join(f"{key} {value}" for key, value in sorted(entry.facts.items())) or Value(
+            "none recorded", absent=True
+        )
+        state = (
+            "works"
+            if entry.usable
+            else f"does not work here: {entry.reason}" + (f" ({entry.mend})" if entry.mend else "")
+        )
         rows.append((entry.name, entry.kind, state, facts))
     columns = (Column("Driver"), Column("Kind"), Column("State"), Column("Facts"))
     return Table(slug="drivers", caption="The drivers of this run", columns=columns, rows=tuple(rows))
@@ -47,13 +55,26 @@ def driver_table(view: View) -> Table:
 def limits_table(view: View) -> Table:
     """Every limit asked for and what the host held."""
     rows = [
-        (each.driver, str(limit.get("name", "")), str(limit.get("asked", "")), str(limit.get("read", "")), _holds(limit.get("holds")), str(limit.get("source", "")))
+        (
+            each.driver,
+            str(limit.get("name", "")),
+            str(limit.get("asked", "")),
+            str(limit.get("read", "")),
+            _holds(limit.get("holds")),
+            str(limit.get("source", "")),
+        )
         for each in view.frame.run.facts
         for limit in each.limits
     ]
     columns = tuple(Column(name) for name in ("Driver", "Limit", "Asked", "Read back", "Holds", "Source"))
     note = "" if rows else "No limits were read back in this run."
-    return Table(slug="limits-read", caption="Limits asked for, and as the host holds them", columns=columns, rows=tuple(rows), note=note)
+    return Table(
+        slug="limits-read",
+        caption="Limits asked for, and as the host holds them",
+        columns=columns,
+        rows=tuple(rows),
+        note=note,
+    )
 
 
 def _holds(value: object) -> Value:

@@ -29,19 +29,32 @@ class Repeat(Section):
         yield Part(
             slug="repeat",
             heading=view.words.say("section.repeat"),
-            answer="The same seed gives the same order. Results are comparable within one host fingerprint and one profile only.",
+            answer="The same seed gives the same order. Compare only within one host fingerprint and one profile.",
             code=header.command,
             tables=(
-                Table(slug="versions", caption="Versions and digests", columns=(Column("Item"), Column("Value")), rows=tuple(rows)),
+                Table(
+                    slug="versions",
+                    caption="Versions and digests",
+                    columns=(Column("Item"), Column("Value")),
+                    rows=tuple(rows),
+                ),
             ),
         )
         year = header.started_utc[:4]
-        yield Part(slug="cite", heading=view.words.say("section.cite"), code=citation(header.run_id, year, str(header.host.get("tare", {}).get("version", ""))))
+        yield Part(
+            slug="cite",
+            heading=view.words.say("section.cite"),
+            code=citation(header.run_id, year, str(header.host.get("tare", {}).get("version", ""))),
+        )
 
 
 def citation(run_id: str, year: str, version: str) -> str:
     """A BibTeX entry for the run."""
-    return (
-        f"@misc{{tare-{run_id},\n  title = {{Tare: containers and virtual machines, measured on one host}},\n"
-        f"  author = {{{{The Tare maintainers}}}},\n  year = {{{year}}},\n  note = {{Version {version or 'unknown'}, run {run_id}}}\n}}"
-    )
+    return "\n".join((
+        f"@misc{{tare-{run_id},",
+        "  title = {Tare: containers and virtual machines, measured on one host},",
+        "  author = {{The Tare maintainers}},",
+        f"  year = {{{year}}},",
+        f"  note = {{Version {version or 'unknown'}, run {run_id}}}",
+        "}",
+    ))  # fmt: skip

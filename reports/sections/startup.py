@@ -8,7 +8,7 @@ from statistics import median
 from harness.results import Outcome
 from reports import figures
 from reports.claims import Row
-from reports.figures import Bound, Track
+from reports.figures import Bound, Lane, Track
 from reports.page import Column, Figure, Table, Value
 from reports.sections.base import ClaimSection, View, sample_table
 from reports.units import exact, human
@@ -24,7 +24,7 @@ class Startup(ClaimSection):
     metrics = ("startup.spawned", "startup.userland", "startup.ready", "teardown.stopped", "teardown.removed")
     method = (
         "Every replicate is one fresh instance; the order of drivers within a block is a seeded permutation.",
-        "All phases are stamped on the host's monotonic clock when the event arrives; nothing is polled in the timed interval.",
+        "Phases are stamped on the host's monotonic clock when the event arrives; nothing is polled meanwhile.",
         "Ready means that the instance's own service has answered a request. Building and pulling images is not in it.",
     )
 
@@ -35,28 +35,30 @@ class Startup(ClaimSection):
             yield figures.waterfall(
                 "startup-phases",
                 "Phases from the request to readiness, on one clock",
-                "; ".join(f"{track.name}: " + ", ".join(f"{n} at {human(at, 's')}" for n, at in track.events) for track in tracks),
                 tracks,
                 data=phase_table(tracks),
             )
         lanes = view.lanes("startup.ready")
         if lanes:
-            finding = "; ".join(f"{lane.shown}: {human(min(y for _, y in lane.points), 's')} to {human(max(y for _, y in lane.points), 's')}" for lane in lanes)
+            finding = "; ".join(f"{lane.shown}: {extent(lane)}" for lane in lanes)
             yield figures.steps(
                 "startup-ready", "How long instances took to be ready", finding, lanes, "s", "request to ready",
-                bounds=[MINUTE], data=sample_table("startup-ready-data", "Request to ready, every instance", lanes, "s"),
+                bounds=[MINUTE], data=sample_table("startup-ready-data", "Request to ready", lanes, "s"),
             )  # fmt: skip
         medians = view.medians("startup.ready")
         if medians:
-            yield figures.order(
+            yield figures.drift(
                 "startup-order",
-                "The same in the order measured: a drift or an order effect would show as a slope",
-                f"Medians of each block for {', '.join(lane.shown for lane in medians)}",
+                "The same in the order measured, each against its own median: a drift would show as a slope",
                 medians,
-                "s",
-                "request to ready",
                 data=sample_table("startup-order-data", "Request to ready, median of each block", medians, "s"),
             )
+
+
+def extent(lane: Lane) -> str:
+    """Smallest and largest value of a lane, in words."""
+    values = [value for _, value in lane.points]
+    return f"{human(min(values), 's')} to {human(max(values), 's')}"
 
 
 def phases(view: View, label: str) -> Track | None:
