@@ -40,7 +40,7 @@ class Behaviour:
     `fail_launch` answers with the error of the launch of that ordinal (from 0), or None. An exec whose
     words hold `fail_exec` exits 1, `hang_exec` runs into its time-out, and `die_exec` kills the instance.
     `reply` answers commands before the built-in answers do. `leak` is the share of its rate a victim
-    loses while any neighbour's stress-ng runs. `jitter` is the relative spread of timelines and rates.
+    loses while any neighbour's stress-ng runs, `idle_leak` beside one that is idle but not frozen. `jitter` is the relative spread of timelines and rates.
     """
 
     usable: bool = True
@@ -57,6 +57,7 @@ class Behaviour:
     jitter: float = 0.0
     seed: int = 0
     leak: float = 0.0
+    idle_leak: float = 0.0
     limits_hold: bool = True
     limits_bite: bool = True
     guest_clock: float = 1.0
@@ -137,8 +138,10 @@ class FakeInstance(Instance):
         return ExecResult(argv, 0, stdout.encode(), b"", elapsed_ns)
 
     def _rate(self, rate: float) -> float:
-        disturbed = any(other.running for other in self.driver.instances if other is not self)
-        return rate / self._wobble(1.0) * (1 - self.driver.behaviour.leak if disturbed else 1)
+        behaviour = self.driver.behaviour
+        others = [other for other in self.driver.instances if other is not self and not other.paused]
+        lost = behaviour.leak if any(other.running for other in others) else behaviour.idle_leak if others else 0.0
+        return rate / self._wobble(1.0) * (1 - lost)
 
     def _sysbench_cpu(self, argv: tuple[str, ...], text: str, timeout_s: float) -> ExecResult:
         seconds, threads = _number(text, "--time"), _number(text, "--threads", 1)

@@ -136,8 +136,7 @@ def test_slow_launches_end_the_ramp_before_the_wave_that_broke_the_level(tmp_pat
 
     driver.behaviour.fail_launch = slow_down
     reached = one(list(Density().measure(context)), "density.instances")
-    assert reached.labels["limiter"] == "latency"
-    assert 24 <= reached.value <= 26
+    assert (reached.value, reached.labels["limiter"]) == (25, "latency")  # six of the last ten are slow at 26
 
 
 def test_interrupted_ramp_closes_everything(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from runtime.errors import TareError
+from runtime.instance import Usage
 from runtime.spec import Limits
 from tests.fakes import Behaviour, FakeInstance
 from tests.unit.workloads.visits import one, values, visit
@@ -40,6 +41,22 @@ def test_limit_that_does_not_bite_is_a_zero_with_its_figures(tmp_path: Path) -> 
     assert one(samples, "enforcement.cpu_bites").value == 0
     assert one(samples, "enforcement.memory_bites").value == 0
     assert one(samples, "enforcement.memory_bites").labels["outcome"] == "granted"
+
+
+def test_burn_wants_more_than_the_limit_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    context, _ = visit(tmp_path, limits=Limits(cpus=2.0), seconds=1)
+    bites = one(list(Enforcement().measure(context)), "enforcement.cpu_bites")
+    assert (bites.value, bites.labels["threads"], bites.labels["tried"]) == (1, "3", "yes")
+
+
+def test_burn_that_stays_far_below_the_limit_is_marked_as_no_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context, driver = visit(tmp_path, limits=HALF, seconds=1)
+    spent = iter([10**9, 10**9 + 10**7])
+    monkeypatch.setattr(driver.instances[0], "usage", lambda: Usage(method="cgroup v1", cpu_ns=next(spent)))
+    assert one(list(Enforcement().measure(context)), "enforcement.cpu_bites").labels["tried"] == "no"
 
 
 def test_resource_without_a_limit_yields_nothing(tmp_path: Path) -> None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from runtime.errors import TareError
 from runtime.instance import ExecResult
+from tests.fakes import Behaviour
+from tests.unit.workloads.visits import visit
 from workloads.base import Invalid
-from workloads.honesty import demand_one_clock
+from workloads.honesty import demand_one_clock, start_cost_s
 
 
 def result(seconds: float) -> ExecResult:
@@ -28,3 +33,10 @@ def test_slow_start_of_an_emulated_guest_widens_the_bound() -> None:
     with pytest.raises(Invalid):
         demand_one_clock(result(2.0), 1.0, start_s=0.05)
     demand_one_clock(result(2.0), 1.0, start_s=0.2)
+
+
+def test_tool_that_is_not_there_is_an_error_not_a_cheap_start(tmp_path: Path) -> None:
+    context, _ = visit(tmp_path, Behaviour(fail_exec="fio"))
+    assert start_cost_s(context.shared, ("sysbench", "--version")) == 0.005
+    with pytest.raises(TareError, match="told to fail"):
+        start_cost_s(context.shared, ("fio", "--version"))

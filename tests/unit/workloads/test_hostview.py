@@ -35,10 +35,14 @@ def test_task_room_is_the_lower_limit_less_the_tasks_there(tmp_path: Path) -> No
 
 
 def test_open_file_limit_is_given_back() -> None:
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with hostview.many_open_files() as most:
-        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (most, before[1])
-    assert resource.getrlimit(resource.RLIMIT_NOFILE) == before
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft - 1, hard))
+    try:
+        with hostview.many_open_files() as most:
+            assert resource.getrlimit(resource.RLIMIT_NOFILE) == (most, hard)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (soft - 1, hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_this_host_can_be_read() -> None:

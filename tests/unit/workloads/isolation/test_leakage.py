@@ -33,10 +33,10 @@ def by(samples: list[Sample], metric: str, label: str) -> dict[str, float]:
 
 
 def test_leak_is_against_entitlement_and_slowdown_against_the_placebo(tmp_path: Path) -> None:
-    samples = run(tmp_path, Behaviour(leak=0.25))
-    assert by(samples, "leakage.rate", "condition") == {"entitled": 1000, "placebo": 1000, "cpu": 750, "fsync": 750}
-    assert by(samples, "leakage.leak", "antagonist") == {"placebo": 0, "cpu": 0.25, "fsync": 0.25}
-    assert by(samples, "leakage.slowdown", "antagonist") == {"cpu": 0.25, "fsync": 0.25}
+    samples = run(tmp_path, Behaviour(leak=0.25, idle_leak=0.2))
+    assert by(samples, "leakage.rate", "condition") == {"entitled": 1000, "placebo": 800, "cpu": 750, "fsync": 750}
+    assert by(samples, "leakage.leak", "antagonist") == pytest.approx({"placebo": 0.2, "cpu": 0.25, "fsync": 0.25})
+    assert by(samples, "leakage.slowdown", "antagonist") == pytest.approx({"cpu": 0.0625, "fsync": 0.0625})
     assert by(samples, "leakage.antagonist_rate", "condition") == {"cpu": 2100, "fsync": 2100}
 
 

@@ -31,6 +31,7 @@ def test_memory_report_gives_what_was_transferred() -> None:
         (b"    total time:      1.0s\n    total number of events:       0\n", "no work"),
         (b"    total time:      0.0000s\n    total number of events:       1\n", "no work"),
         (b"    total time:      1.0000s\n", "no totals"),
+        (b"ALERT: lost\n    total time:      1.0000s\n    total number of events:       9\n", "ALERT: lost"),
     ],
 )
 def test_report_without_honest_work_is_invalid(output: bytes, why: str) -> None:
