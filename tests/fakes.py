@@ -40,7 +40,8 @@ class Behaviour:
     `fail_launch` answers with the error of the launch of that ordinal (from 0), or None. An exec whose
     words hold `fail_exec` exits 1, `hang_exec` runs into its time-out, and `die_exec` kills the instance.
     `reply` answers commands before the built-in answers do. `leak` is the share of its rate a victim
-    loses while any neighbour's stress-ng runs, `idle_leak` beside one that is idle but not frozen. `jitter` is the relative spread of timelines and rates.
+    loses while any neighbour's stress-ng runs, `idle_leak` beside one that is idle but not frozen.
+    `jitter` is the relative spread of timelines and rates.
     """
 
     usable: bool = True
