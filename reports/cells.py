@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from reports.claims import CONTAINER, VM, Contrast, Estimate, Row, Ruling
 from reports.frame import Frame, Message
 from reports.page import Value
@@ -32,7 +34,9 @@ def sentence(estimate: Estimate, words: Words) -> str:
     value = cell(estimate, words)
     label = "" if estimate.label in (CONTAINER, VM) else f"({estimate.label})"
     said = " ".join(filter(None, (figure(estimate, 3), value.mark, value.note, label)))
-    if estimate.interval is None or estimate.at_least:
+    if estimate.at_least:
+        return said
+    if estimate.interval is None:
         return words.say("answer.side_few", value=said, n=estimate.n)
     ends = span(estimate.interval.low, estimate.interval.high, estimate.unit, 3)
     return words.say("answer.side", value=said, span=ends, n=estimate.n)
@@ -44,7 +48,7 @@ def contrast(value: Contrast | None, words: Words) -> Value:
         return Value(words.say("note.no_ratio"), absent=True)
     why = words.tell(value.why) if value.why else ""
     if value.value is None:
-        return Value(" ".join(filter(None, (words.say("note.no_ratio"), value.code))), exact=why, absent=True)
+        return Value(words.say("note.no_ratio"), exact=why, mark=value.code, absent=True)
     points = value.unit == "pp"
     text = f"{_signed(value.value)} pp" if points else times(value.value)
     ends = ""
@@ -66,12 +70,11 @@ def ruling(row: Row, words: Words) -> str:
     return f"{word}: {reason}" if words.language == "en" else f"{word}：{reason}"
 
 
-def failures(frame: Frame, metric: str, labels: tuple[str, ...], words: Words) -> str:
-    """`2 of 10 failed` for each label whose cell had failures, joined; empty if none had."""
-    found = []
-    for label in labels:
-        tally = frame.tally(frame.workload(metric), label)
-        if tally is not None and tally.failed:
-            said = words.say("note.failed", failed=tally.failed, attempted=tally.attempted)
-            found.append(f"{label}: {said}")
-    return "; ".join(found)
+def failures(frame: Frame, metrics: Iterable[str], words: Words) -> str:
+    """`overhead_cpu[vm]: 2 of 10 failed` for each cell of these metrics that had failures; empty if none had."""
+    workloads = {frame.workload(metric) for metric in metrics}
+    return "; ".join(
+        f"{tally.cell}: {words.say('note.failed', failed=tally.failed, attempted=tally.attempted)}"
+        for tally in frame.tallies
+        if tally.failed and tally.cell.workload in workloads
+    )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 
 from reports import cells
@@ -19,7 +20,7 @@ SPECIAL = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
     "×": r"$\times$", "÷": r"$\div$", "≥": r"$\geq$", "µ": r"$\mu$",
-    "−": "$-$", "–": "--", "—": "---",
+    "\u00a0": "~", "−": "$-$", "–": "--", "—": "---",
 }  # fmt: skip
 
 
@@ -80,7 +81,7 @@ def samples_csv(frame: Frame) -> bytes:
 
 def latex(text: str) -> str:
     """`text` with everything that LaTeX would act on taken literally."""
-    return "".join(SPECIAL.get(letter, letter) for letter in " ".join(text.split()))
+    return "".join(SPECIAL.get(letter, letter) for letter in re.sub(r"[\r\n\t]+", " ", text))
 
 
 def claims_latex(rows: Sequence[Row], words: Words) -> bytes:

@@ -182,7 +182,7 @@ def _axis(axes: Axes, which: str, values: Sequence[float], unit: str, what: str)
     if _is_log(values):
         binary = unit in ("B", "bytes")
         (axes.set_xscale if which == "x" else axes.set_yscale)("log")
-        axis.set_major_locator(LogLocator(base=2 if binary else 10, numticks=8))
+        axis.set_major_locator(LogLocator(base=2, numticks=5) if binary else LogLocator(numticks=8))
         axis.set_major_formatter(FuncFormatter(lambda value, _: tick(value, unit)))
         axis.set_minor_formatter(NullFormatter())
         if binary:
@@ -197,7 +197,10 @@ def _axis(axes: Axes, which: str, values: Sequence[float], unit: str, what: str)
 
 def tick(value: float, unit: str) -> str:
     """A label of a logarithmic axis."""
-    return f"{value:g}×" if unit == "×" else human(value, unit, 1)
+    if unit == "×":
+        return f"{value:g}×"
+    divisor, name = scale_for([value], unit)
+    return f"{value / divisor:.4g} {name}"
 
 
 def _bounds(axes: Axes, bounds: Sequence[Bound]) -> None:
@@ -285,10 +288,9 @@ def order(
     with _canvas(2.4) as (canvas, axes):
         divisor = _axis(axes, "y", [value for lane in lanes for _, value in lane.points], unit, what)
         for lane in lanes:
-            few = {"marker": None} if len(lane.points) > 80 else lane.marker()
             axes.plot(
                 [x for x, _ in lane.points], [y / divisor for _, y in lane.points], color=lane.colour, linewidth=1.1,
-                linestyle=lane.line, markersize=4, markeredgewidth=0.4, label=lane.shown, **few,
+                linestyle=lane.line, markevery=max(1, len(lane.points) // 12), markersize=4, markeredgewidth=0.4, label=lane.shown, **lane.marker(),
             )  # fmt: skip
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel(along)
@@ -297,9 +299,14 @@ def order(
         return _finish(canvas, slug, title, finding, data)
 
 
-def drift(slug: str, title: str, lanes: Sequence[Lane], *, data: Table | None = None) -> Figure:
-    """Block medians in time order, each driver as a share of its own median: drift, outliers and noise on one scale."""
+def drift(slug: str, title: str, lanes: Sequence[Lane], *, data: Table | None = None) -> Iterator[Figure]:
+    """Block medians in time order, each driver as a share of its own median: drift, outliers and noise on one scale.
+
+    Yields nothing where no lane has two blocks: one point has no order.
+    """
     shares, ranges = [], []
+    if all(len(lane.points) < 2 for lane in lanes):
+        return
     for lane in lanes:
         middle = sorted(value for _, value in lane.points)[len(lane.points) // 2]
         if middle > 0:
@@ -308,7 +315,7 @@ def drift(slug: str, title: str, lanes: Sequence[Lane], *, data: Table | None = 
             shares.append(replace(lane, points=points))
             ranges.append(f"{lane.shown}: {low:+.1f} to {high:+.1f} %")
     finding = "Range of block medians around the driver's own: " + "; ".join(ranges)
-    return order(slug, title, finding, shares, "×", "÷ own median", data=data)
+    yield order(slug, title, finding, shares, "×", "÷ own median", data=data)
 
 
 def forest(

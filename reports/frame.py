@@ -78,6 +78,11 @@ class Frame:
         ]
         return pd.DataFrame(rows, columns=list(COLUMNS))
 
+    @cached_property
+    def block_count(self) -> int:
+        """Blocks in which at least one cell was attempted."""
+        return len({record.block for record in self.run.records if record.outcome is not Outcome.SKIPPED})
+
     def records(self, workload: str, label: str) -> list[Record]:
         """The records of one cell, in the order measured."""
         return [

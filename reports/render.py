@@ -124,7 +124,7 @@ def _accelerator(view: View) -> str:
 def run_line(view: View) -> str:
     """Date, profile, number of blocks, duration."""
     header, say = view.frame.run.header, view.words.say
-    blocks = block_count(view.frame)
+    blocks = view.frame.block_count
     took = sum(event.figures.get("elapsed_s", 0.0) for event in view.frame.run.events)
     found = [
         header.started_utc[:16].replace("T", " ") + " UTC",
@@ -135,11 +135,6 @@ def run_line(view: View) -> str:
     return " · ".join(str(item) for item in found if item)
 
 
-def block_count(frame: Frame) -> int:
-    """Blocks in which at least one cell was attempted."""
-    return len({record.block for record in frame.run.records if record.outcome != "skipped"})
-
-
 def banner(view: View) -> Iterator[str]:
     """One sentence for each thing that forbids to conclude something; nothing where nothing does."""
     say, frame = view.words.say, view.frame
@@ -147,8 +142,8 @@ def banner(view: View) -> Iterator[str]:
         yield say("banner.emulation")
     if view.evidence.claims_nothing:
         yield say("banner.smoke")
-    elif block_count(frame) < stats.MIN_BLOCKS:
-        yield say("banner.blocks", n=block_count(frame))
+    elif frame.block_count < stats.MIN_BLOCKS:
+        yield say("banner.blocks", n=frame.block_count)
     controls = ((metric.name, view.evidence.control(metric.name)) for metric in frame.run.header.metrics)
     outside = [name for name, effect in controls if effect and effect.interval and stats.aa_outside(effect.interval)]
     if outside:

@@ -10,6 +10,7 @@ import math
 
 from harness.results import ResultsError
 
+NBSP = "\u00a0"
 _TIMES = ((3600.0, "h"), (60.0, "min"), (1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
 _SIZES = ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"), (1, "B"))
 _SHARES = {"1": "%", "fraction": "%", "ratio": "%", "share": "%", "CPU s/s": "% of a CPU"}
@@ -22,7 +23,7 @@ def digits(value: float, significant: int = 2) -> str:
         return "0"
     places = significant - 1 - math.floor(math.log10(abs(value)))
     rounded = round(value, places)
-    return f"{rounded:,.{max(places, 0)}f}"
+    return f"{rounded:,.{max(places, 0)}f}".replace("-", "−")
 
 
 def human(value: float, unit: str, significant: int = 2) -> str:
@@ -33,20 +34,23 @@ def human(value: float, unit: str, significant: int = 2) -> str:
     if not math.isfinite(value):
         raise ResultsError("a figure", f"{value!r} is not a number to show", "look for it in the journal")
     if unit in _SHARES:
-        return f"{digits(value * 100, significant)} {_SHARES[unit]}"
+        return f"{digits(value * 100, significant)}{NBSP}{_SHARES[unit]}"
     if unit in _SCALES:
         step, name = _step(abs(value), _SCALES[unit])
-        return f"{digits(value / step, significant)} {name}"
+        return f"{digits(value / step, significant)}{NBSP}{name}"
     if unit in ("", "count", "instances"):
-        return digits(value, max(significant, len(str(abs(int(value))))))
-    return f"{digits(value, max(significant, 3))} {'/s' if unit == '1/s' else unit}"
+        whole = float(value).is_integer()
+        return f"{value:,.0f}".replace("-", "−") if whole else digits(value, max(significant, 3))
+    return f"{digits(value, max(significant, 3))}{NBSP}{'/s' if unit == '1/s' else unit}"
 
 
 def span(low: float, high: float, unit: str, significant: int = 2) -> str:
     """An interval, its unit said once where both ends have the same: `4.0–4.2 ms`."""
     first, last = human(low, unit, significant), human(high, unit, significant)
-    number, _, name = first.partition(" ")
-    return f"{number}–{last}" if last.partition(" ")[2] == name else f"{first} – {last}"
+    if low < 0:
+        return f"{first} to {last}"
+    number, _, name = first.partition(NBSP)
+    return f"{number}–{last}" if last.partition(NBSP)[2] == name else f"{first} – {last}"
 
 
 def _step(size: float, scale: tuple[tuple[float, str], ...]) -> tuple[float, str]:

@@ -79,17 +79,22 @@ class View:
             Column("Confidence", unit="%", number=True), Column("n", unit="blocks", number=True),
             Column("Failed", number=True),
         )  # fmt: skip
-        rows = [self._summary_row(metric, label) for metric in metrics for label in self._drivers()]
+        known = [metric for metric in metrics if self.frame.metric(metric) is not None]
+        rows = [self._summary_row(metric, label) for metric in known for label in self._drivers()]
         return Table(slug=slug, caption=caption, columns=columns, rows=tuple(rows), folded=True)
 
     def medians_table(self, slug: str, caption: str, metrics: Sequence[str]) -> Table:
         """One row a metric, one column a driver: the median with its interval under it, or why there is none."""
         drivers = [label for label in self._drivers() if "~" not in label]
         rows: list[tuple[Value | str, ...]] = [
-            (metric, *(self._median(metric, label) for label in drivers)) for metric in metrics
+            (metric, *(self._median(metric, label) for label in drivers))
+            for metric in metrics
+            if self.frame.metric(metric) is not None
         ]
+        lacking = [metric for metric in metrics if self.frame.metric(metric) is None]
+        note = f"No workload of this run looks at {', '.join(lacking)}." if lacking else ""
         columns = (Column("Metric"), *(Column(label, number=True) for label in drivers))
-        return Table(slug=slug, caption=caption, columns=columns, rows=tuple(rows))
+        return Table(slug=slug, caption=caption, columns=columns, rows=tuple(rows), note=note)
 
     def _median(self, metric: str, label: str) -> Value:
         estimate = self.evidence.estimate(metric, label)
@@ -168,17 +173,16 @@ class ClaimSection(Section):
         row = next((row for row in view.rows if row.claim.id == self.claim), None)
         if row is None:
             return
-        labels = view.frame.labels()
-        failed = cells.failures(view.frame, self.metrics[0], labels, view.words) if self.metrics else ""
         yield Part(
             slug=self.claim,
             heading=view.words.own_text(row.claim.texts, "question"),
             answer=self.answer(view, row) if row.ruling is not Ruling.UNMEASURED else ruling_sentence(view, row),
             verdict=row.ruling,
+            paragraphs=(view.words.say("answer.one_block"),) if view.frame.block_count == 1 else (),
             figures=tuple(self.figures(view, row)),
             tables=tuple(self.tables(view, row)),
             method=self.method,
-            failures=failed,
+            failures=cells.failures(view.frame, (*self.metrics, *row.claim.metrics), view.words),
         )
 
 

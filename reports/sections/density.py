@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from statistics import median
 
 from reports import cells, figures
 from reports.claims import Estimate, Row
@@ -72,10 +73,14 @@ def ends(lanes: list[Lane], unit: str) -> str:
 
 
 def ramp(view: View, metric: str, label: str) -> Lane | None:
-    """(n, value) along the ramp of `label`, all ramps together in order of n."""
+    """(n, value) along the ramp of `label`; over several ramps the median at each n."""
     found = view.frame.values(metric, label)
-    points = [(float(where["n"]), value) for _, value, where in found if where.get("n", "").isdigit()]
-    return view.lane(label, sorted(points)) if points else None
+    steps: dict[float, list[float]] = {}
+    for _, value, where in found:
+        if where.get("n", "").isdigit():
+            steps.setdefault(float(where["n"]), []).append(value)
+    points = [(n, median(values)) for n, values in sorted(steps.items())]
+    return view.lane(label, points) if points else None
 
 
 def projection(view: View, label: str) -> float | None:

@@ -54,7 +54,7 @@ class Disk(ClaimSection):
             )
         medians = view.medians("footprint.written_64mib")
         if medians:
-            yield figures.drift(
+            yield from figures.drift(
                 "disk-order",
                 "After 64 MiB of writes, block by block: a line that is not flat holds more than the writes",
                 medians,

@@ -36,7 +36,7 @@ class Idle(ClaimSection):
                 "proportional set size",
                 data=sample_table("idle-memory-data", "PSS of one idle instance", lanes, "B"),
             )
-            yield figures.drift(
+            yield from figures.drift(
                 "idle-order",
                 "The same in the order measured, each against its own median",
                 view.medians(metric),

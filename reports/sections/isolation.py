@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from reports import figures
+from reports import cells, figures
 from reports.claims import Row
 from reports.page import Column, Figure, Table, Value
 from reports.rules import placebo_noise
@@ -19,7 +19,6 @@ class Isolation(ClaimSection):
 
     claim = "isolation"
     metrics = (
-        "leakage.rate",
         "enforcement.limit_holds",
         "enforcement.cpu_overrun",
         "enforcement.cpu_bites",
@@ -63,7 +62,7 @@ class Isolation(ClaimSection):
             )
         rates = view.medians("leakage.rate", condition="placebo")
         if rates:
-            yield figures.drift(
+            yield from figures.drift(
                 "isolation-order",
                 "The victim beside the placebo, block by block, each against its own median: what is noise",
                 rates,
@@ -75,6 +74,7 @@ class Isolation(ClaimSection):
         names = view.frame.conditions(LEAK, "antagonist")
         if names:
             yield leak_table(view, list(names), "isolation-matrix")
+        yield rate_table(view)
         yield from super().tables(view, row)
 
 
@@ -98,3 +98,22 @@ def leak_table(view: View, names: list[str], slug: str = "isolation-leak-data") 
             leak = Value(f"{estimate.value * 100:.1f}", exact(estimate.value), "TCG" if estimate.emulated else "")
             rows.append((label, name, leak, ends, str(estimate.n)))
     return Table(slug=slug, caption="Leakage, signed, by driver and antagonist", columns=columns, rows=tuple(rows))
+
+
+def rate_table(view: View) -> Table:
+    """The victim's work rate alone and beside each neighbour."""
+    conditions = view.frame.conditions("leakage.rate", "condition")
+    unit = view.frame.unit("leakage.rate")
+    columns = (Column("Driver"), *(Column(condition, unit, number=True) for condition in conditions))
+    rows: list[tuple[Value | str, ...]] = []
+    for label in view.frame.labels():
+        estimates = [view.evidence.estimate("leakage.rate", label, condition=name) for name in conditions]
+        if any(estimate.value is not None for estimate in estimates):
+            rows.append((label, *(cells.cell(estimate, view.words) for estimate in estimates)))
+    return Table(
+        slug="isolation-rates",
+        caption="The victim's rate, median over blocks",
+        columns=columns,
+        rows=tuple(rows),
+        folded=True,
+    )

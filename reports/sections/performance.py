@@ -62,7 +62,7 @@ class Performance(ClaimSection):
             if label != NATIVE and (blocks := relative(view.evidence, self.metrics[0], label))
         ]
         if found:
-            yield figures.drift(
+            yield from figures.drift(
                 "performance-order",
                 "CPU work ÷ native, block by block, each against its own median: the twin shows what is noise",
                 found,

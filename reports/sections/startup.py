@@ -47,7 +47,7 @@ class Startup(ClaimSection):
             )  # fmt: skip
         medians = view.medians("startup.ready")
         if medians:
-            yield figures.drift(
+            yield from figures.drift(
                 "startup-order",
                 "The same in the order measured, each against its own median: a drift would show as a slope",
                 medians,
