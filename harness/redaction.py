@@ -8,7 +8,7 @@ from collections.abc import Iterable
 HIDDEN = "[hidden]"
 
 _SECRET = re.compile(
-    r"(?i)^([\w.-]*(?:serial|host|machine.?id|token|passw|secret|key|user|domain|server|url|addr|mac|uuid|^ip)[\w.-]*=).+"
+    r"(?i)^([\w.-]*(?:serial|host|machine.?id|token|passw|secret|key|user|domain|server|url|addr|(?<![a-z])mac(?![a-z])|uuid|^ip)[\w.-]*=).+"
 )
 _ADDRESS = re.compile(
     r"(?i)\b[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}\b"  # UUID

@@ -77,6 +77,7 @@ def test_nothing_identifying_is_kept(tmp_path: Path) -> None:
     [
         ("root=UUID=0a1b2c3d-1111-2222-3333-0123456789ab ro", f"root=UUID={HIDDEN} ro"),
         ("systemd.machine_id=abc quiet", f"systemd.machine_id={HIDDEN} quiet"),
+        ("hostname=other machine=q35", f"hostname={HIDDEN} machine=q35"),
         ("--token abc --verbose x", f"--token {HIDDEN} --verbose x"),
         ("ip=dhcp console=ttyS0,115200", f"ip={HIDDEN} console=ttyS0,115200"),
         ("a 192.168.1.20:80 b", f"a {HIDDEN}:80 b"),
@@ -156,7 +157,7 @@ def test_host_state_of_a_silent_host_is_empty(tmp_path: Path) -> None:
 def test_delta_gives_shares() -> None:
     before = HostState(at_ns=0, ticks=(0,) * 8, stalled_us={"cpu_some": 0, "io_some": 7})
     after = HostState(
-        at_ns=2_000_000_000, ticks=(60, 0, 20, 80, 20, 0, 10, 10), stalled_us={"cpu_some": 500_000}, load_1min=3.0
+        at_ns=2_000_000_000, ticks=(60, 0, 25, 80, 20, 0, 5, 10), stalled_us={"cpu_some": 500_000}, load_1min=3.0
     )
     assert before.delta(after) == {
         "busy": pytest.approx(0.45),

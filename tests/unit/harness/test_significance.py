@@ -44,6 +44,10 @@ def test_blocks_needed_lets_unanimous_claims_survive_holm(claims: int, blocks: i
         assert max(holm([2 * 0.5 ** (blocks - 1)] * claims)) > 0.05
 
 
+def test_blocks_needed_never_falls_below_the_fewest_for_an_interval() -> None:
+    assert blocks_needed(1, alpha=0.5) == 6
+
+
 def test_holm_by_hand() -> None:
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.9, 0.8]) == [1.0, 1.0]

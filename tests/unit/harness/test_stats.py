@@ -132,6 +132,7 @@ def test_aa_outside_by_hand(low: float, high: float, outside: bool) -> None:
         (0.5, RATE, Verdict.SLOWER),
         (1.0, SECONDS, Verdict.EQUIVALENT),
         (1.03, SECONDS, Verdict.INCONCLUSIVE),
+        (1 / 1.03, SECONDS, Verdict.INCONCLUSIVE),
     ],
 )
 def test_verdicts(factor: float, metric: Metric, verdict: Verdict) -> None:

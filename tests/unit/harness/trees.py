@@ -59,7 +59,7 @@ def bare_metal(root: Path) -> tuple[Path, Path]:
             ),
             "meminfo": _MEMINFO.format(swap=1024),
             "cgroups": _CGROUPS_FILE,
-            "cmdline": "root=UUID=0a1b2c3d-1111-2222-3333-0123456789ab mitigations=off ip=10.0.0.7 -- --token s3cret\n",
+            "cmdline": "root=UUID=0a1b2c3d-1111-2222-3333-0123456789ab mitigations=off ip=10.0.0.7 -- start s3cret\n",
             "filesystems": "nodev\tproc\nnodev\toverlay\n\text4\n",
             "self/mountinfo": V2_MOUNTS.format(v2=v2),
             "sys/kernel/osrelease": "6.1.0-20-amd64\n",
