@@ -93,12 +93,10 @@ def sweep(host: Host) -> Sweep:
     for name, kind in sorted(drivers().items()):
         _sweep_driver(name, kind, host, done)
     done.live = [{"id": instance_id, "pid": pid} for instance_id, pid in ledger.live()]
-    tasks = [store.sweep_partial] if done.live else [store.sweep_partial, store.collect]
-    for task in tasks:
-        try:
-            done.removed += task()
-        except (TareError, OSError) as error:
-            done.failed.append(f"images: {error}")
+    try:
+        done.removed += store.sweep(unneeded=not done.live)
+    except (TareError, OSError) as error:
+        done.failed.append(f"images: {error}")
     return done
 
 

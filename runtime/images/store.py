@@ -8,6 +8,7 @@ images (`recipe.py`) nor for moving them between hosts.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -97,8 +98,7 @@ class ImageStore:
         label = image.labels.get(MACHINE_LABEL)
         if label is not None:
             image = self.resolve(ImageRef.parse(label))
-        digest = disk.digest(tuple(layer.digest for layer in image.layers), self._disk_bytes(image))
-        directory = self.directory / "machines" / hex_of(digest)
+        directory, digest = self._machine_directory(image)
         if not directory.is_dir():
             with self.exclusive(), self.partial() as work:
                 if not directory.is_dir():  # another process may have built it while this one waited
@@ -110,8 +110,7 @@ class ImageStore:
 
     def machine_if_built(self, image: Image) -> Machine | None:
         """The machine made from exactly this image's layers, if there is one already."""
-        digest = disk.digest(tuple(layer.digest for layer in image.layers), self._disk_bytes(image))
-        directory = self.directory / "machines" / hex_of(digest)
+        directory, digest = self._machine_directory(image)
         return Machine.at(directory, digest) if directory.is_dir() else None
 
     # --- changing
@@ -156,7 +155,7 @@ class ImageStore:
         media_type: str = LAYER_TAR,
         bounds: Bounds = Bounds(),  # noqa: B008 - frozen
     ) -> Layer:
-        """Unpack `archive`, which becomes the blob (it is moved away), and return its layer.
+        """Unpack `archive`, which becomes the blob (it is moved, so it lies on the store's disk); return its layer.
 
         Raises TareError, with nothing left behind, when it is hostile, damaged, too large for the disk,
         or not what `digest` (of the archive) and `diff_id` (of its content) promise.
@@ -169,10 +168,12 @@ class ImageStore:
             for promised, found, what in ((digest, found_digest, "content"), (diff_id, found_diff_id, "diff id")):
                 if promised is not None and promised != found:
                     raise TareError(f"layer {promised}", f"its {what} is {found}", "it is damaged: get it again")
-            archive.replace(self.layout.blob(found_digest))
             layer = self._layer(found_diff_id)
             if not layer.directory.exists():
-                self._keep(work, layer.directory.parent)
+                (work / "layer").mkdir(mode=0o700)
+                (work / "fs").rename(work / "layer" / "fs")
+                self._keep(work / "layer", layer.directory.parent)
+            archive.replace(self.layout.blob(found_digest))
             return layer
 
     def add(
@@ -209,43 +210,42 @@ class ImageStore:
         return self.resolve(ref)
 
     def remove(self, ref: ImageRef) -> None:
-        """Forget `ref`; its layers stay until `collect`. Raises TareError when there is no such image."""
+        """Forget `ref`; its layers stay until a sweep. Raises TareError when there is no such image."""
         with self.exclusive():
             if str(ref) not in self.layout.references():
                 raise TareError(f"image {ref}", "not on this host", "see: tare images")
             self.layout.name(str(ref), None)
 
-    def collect(self) -> list[str]:
-        """Remove every blob, layer and machine that no image needs; no instance may be running. Says what went."""
-        with self.exclusive():
-            images = self.images()
-            blobs, layers = self._needed(images)
-            machines = {machine.directory for image in images if (machine := self.machine_if_built(image)) is not None}
-            kept = {self.layout.blob(digest) for digest in blobs} | machines
-            kept |= {layer.directory.parent for layer in layers}
-            candidates = [*self._below("blobs/sha256"), *self._below("layers"), *self._below("machines")]
-            return [self._discard(path) for path in candidates if path not in kept]
+    def sweep(self, *, unneeded: bool) -> list[str]:
+        """Remove what builds that died left half-made; if `unneeded`, also data that no image needs. Says what went.
 
-    def sweep_partial(self) -> list[str]:
-        """Remove what builds that died left half-made; a build that still runs keeps its own. Says what went."""
-        if not self._below("partial"):
+        `unneeded` data may still carry a running instance: the caller knows that there is none. Does
+        nothing while another process changes the store.
+        """
+        if not self.directory.is_dir():
             return []
         fd = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return [self._discard(path) for path in self._below("partial")]
+            doomed = self._below("partial") + (self._unneeded() if unneeded else [])
+            for path in doomed:
+                remove_tree(path)
+            return [f"image data {path}" for path in doomed]
         except BlockingIOError:
             return []
         finally:
             os.close(fd)
 
-    def _needed(self, images: Sequence[Image]) -> tuple[set[str], set[Layer]]:
-        blobs: set[str] = set()
-        for image in images:
+    def _unneeded(self) -> list[Path]:
+        kept: set[Path] = set()
+        for image in self.images():
             document = self.layout.get(image.digest)
-            blobs |= {image.digest, str(document["config"]["digest"])}
-            blobs |= {str(layer["digest"]) for layer in document["layers"]}
-        return blobs, {layer for image in images for layer in image.layers}
+            blobs = (image.digest, document["config"]["digest"], *(layer["digest"] for layer in document["layers"]))
+            kept |= {self.layout.blob(str(digest)) for digest in blobs}
+            kept |= {layer.directory.parent for layer in image.layers}
+            kept |= {self._machine_directory(image)[0]}
+        candidates = [*self._below("blobs/sha256"), *self._below("layers"), *self._below("machines")]
+        return [path for path in candidates if path not in kept]
 
     def _layer(self, diff_id: str) -> Layer:
         return Layer(diff_id, self.directory / "layers" / hex_of(diff_id) / "fs")
@@ -260,12 +260,12 @@ class ImageStore:
         final.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         made.rename(final)
 
+    def _machine_directory(self, image: Image) -> tuple[Path, str]:
+        digest = disk.digest(tuple(layer.digest for layer in image.layers), self._disk_bytes(image))
+        return self.directory / "machines" / hex_of(digest), digest
+
     def _disk_bytes(self, image: Image) -> int:
         return int(image.labels.get(MACHINE_BYTES_LABEL, disk.DEFAULT_BYTES))
-
-    def _discard(self, path: Path) -> str:
-        remove_tree(path)
-        return f"image data {path}"
 
 
 def remove_tree(path: Path) -> None:
@@ -282,7 +282,15 @@ def remove_tree(path: Path) -> None:
     inside = next((point for point in mounted if point == real or point.startswith(f"{real}/")), None)
     if inside is not None:
         raise TareError(f"directory {path}", f"{inside} is mounted", f"umount {inside}, then: tare clean")
-    shutil.rmtree(path)
+    for attempt in range(5):
+        try:
+            shutil.rmtree(path)
+            return
+        except FileNotFoundError:
+            return
+        except OSError as error:  # a build just killed may have made one more file
+            if error.errno != errno.ENOTEMPTY or attempt == 4:
+                raise
 
 
 def tree_bytes(path: Path) -> tuple[int, int]:
