@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from runtime.container.launcher import MESSAGE_BYTES
@@ -104,18 +105,22 @@ class LauncherClient:
     def close(self) -> None:
         """End the launcher; instances that were to die with it do."""
         with self._lock:
-            process, reader, control = self._process, self._reader, self._socket
-            self._process = self._reader = self._socket = None
-        if control is None or process is None or reader is None:
+            self._disconnect()
+
+    def _disconnect(self) -> None:
+        if self._socket is None or self._process is None or self._reader is None:
             return
-        control.shutdown(socket.SHUT_RDWR)
-        reader.join()
-        control.close()
-        process.wait()
+        with self._socket as control:
+            with suppress(OSError):
+                control.shutdown(socket.SHUT_RDWR)
+            self._reader.join()
+        self._process.wait()
+        self._socket = self._process = self._reader = None
 
     def _connect(self) -> socket.socket:
         if self._socket is not None and self._process is not None and self._process.poll() is None:
             return self._socket
+        self._disconnect()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MESSAGE_BYTES)
         with theirs:

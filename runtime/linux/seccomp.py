@@ -46,7 +46,15 @@ DENIED = frozenset((_KERNEL_CODE + _MOUNTS_AND_NAMESPACES + _MACHINE + _NOT_NAME
 
 _HIGHEST = 600
 _AF_VSOCK = 40
-_NAMESPACES = CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET
+_NAMESPACES = (
+    CLONE_NEWNS,
+    CLONE_NEWCGROUP,
+    CLONE_NEWUTS,
+    CLONE_NEWIPC,
+    CLONE_NEWUSER,
+    CLONE_NEWPID,
+    CLONE_NEWNET,
+)
 _PERSONALITIES = (0x0, 0x0008, 0x20000, 0x20008, 0xFFFFFFFF)
 
 
@@ -69,9 +77,12 @@ def default_program() -> bytes:
         if name in DENIED:
             program.add_rule(refused, name)
         elif name == "clone":
-            program.add_rule(pyseccomp.ALLOW, name, pyseccomp.Arg(0, pyseccomp.MASKED_EQ, _NAMESPACES, 0))
+            program.add_rule(pyseccomp.ALLOW, name, pyseccomp.Arg(0, pyseccomp.MASKED_EQ, sum(_NAMESPACES), 0))
+            for flag in _NAMESPACES:
+                program.add_rule(refused, name, pyseccomp.Arg(0, pyseccomp.MASKED_EQ, flag, flag))
         elif name == "socket":
             program.add_rule(pyseccomp.ALLOW, name, pyseccomp.Arg(0, pyseccomp.NE, _AF_VSOCK))
+            program.add_rule(refused, name, pyseccomp.Arg(0, pyseccomp.EQ, _AF_VSOCK))
         elif name == "personality":
             for value in _PERSONALITIES:
                 program.add_rule(pyseccomp.ALLOW, name, pyseccomp.Arg(0, pyseccomp.EQ, value))

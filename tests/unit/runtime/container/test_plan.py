@@ -1,0 +1,172 @@
+"""Plans: what a container and the baseline are made of, and in which order. No root."""
+
+from __future__ import annotations
+
+import marshal
+from pathlib import Path
+
+import pytest
+
+from runtime.container.plan import (
+    CAPABILITIES,
+    Bind,
+    HostFacts,
+    Plan,
+    Program,
+    Rootfs,
+    container_plan,
+    native_plan,
+)
+from runtime.container.steps import (
+    Confine,
+    DieWithParent,
+    Execute,
+    LeaveHost,
+    LoopbackUp,
+    Mount,
+    PivotRoot,
+    Step,
+    Unshare,
+    Write,
+)
+from runtime.linux.syscalls import CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWPID, MS_RDONLY
+
+FACTS = HostFacts(
+    masked_files=("/proc/keys",),
+    masked_directories=("/proc/acpi",),
+    read_only=("/proc/sys",),
+    last_capability=40,
+)
+ROOTFS = Rootfs((Path("/l/1"), Path("/l/2")), Path("/i/tare-0"))
+TRUE = Program(("/bin/true",))
+
+
+def container(**options: object) -> Plan:
+    return container_plan(ROOTFS, TRUE, FACTS, hostname="tare-0", **options)  # type: ignore[arg-type]
+
+
+def position(plan: Plan, kind: type[Step], number: int = 0) -> int:
+    return [at for at, step in enumerate(plan.steps) if isinstance(step, kind)][number]
+
+
+def mounts(plan: Plan) -> dict[str, Mount]:
+    return {step.target.decode(): step for step in plan.steps if isinstance(step, Mount)}
+
+
+def test_the_cgroup_comes_first_and_its_namespace_after_it() -> None:
+    plan = container(join_files=[Path("/c/memory/tasks"), Path("/c/cpu/tasks")])
+    assert plan.steps[:3] == (Write(b"/c/memory/tasks", b"0"), Write(b"/c/cpu/tasks", b"0"), Unshare(0x2000000))
+
+
+def test_on_v2_it_is_born_in_its_cgroup() -> None:
+    plan = container(cgroup=Path("/c/tare/tare-0"), cgroup_mounts=[("", "")])
+    assert plan.cgroup == "/c/tare/tare-0"
+    assert not any(isinstance(step, Write) for step in plan.steps)
+    assert mounts(plan)["/sys/fs/cgroup"].filesystem == b"cgroup2"
+
+
+def test_topmost_layer_is_named_first_and_odd_paths_are_escaped() -> None:
+    overlay = ROOTFS.overlay()
+    assert overlay.data == b"lowerdir=/l/2:/l/1,upperdir=/i/tare-0/upper,workdir=/i/tare-0/work"
+    odd = Rootfs((Path("/a:b,c\\d"),), Path("/i")).overlay()
+    assert odd.data is not None
+    assert odd.data.startswith(b"lowerdir=/a\\:b\\,c\\\\d,")
+
+
+def test_nothing_is_mounted_in_the_image_before_the_root_is_its_own() -> None:
+    plan = container()
+    before = [step for step in plan.steps[: position(plan, PivotRoot)] if isinstance(step, Mount)]
+    assert [step.target for step in before] == [b"/", b"/i/tare-0/root"]
+
+
+def test_host_paths_are_only_used_while_the_host_is_there() -> None:
+    plan = container(binds=[Bind(Path("/srv/data"), "/data", read_only=True)])
+    leave = position(plan, LeaveHost)
+    relative = [
+        at
+        for at, step in enumerate(plan.steps)
+        if isinstance(step, Mount) and step.filesystem is None and step.source and not step.source.startswith(b"/")
+    ]
+    assert relative
+    assert all(position(plan, PivotRoot) < at < leave for at in relative)
+    assert mounts(plan)["/data"].flags & MS_RDONLY
+
+
+def test_proc_is_masked_with_the_hosts_null_and_sys_is_read_only() -> None:
+    found = mounts(container())
+    assert found["/proc/keys"].source == b"dev/null"
+    assert found["/proc/acpi"].flags & MS_RDONLY
+    assert found["/sys"].flags & MS_RDONLY
+
+
+def test_confinement_is_the_last_thing_before_the_program() -> None:
+    plan = container(seccomp=b"\0" * 8)
+    assert [type(step) for step in plan.steps[-3:]] == [Confine, DieWithParent, Execute]
+    confine = plan.steps[-3]
+    assert isinstance(confine, Confine)
+    assert confine.no_new_privileges
+    assert set(confine.dropped) == set(range(41)) - set(CAPABILITIES.values())
+    assert 21 in confine.dropped  # CAP_SYS_ADMIN
+
+
+def test_a_container_may_outlive_its_launcher() -> None:
+    assert not any(isinstance(step, DieWithParent) for step in container(die_with_launcher=False).steps)
+
+
+def test_the_hosts_network_is_shared_only_on_demand() -> None:
+    assert container().namespaces & CLONE_NEWNET
+    shared = container(own_network=False)
+    assert not shared.namespaces & CLONE_NEWNET
+    assert not any(isinstance(step, LoopbackUp) for step in shared.steps)
+
+
+def test_v1_hierarchies_are_shown_read_only() -> None:
+    found = mounts(container(cgroup_mounts=[("cpu,cpuacct", "cpu,cpuacct")]))
+    assert found["/sys/fs/cgroup/cpu,cpuacct"].data == b"cpu,cpuacct"
+    assert found["/sys/fs/cgroup/cpu,cpuacct"].flags & MS_RDONLY
+
+
+def test_a_program_is_looked_for_along_the_path_of_its_environment() -> None:
+    step = Program(("sh", "-c", "x"), (("PATH", "/a::/b"),)).step()
+    assert step.paths == (b"/a/sh", b"./sh", b"/b/sh")
+    assert dict(step.env)[b"HOME"] == b"/root"
+    assert Program(("./sh",)).step().paths == (b"./sh",)
+
+
+def test_native_binds_the_only_layer_and_overlays_several() -> None:
+    one = native_plan([Path("/l/1")], Path("/i/tare-0"), TRUE, scratch=["/tmp"])
+    several = native_plan([Path("/l/1"), Path("/l/2")], Path("/i/tare-0"), TRUE, scratch=["/tmp"])
+    assert one.namespaces == several.namespaces == CLONE_NEWNS
+    assert not one.namespaces & CLONE_NEWPID
+    assert [step.source for step in one.steps if isinstance(step, Mount)][1:3] == [b"/l/1", None]
+    overlay = mounts(several)["/i/tare-0/root"]
+    assert overlay.data == b"lowerdir=/l/2:/l/1"
+    assert overlay.flags & MS_RDONLY
+    assert mounts(one)["/tmp"].source == b"i/tare-0/scratch/tmp"
+
+
+def test_native_is_not_confined() -> None:
+    plan = native_plan([Path("/l/1")], Path("/i/tare-0"), TRUE, scratch=[])
+    assert not any(isinstance(step, Confine | Write | Unshare) for step in plan.steps)
+
+
+def test_a_plan_prints_a_line_a_step_and_fits_one_message() -> None:
+    plan = container(cgroup=Path("/c"))
+    assert len(plan.describe().splitlines()) == 1 + len(plan.steps)
+    token, namespaces, cgroup, streams, rows = marshal.loads(plan.encode(7))
+    assert (token, namespaces, cgroup, streams, len(rows)) == (7, plan.namespaces, "/c", (), len(plan.steps))
+
+
+def test_facts_are_what_the_host_has(tmp_path: Path) -> None:
+    (tmp_path / "proc/sys/kernel").mkdir(parents=True)
+    (tmp_path / "proc/sys/kernel/cap_last_cap").write_text("40\n")
+    (tmp_path / "proc/acpi").mkdir()
+    (tmp_path / "proc/keys").touch()
+    facts = HostFacts.gather(tmp_path)
+    assert facts == FACTS
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_a_read_only_bind_is_remounted(read_only: bool) -> None:
+    steps = list(Bind(Path("/srv"), "/data", read_only).steps())
+    assert len(steps) == 1 + read_only
