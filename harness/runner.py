@@ -293,6 +293,7 @@ class Engine:
         """Close, in any case forget, and return in one line what went wrong, or an empty string."""
         reason = ""
         with self._guard.critical():
+            instance.timeline.stamp("closing")
             try:
                 instance.close()
             except Exception as error:  # noqa: BLE001 - as above
