@@ -123,6 +123,8 @@ def check_image(host: Host) -> Check:
         image = ImageStore(host.root).resolve(IMAGE)
     except TareError as error:
         return Check("image", Status.WARN, f"{IMAGE} is not built yet; the first bench builds it", _command(error.do))
+    except OSError as error:
+        return Check("image", Status.WARN, f"cannot be looked for: {error.strerror}")
     return Check("image", Status.OK, f"{IMAGE} {image.digest[:19]}")
 
 
@@ -183,7 +185,10 @@ def _leftovers(driver: Driver) -> Iterator[Check]:
 
 def check_live(host: Host) -> Check:
     """Whether another Tare measures at this moment."""
-    live = [instance_id for instance_id, pid in Ledger(host.run).live() if pid != os.getpid()]
+    try:
+        live = [instance_id for instance_id, pid in Ledger(host.run).live() if pid != os.getpid()]
+    except OSError as error:
+        return Check("another Tare", Status.WARN, f"cannot be looked for: {error.strerror}")
     if live:
         return Check("another Tare", Status.WARN, f"{len(live)} of its instances are running: let it end first")
     return Check("another Tare", Status.OK, "none runs")

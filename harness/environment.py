@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
 import re
 import shutil
@@ -225,7 +226,7 @@ def collect_cgroup(proc: Path = PROC) -> dict[str, Any]:
 
 def collect_storage(path: Path, proc: Path = PROC, sys: Path = SYS) -> dict[str, Any]:
     """The file system and the disk under `path` (or its nearest parent that exists)."""
-    path = next(each for each in (path.absolute(), *path.absolute().parents) if each.exists())
+    path = next(each for each in (path.absolute(), *path.absolute().parents) if os.access(each, os.F_OK))
     usage = shutil.disk_usage(path)
     try:
         device = io_device(path, mountinfo=proc / "self/mountinfo", sys=sys)

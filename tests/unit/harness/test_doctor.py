@@ -265,6 +265,18 @@ def test_a_live_instance_of_another_process_is_seen(host: Host, monkeypatch: pyt
     assert doctor.check_live(host).status is Status.WARN
 
 
+@pytest.mark.parametrize("question", [doctor.check_image, doctor.check_live])
+def test_state_that_may_not_be_read_is_a_finding(
+    question: Callable[[Host], Check], host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(*_: object) -> NoReturn:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("runtime.images.store.ImageStore.resolve", denied)
+    monkeypatch.setattr("runtime.ledger.Ledger.live", denied)
+    assert "Permission denied" in question(host).detail
+
+
 SOME = [
     Check("short", Status.OK, "fine"),
     Check("a longer name", Status.WARN, "many words " * 20, "a very long command " * 10),
