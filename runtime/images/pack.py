@@ -27,52 +27,46 @@ def pack(tree: Path, archive: BinaryIO, *, epoch_s: int, below: Path | None = No
     than `epoch_s` are written as `epoch_s`. Returns the number of members.
     """
     with tarfile.open(fileobj=archive, mode="w|", format=tarfile.PAX_FORMAT, bufsize=_CHUNK_BYTES) as tar:
-        packer = _Packer(tree, tar, epoch_s, below, exclude)
-        packer.directory("", changed=below is None)
+        packer = _Packer(tree, tar, epoch_s, exclude)
+        packer.directory("", below, changed=below is None)
         return packer.members
 
 
 class _Packer:
-    def __init__(
-        self, tree: Path, tar: tarfile.TarFile, epoch_s: int, below: Path | None, exclude: Sequence[str]
-    ) -> None:
-        self.tree, self.tar, self.epoch_s, self.below, self.exclude = tree, tar, epoch_s, below, exclude
+    def __init__(self, tree: Path, tar: tarfile.TarFile, epoch_s: int, exclude: Sequence[str]) -> None:
+        self.tree, self.tar, self.epoch_s, self.exclude = tree, tar, epoch_s, exclude
         self.members = 0
         self._parents: list[tuple[str, os.stat_result]] = []  # directories on the way down, not yet written
         self._links: dict[tuple[int, int], str] = {}
 
-    def directory(self, path: str, changed: bool) -> None:
-        """Write what changed in directory `path`; the directory itself goes first, but only if anything did.
+    def directory(self, path: str, below: Path | None, changed: bool) -> None:
+        """Write what changed in directory `path` against `below`, the same directory of the lower tree, if it is one.
 
-        An overlay shows the upper directory's owner and mode, so an unchanged parent must be written too.
+        The directory itself goes first, but only if anything did: an overlay shows the upper directory's
+        owner and mode, so an unchanged parent must be written too.
         """
-        info = (self.tree / path).lstat()
-        self._parents.append((path, info))
+        self._parents.append((path, (self.tree / path).lstat()))
         if changed:
             self._write_parents()
-        lower = self._names(self.below / path) if self.below is not None else []
-        upper = self._names(self.tree / path)
+        upper = _names(self.tree / path)
         for name in upper:
-            self._entry(f"{path}{name}")
-        for name in sorted(set(lower) - set(upper)):
+            self._entry(f"{path}{name}", below / name if below is not None else None)
+        for name in sorted(set(_names(below)) - set(upper)) if below is not None else ():
             if not self._excluded(f"{path}{name}"):
                 self._add(f"{path}{WHITEOUT}{name}", None)
         if self._parents and self._parents[-1][0] == path:
             self._parents.pop()
 
-    def _names(self, directory: Path) -> list[str]:
-        return sorted(os.listdir(directory)) if directory.is_dir() and not directory.is_symlink() else []  # noqa: PTH208
-
     def _excluded(self, path: str) -> bool:
         return any(fnmatch.fnmatchcase(path, pattern) for pattern in self.exclude)
 
-    def _entry(self, path: str) -> None:
+    def _entry(self, path: str, below: Path | None) -> None:
         info = (self.tree / path).lstat()
         if self._excluded(path) or stat.S_ISSOCK(info.st_mode):
             return
-        changed = self.below is None or not _same(self.tree / path, self.below / path, self.epoch_s)
+        changed = below is None or not _same(self.tree / path, below, self.epoch_s)
         if stat.S_ISDIR(info.st_mode):
-            self.directory(f"{path}/", changed)
+            self.directory(f"{path}/", below if below is not None and _is_directory(below) else None, changed)
         elif changed:
             self._add(path, info)
 
@@ -124,12 +118,21 @@ def _describe_special(member: tarfile.TarInfo, source: Path, info: os.stat_resul
         member.devmajor, member.devminor = os.major(info.st_rdev), os.minor(info.st_rdev)
 
 
+def _names(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir())
+
+
+def _is_directory(path: Path) -> bool:
+    """Whether `path` itself is a directory: what a link of the lower tree leads to is none of its own."""
+    return path.is_dir() and not path.is_symlink()
+
+
 def _same(upper: Path, lower: Path, epoch_s: int) -> bool:
     """Whether two entries are the same to a reader: kind, owner, mode, time as packed, attributes, content."""
     one = upper.lstat()
     try:
         two = lower.lstat()
-    except (FileNotFoundError, NotADirectoryError):
+    except FileNotFoundError:
         return False
     if (one.st_mode, one.st_uid, one.st_gid, one.st_rdev) != (two.st_mode, two.st_uid, two.st_gid, two.st_rdev):
         return False

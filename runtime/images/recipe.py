@@ -190,6 +190,7 @@ def _guest_layer(store: ImageStore, recipe: Recipe, work: Path) -> Layer:
     program = tree / AGENT.lstrip("/")
     program.parent.mkdir(parents=True, exist_ok=True)
     compile_static(_source("agent.c"), program)
+    program.chmod(0o755)
     _open_up(tree)
     return _packed(store, recipe, tree, work / "guest.tar")
 

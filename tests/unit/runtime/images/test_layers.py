@@ -1,0 +1,249 @@
+"""Layer archives are unpacked as they say, and never reach outside, whatever they say."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import os
+import stat
+import tarfile
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from runtime.errors import TareError
+from runtime.images.layers import OPAQUE, Bounds, unpack
+from runtime.images.layout import LAYER_GZIP
+from tests.conftest import skip_or_fail
+from tests.unit.runtime.images.trees import Member, archive, census, grow, member
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    path = tmp_path / "target"
+    path.mkdir()
+    return path
+
+
+def names(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir())
+
+
+def is_whiteout(path: Path) -> bool:
+    info = path.lstat()
+    return stat.S_ISCHR(info.st_mode) and info.st_rdev == 0
+
+
+def test_files_keep_mode_time_and_content(target: Path) -> None:
+    stream = archive(
+        [
+            member("bin/", kind=tarfile.DIRTYPE, mode=0o2750, mtime=1_111_111_111),
+            member("bin/tool", b"\x7fELF", mode=0o4755, mtime=1_234_567_890),
+            member("bin/alias", kind=tarfile.SYMTYPE, linkname="../../../etc/passwd"),
+            member("bin/twin", kind=tarfile.LNKTYPE, linkname="bin/tool"),
+            member("fifo", kind=tarfile.FIFOTYPE),
+        ]
+    )
+    expected = "sha256:" + hashlib.sha256(stream.getvalue()).hexdigest()
+    assert unpack(stream, target) == (expected, expected)
+    tool = (target / "bin/tool").stat()
+    assert (stat.S_IMODE(tool.st_mode), tool.st_mtime_ns, tool.st_nlink) == (0o4755, 1_234_567_890 * 10**9, 2)
+    directory = (target / "bin").stat()
+    assert (stat.S_IMODE(directory.st_mode), directory.st_mtime) == (0o2750, 1_111_111_111)
+    assert str((target / "bin/alias").readlink()) == "../../../etc/passwd"
+    assert (target / "bin/twin").read_bytes() == b"\x7fELF"
+    assert (target / "fifo").is_fifo()
+
+
+def test_time_keeps_its_nanoseconds(target: Path) -> None:
+    stream = archive([member("file", pax_headers={"mtime": "1700000000.123456789"})])
+    unpack(stream, target)
+    assert (target / "file").stat().st_mtime_ns == 1_700_000_000_123_456_789
+
+
+def test_whiteout_hides_the_layers_below_but_not_its_own_layer(target: Path) -> None:
+    unpack(archive([member(".wh.gone"), member("own", b"mine"), member(".wh.own"), member(".wh..wh.plnk")]), target)
+    assert is_whiteout(target / "gone")
+    assert (target / "own").read_bytes() == b"mine"
+    assert names(target) == ["gone", "own"]
+
+
+def test_file_replaces_an_earlier_whiteout(target: Path) -> None:
+    unpack(archive([member(".wh.name"), member("name", b"new")]), target)
+    assert (target / "name").read_bytes() == b"new"
+
+
+def test_opaque_directory_carries_the_overlay_attribute(target: Path) -> None:
+    if os.geteuid() != 0:
+        skip_or_fail("trusted attributes need root")
+    members = [member("dir/", kind=tarfile.DIRTYPE), member("dir/.wh..wh..opq"), member("dir/new", b"1")]
+    unpack(archive(members), target)
+    assert os.getxattr(target / "dir", OPAQUE) == b"y"
+    assert names(target / "dir") == ["new"]
+
+
+def test_directory_after_its_own_whiteout_is_opaque(target: Path) -> None:
+    if os.geteuid() != 0:
+        skip_or_fail("trusted attributes need root")
+    unpack(archive([member(".wh.dir"), member("dir/", kind=tarfile.DIRTYPE)]), target)
+    assert os.getxattr(target / "dir", OPAQUE) == b"y"
+
+
+def test_only_harmless_attributes_are_kept(target: Path) -> None:
+    headers = {
+        "SCHILY.xattr.user.colour": "r\udce9d",
+        "SCHILY.xattr.trusted.overlay.redirect": "/etc",
+        "SCHILY.xattr.trusted.overlay.metacopy": "",
+    }
+    unpack(archive([member("file", pax_headers=headers)]), target)
+    assert os.listxattr(target / "file") == ["user.colour"]
+    assert os.getxattr(target / "file", "user.colour") == b"r\xe9d"
+
+
+def test_sparse_file_stays_sparse(target: Path, tmp_path: Path) -> None:
+    # GNU's old format by hand: a header whose map has one block of 512 bytes at 1 MiB, of a file of 2 MiB.
+    info = member("sparse", b"", size=512)
+    header = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+    header[156:157] = tarfile.GNUTYPE_SPARSE
+    header[386:398], header[398:410] = b"%011o\0" % (1 << 20), b"%011o\0" % 512
+    header[483:495] = b"%011o\0" % (2 << 20)
+    header[148:156] = b"        "
+    header[148:156] = b"%06o\0 " % sum(header)
+    unpack(io.BytesIO(bytes(header) + b"x" * 512 + b"\0" * 1024), target)
+    content = (target / "sparse").read_bytes()
+    assert content == b"\0" * (1 << 20) + b"x" * 512 + b"\0" * ((1 << 20) - 512)
+    assert (target / "sparse").stat().st_blocks * 512 <= 128 << 10
+
+
+@pytest.mark.parametrize(
+    ("members", "why"),
+    [
+        ([member("/etc/passwd", b"root")], "leaves the layer"),
+        ([member("a/../../b", b"")], "leaves the layer"),
+        ([member("link", kind=tarfile.SYMTYPE, linkname="/"), member("link/etc/x", b"")], "leads through 'link'"),
+        ([member("file", b""), member("file/below", b"")], "leads through 'file'"),
+        ([member("hard", kind=tarfile.LNKTYPE, linkname="../outside/secret")], "leaves the layer"),
+        ([member("hard", kind=tarfile.LNKTYPE, linkname="nowhere")], "does not hold"),
+        (
+            [
+                member("up", kind=tarfile.SYMTYPE, linkname="../outside"),
+                member("hard", kind=tarfile.LNKTYPE, linkname="up/secret"),
+            ],
+            "leads through 'up'",
+        ),
+        ([member("dir/", kind=tarfile.DIRTYPE), member("dir", b"")], "replaces a directory"),
+        ([member("zero", kind=tarfile.CHRTYPE)], "takes for a whiteout"),
+        ([member("dir/.wh...")], "hides nothing"),
+        ([member("dir/.wh.")], "hides nothing"),
+        ([member("file", uid=2**32 - 1)], "impossible size or owner"),
+        ([member("file", pax_headers={"mtime": "1e30"})], "impossible time"),
+        ([member("file", pax_headers={"mtime": "nan"})], "NaN"),
+        ([member("x" * 300)], "File name too long"),
+        ([member("y", kind=b"V")], "unknown kind"),
+        ([member("big", b"12345678901")], "exceeds the bounds"),
+        ([member(str(number)) for number in range(7)], "exceeds the bounds"),
+    ],
+)
+def test_hostile_members_are_refused(tmp_path: Path, members: list[Member], why: str) -> None:
+    outside = grow(tmp_path / "outside", {"secret": b"secret"})
+    before = census(outside)
+    target = grow(tmp_path / "target", {})
+    bounds = Bounds(members=6, size_bytes=1 << 20)
+    if members[0].name == "big":
+        bounds = Bounds(size_bytes=10)
+    with pytest.raises(TareError, match=why if members[0].name != "big" else "larger than the bound|exceeds"):
+        unpack(archive(members), target, bounds=bounds)
+    assert census(outside) == before
+
+
+def test_truncated_archive_is_refused(target: Path) -> None:
+    whole = archive([member("file", b"x" * 5000)]).getvalue()
+    with pytest.raises(TareError, match="damaged"):
+        unpack(io.BytesIO(whole[:3000]), target)
+
+
+def test_truncated_gzip_is_refused(target: Path) -> None:
+    whole = gzip.compress(archive([member("file", os.urandom(5000))]).getvalue())
+    with pytest.raises(TareError, match="damaged"):
+        unpack(io.BytesIO(whole[:3000]), target, media_type=LAYER_GZIP)
+
+
+def test_gzip_bomb_stops_at_the_bound(target: Path) -> None:
+    bomb = gzip.compress(archive([member("file", bytes(4 << 20))]).getvalue())
+    with pytest.raises(TareError, match=r"larger than the bound|exceeds the bounds"):
+        unpack(io.BytesIO(bomb), target, media_type=LAYER_GZIP, bounds=Bounds(size_bytes=1 << 20))
+
+
+def test_gzip_gives_both_digests(target: Path) -> None:
+    plain = archive([member("file", b"data")]).getvalue()
+    packed = gzip.compress(plain)
+    digests = unpack(io.BytesIO(packed), target, media_type=LAYER_GZIP)
+    assert digests == tuple("sha256:" + hashlib.sha256(data).hexdigest() for data in (packed, plain))
+
+
+def test_giant_extended_header_is_not_read(target: Path) -> None:
+    info = tarfile.TarInfo("pax")
+    info.type, info.size = tarfile.XHDTYPE, 1 << 40
+    with pytest.raises(TareError, match="impossible size"):
+        unpack(io.BytesIO(info.tobuf(tarfile.GNU_FORMAT) + bytes(10240)), target)
+
+
+COMPONENTS = st.sampled_from(
+    [
+        "a",
+        "b",
+        "link",
+        "..",
+        ".",
+        "",
+        "/",
+        "é",
+        "\udcff",
+        "n\nl",
+        ".wh.a",
+        ".wh.",
+        ".wh..",
+        ".wh...",
+        ".wh..wh..opq",
+        "x" * 256,
+    ]
+)
+NAMES = st.lists(COMPONENTS, min_size=1, max_size=4).map("/".join)
+LINKS = st.one_of(NAMES, st.sampled_from(["../outside", "../outside/secret", "/", "..", "../../../../../../etc", "."]))
+KINDS = st.sampled_from(
+    [tarfile.REGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE, b"Z"]
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(NAMES, KINDS, LINKS), max_size=8))
+def test_no_archive_reaches_outside(entries: list[tuple[str, bytes, str]]) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        outside = grow(Path(scratch) / "outside", {"secret": b"secret", "dir": {"file": b"1"}})
+        target = grow(Path(scratch) / "target", {})
+        before = census(outside)
+        try:
+            stream = archive(member(name, b"hostile", kind, linkname=link) for name, kind, link in entries)
+            unpack(stream, target)
+        except TareError:
+            pass
+        assert census(outside) == before
+        assert names(Path(scratch)) == ["outside", "target"]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.binary(max_size=2048), st.integers(0, 2047))
+def test_garbage_never_raises_anything_but_an_explanation(noise: bytes, at: int) -> None:
+    whole = bytearray(archive([member("a", b"1" * 600), member("b/c", b"2")]).getvalue())
+    whole[at : at + len(noise)] = noise
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            unpack(io.BytesIO(bytes(whole)), Path(scratch))
+        except TareError:
+            pass
+        except PermissionError:
+            assert os.geteuid() != 0  # random owners need root

@@ -1,0 +1,100 @@
+"""`tare images` and `tare clean`: what they print, and that one broken driver does not stop the others."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from runtime import cli
+from runtime.driver import Driver, Host
+from runtime.images.store import ImageStore
+from runtime.ledger import Ledger
+from runtime.spec import ImageRef
+from tests.unit.runtime.images.trees import archive, member
+
+
+class Tidy:
+    """A driver that finds one thing to remove, once."""
+
+    left: list[str]
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+
+    def sweep(self) -> list[str]:
+        found, Tidy.left = Tidy.left, []
+        return found
+
+    def close(self) -> None:
+        pass
+
+
+class Broken(Tidy):
+    def sweep(self) -> list[str]:
+        raise ImportError("no module named libvirt")
+
+
+@pytest.fixture(autouse=True)
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
+    monkeypatch.setenv("TARE_ROOT", str(tmp_path))
+    found: dict[str, type[Driver]] = {"broken": Broken, "tidy": Tidy}  # type: ignore[dict-item] # only what clean uses
+    monkeypatch.setattr(cli, "drivers", lambda: found)
+    Tidy.left = []
+    return Host(root=tmp_path / "lib", run=tmp_path / "run")
+
+
+def call(*words: str) -> str:
+    command = {"images": cli.images, "clean": cli.clean}[words[0]]
+    result = CliRunner().invoke(command, words[1:], catch_exceptions=False)
+    assert result.exit_code == 0
+    return result.output
+
+
+def add_image(host: Host, scratch: Path) -> None:
+    store = ImageStore(host.root)
+    path = scratch / "layer.tar"
+    path.write_bytes(archive([member("file", b"x" * 5000)]).getvalue())
+    store.add(ImageRef.parse("test/image:1"), [store.put_layer(path)], labels={})
+
+
+def test_clean_says_when_there_is_nothing(host: Host) -> None:
+    assert call("clean") == "nothing to clean\n"
+    assert json.loads(call("clean", "--json")) == {"removed": [], "live": [], "failed": []}
+    assert not host.root.exists(), "cleaning must not make anything"
+
+
+def test_a_broken_driver_does_not_stop_the_others() -> None:
+    Tidy.left = ["cgroup tare/tare-1"]
+    assert call("clean") == "removed cgroup tare/tare-1\n"
+
+
+def test_a_broken_driver_is_named_when_it_left_something(host: Host) -> None:
+    page = host.run / "instances" / "tare-0123456789ab.jsonl"
+    page.parent.mkdir(parents=True)
+    page.write_text('{"driver": "broken", "pid": 1, "start": 0, "boot": "another"}\n')
+    assert "broken: no module named libvirt" in call("clean")
+
+
+def test_live_instances_are_left_alone_and_keep_image_data(host: Host, tmp_path: Path) -> None:
+    add_image(host, tmp_path)
+    ImageStore(host.root).remove(ImageRef.parse("test/image:1"))
+    entry = Ledger(host.run).open("tare-0123456789ab", "tidy")
+    assert "left alone tare-0123456789ab: its owner, process" in call("clean")
+    entry.close(gone=True)
+    assert call("clean").count("removed image data") == 4  # layer directory and blob, configuration, manifest
+    assert call("clean") == "nothing to clean\n"
+
+
+def test_images_lists_sizes(host: Host, tmp_path: Path) -> None:
+    assert call("images") == "no images (make them with: tare build)\n"
+    add_image(host, tmp_path)
+    assert "test/image:1" in call("images")
+    (row,) = json.loads(call("images", "--json"))
+    assert row["ref"] == "test/image:1"
+    assert row["logical_bytes"] > 5000
+    assert row["allocated_bytes"] % 512 == 0
+    assert len(row["layers"]) == 1
+    assert row["machine"] is None
