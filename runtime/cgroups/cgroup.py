@@ -225,3 +225,21 @@ def need_device(name: str, device: str | None) -> str:
             "move it (TARE_ROOT) or leave the limit out",
         )
     return device
+
+
+def scheduler(device: str, sys: Path = Path("/sys")) -> str:
+    """The I/O scheduler of `MAJOR:MINOR`, the one in brackets; empty when the disk tells none."""
+    try:
+        text = (sys / f"dev/block/{device}/queue/scheduler").read_text()
+    except OSError:
+        return ""
+    return text.partition("[")[2].partition("]")[0]
+
+
+def refuse_weight(device: str, found: str) -> TareError:
+    """Why an I/O weight cannot be enforced: its file exists in every group, whether or not anything reads it."""
+    return TareError(
+        "limit io_weight",
+        f"the scheduler of disk {device} is {found or 'unknown'}, which obeys no weights",
+        f"leave it out, or: echo bfq > /sys/dev/block/{device}/queue/scheduler",
+    )

@@ -19,6 +19,8 @@ from runtime.cgroups.cgroup import (
     number,
     pauses,
     reading,
+    refuse_weight,
+    scheduler,
     whole_pages,
     write,
 )
@@ -151,13 +153,20 @@ class V1Cgroup(Cgroup):
             yield plain("memory_low_bytes", "memory.soft_limit_in_bytes", whole_pages(limits.memory_low_bytes))
         if limits.pids is not None:
             yield plain("pids", "pids.max", str(limits.pids))
+        yield from self._io_controls(limits)
+
+    def _io_controls(self, limits: Limits) -> Iterator[tuple[str, Path, str, str]]:
         for name, file in (("io_read_bps", "read_bps_device"), ("io_write_bps", "write_bps_device")):
             value = getattr(limits, name)
             if value is not None:
                 line = f"{need_device(name, self.io_device)} {value}"
                 yield name, self._file(name, f"blkio.throttle.{file}"), line, str(value)
         if limits.io_weight is not None:
-            yield plain("io_weight", "blkio.bfq.weight", str(bfq_weight(limits.io_weight)))
+            device = need_device("io_weight", self.io_device)
+            if (found := scheduler(device)) != "bfq":
+                raise refuse_weight(device, found)
+            weight = str(bfq_weight(limits.io_weight))
+            yield "io_weight", self._file("io_weight", "blkio.bfq.weight"), weight, weight
 
     def usage(self) -> Usage:
         """From cpuacct, memory, pids and blkio (which on v1 sees reads and direct writes only)."""

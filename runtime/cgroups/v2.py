@@ -19,6 +19,8 @@ from runtime.cgroups.cgroup import (
     need_device,
     number,
     reading,
+    refuse_weight,
+    scheduler,
     whole_pages,
     write,
 )
@@ -115,7 +117,20 @@ class V2Cgroup(Cgroup):
                 yield name, self.path / "io.max", f"{need_device(name, self.io_device)} {word}", word
         if limits.io_weight is not None:
             word = f"default {limits.io_weight}"
-            yield "io_weight", self.path / "io.weight", word, word
+            yield "io_weight", self.path / self._weight_file(), word, word
+
+    def _weight_file(self) -> str:
+        """The file of whichever mechanism weighs this disk's I/O: BFQ, or iocost where it was switched on."""
+        device = need_device("io_weight", self.io_device)
+        if (found := scheduler(device)) == "bfq":
+            return "io.bfq.weight"
+        try:
+            costs = (self._mount / "io.cost.qos").read_text()
+        except OSError:
+            costs = ""
+        if "enable=1" not in line_of_device(device)(costs).split():
+            raise refuse_weight(device, found)
+        return "io.weight"
 
     def usage(self) -> Usage:
         """From cpu.stat, memory.*, pids.current and io.stat."""

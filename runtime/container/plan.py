@@ -244,7 +244,7 @@ def container_plan(
 
 
 def native_plan(
-    layers: Sequence[Path],
+    tree: Path,
     instance: Path,
     program: Program,
     *,
@@ -257,14 +257,10 @@ def native_plan(
     `scratch` are the directories of the image that are writable: plain ones in the instance's directory.
     """
     root = os.fsencode(instance / "root")
-    if len(layers) == 1:
-        image = [Mount(os.fsencode(layers[0]), root, None, MS_BIND), Mount(None, root, None, _BIND_READ_ONLY)]
-    else:
-        lower = ":".join(_escaped(layer) for layer in reversed(layers))
-        image = [Mount(b"overlay", root, b"overlay", MS_RDONLY, os.fsencode(f"lowerdir={lower}"))]
     steps: list[Step] = [
         Mount(None, b"/", None, MS_REC | MS_SLAVE),
-        *image,
+        Mount(os.fsencode(tree), root, None, MS_BIND),
+        Mount(None, root, None, _BIND_READ_ONLY),
         PivotRoot(root),
         Mount(b"proc", b"/proc", b"proc", MS_NOSUID | MS_NODEV | MS_NOEXEC),
         Mount(b"sys", b"/sys", None, MS_BIND | MS_REC),

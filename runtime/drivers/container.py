@@ -137,7 +137,7 @@ class ContainerDriver(LauncherDriver):
         )
 
     def _open_cgroup(self, instance_id: str, limits: Limits, directory: Path) -> Cgroup:
-        wants_io = limits.io_read_bps is not None or limits.io_write_bps is not None
+        wants_io = any(limit is not None for limit in (limits.io_read_bps, limits.io_write_bps, limits.io_weight))
         return open_cgroup(
             instance_id,
             limits,

@@ -1,12 +1,11 @@
 """The `native` driver: the baseline, the image's own binaries on the host as if they were installed there.
 
 A chroot and nothing more: no cgroup, no seccomp, all capabilities, the host's processes, network, /dev
-and /sys. Its files are the image's directory itself, bound read-only, on the file system it lies on,
-and a few plain writable directories beside it: an overlay here would hide the overlay's own cost
-from every comparison with it. The one namespace is the mount namespace, which takes nothing away and
-gives all mounts back by itself when the last process ends; it is also what names the instance's
-processes, wherever they fork to. An image of several layers has no directory of its own and is
-shown through a read-only overlay.
+and /sys. Its files are the image's directory itself (several layers are hard-linked into one), bound
+read-only, on the file system it lies on, and a few plain writable directories beside it: an overlay
+here would hide the overlay's own cost from every comparison with it. The one namespace is the mount
+namespace, which takes nothing away and gives all mounts back by itself when the last process ends;
+it is also what names the instance's processes, wherever they fork to.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from pathlib import Path
 from time import monotonic
 
 from runtime.cgroups.cgroup import pauses
+from runtime.container.flat import flat
 from runtime.container.instance import KILL_TIMEOUT_S, Holdings, LaunchedInstance, remove_tree
 from runtime.container.launching import LauncherDriver, PreparedImage
 from runtime.container.plan import Plan, Program, native_plan
@@ -101,7 +101,7 @@ class NativeDriver(LauncherDriver):
             for name in (*_MOUNTED_OVER, "tmp"):
                 (directory / "layer" / name).mkdir(parents=True)
             _make_scratch(directory, [directory / "layer"])
-            plan = native_plan((directory / "layer",), directory, Program(("true",)), scratch=("/tmp",))  # noqa: S108
+            plan = native_plan(directory / "layer", directory, Program(("true",)), scratch=("/tmp",))  # noqa: S108
             child = self.launcher.launch(Plan(plan.namespaces, plan.steps[:-1]), [])
             ended = child.wait(10)
             child.close()
@@ -121,11 +121,20 @@ class NativeDriver(LauncherDriver):
         if spec.network.mode not in (NetworkMode.NONE, NetworkMode.HOST):
             raise TareError(f"network {spec.network.mode}", "the native baseline has the host's", "use --network host")
 
+    def prepare(self, spec: InstanceSpec) -> PreparedImage:
+        """As every driver on the launcher; makes the one tree of a layered image."""
+        prepared = super().prepare(spec)
+        self._tree(prepared)
+        return prepared
+
+    def _tree(self, prepared: PreparedImage) -> Path:
+        return flat(prepared.layers, self.host.root / "flat")
+
     def equip(self, prepared: PreparedImage, holdings: Holdings) -> Plan:
         """The mount point and the writable directories."""
         scratch = _make_scratch(holdings.directory, prepared.layers)
         return native_plan(
-            prepared.layers, holdings.directory, prepared.program, scratch=scratch, streams=prepared.streams
+            self._tree(prepared), holdings.directory, prepared.program, scratch=scratch, streams=prepared.streams
         )
 
     def instance(self, prepared: PreparedImage, timeline: Timeline, holdings: Holdings) -> NativeInstance:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.cgroups.cgroup import line_of_device, number, pauses, remove_directories, whole_pages, write
+from runtime.cgroups.cgroup import line_of_device, number, pauses, remove_directories, scheduler, whole_pages, write
 from runtime.errors import TareError
 
 
@@ -69,3 +69,11 @@ def test_a_device_line_is_found_by_its_whole_number() -> None:
 def test_memory_is_rounded_down_to_pages() -> None:
     page = os.sysconf("SC_PAGE_SIZE")
     assert whole_pages(page + 1) == str(page)
+
+
+def test_the_scheduler_in_use_is_the_one_in_brackets(tmp_path: Path) -> None:
+    queue = tmp_path / "dev/block/8:0/queue"
+    queue.mkdir(parents=True)
+    (queue / "scheduler").write_text("none [mq-deadline] bfq\n")
+    assert scheduler("8:0", tmp_path) == "mq-deadline"
+    assert scheduler("8:1", tmp_path) == ""

@@ -65,14 +65,25 @@ def test_a_missing_control_is_refused_by_name(v1_mounts: dict[str, Path]) -> Non
     group = V1Cgroup("tare-0", v1_mounts)
     with pytest.raises(TareError, match=r"swap_bytes: this host has no memory\.memsw\.limit_in_bytes"):
         group.apply(Limits(memory_bytes=64 << 20, swap_bytes=0))
-    with pytest.raises(TareError, match="io_weight"):
-        group.apply(Limits(io_weight=10))
 
 
 def test_a_missing_controller_is_refused_by_name(v1_mounts: dict[str, Path]) -> None:
     del v1_mounts["blkio"]
     with pytest.raises(TareError, match="io_read_bps: this host has no v1 controller blkio"):
         V1Cgroup("tare-0", v1_mounts, io_device="254:0").apply(Limits(io_read_bps=1))
+
+
+def test_an_io_weight_that_nothing_reads_is_refused(
+    v1_mounts: dict[str, Path], kernel: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group = V1Cgroup("tare-0", v1_mounts, io_device="254:0")
+    (v1_mounts["blkio"] / "tare/tare-0/blkio.bfq.weight").write_text("100\n")
+    monkeypatch.setattr("runtime.cgroups.v1.scheduler", lambda device: "mq-deadline")
+    with pytest.raises(TareError, match="io_weight: the scheduler of disk 254:0 is mq-deadline"):
+        group.apply(Limits(io_weight=10))
+    monkeypatch.setattr("runtime.cgroups.v1.scheduler", lambda device: "bfq")
+    group.apply(Limits(io_weight=10))
+    assert kernel == [("blkio.bfq.weight", "10")]
 
 
 def test_io_limits_need_a_device(v1_mounts: dict[str, Path]) -> None:

@@ -47,12 +47,21 @@ def test_limits_read_back_as_the_kernel_shows_them(v2_mount: Path, kernel: list[
     assert [reading.name for reading in group.readings(ALL) if not reading.holds] == ["io_write_bps"]
 
 
-def test_io_weight_reads_the_default_line(v2_mount: Path, kernel: list[tuple[str, str]]) -> None:
-    group = V2Cgroup("tare-0", v2_mount)
-    with pytest.raises(TareError, match=r"io_weight: this host has no io\.weight"):
-        group.apply(Limits(io_weight=50))
-    (group.path / "io.weight").write_text("default 50\n254:0 70\n")
-    assert group.readings(Limits(io_weight=50))[0].holds
+def test_io_weight_goes_to_the_mechanism_that_weighs(
+    v2_mount: Path, kernel: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group, limits = V2Cgroup("tare-0", v2_mount, io_device="254:0"), Limits(io_weight=50)
+    for name in ("io.weight", "io.bfq.weight"):
+        (group.path / name).write_text("default 100\n")
+    with pytest.raises(TareError, match="io_weight: the scheduler"):
+        group.apply(limits)
+    (v2_mount / "io.cost.qos").write_text("254:0 enable=1 ctrl=auto rpct=95.00\n")
+    group.apply(limits)
+    monkeypatch.setattr("runtime.cgroups.v2.scheduler", lambda device: "bfq")
+    group.apply(limits)
+    assert kernel == [("io.weight", "default 50"), ("io.bfq.weight", "default 50")]
+    (group.path / "io.bfq.weight").write_text("default 50\n254:0 70\n")
+    assert group.readings(limits)[0].holds
 
 
 def test_usage_comes_from_the_unified_files(v2_mount: Path) -> None:

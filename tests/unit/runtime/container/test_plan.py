@@ -29,7 +29,7 @@ from runtime.container.steps import (
     Unshare,
     Write,
 )
-from runtime.linux.syscalls import CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWPID, MS_RDONLY
+from runtime.linux.syscalls import CLONE_NEWNET, CLONE_NEWNS, MS_RDONLY
 
 FACTS = HostFacts(
     masked_files=("/proc/keys",),
@@ -133,20 +133,17 @@ def test_a_program_is_looked_for_along_the_path_of_its_environment() -> None:
     assert Program(("./sh",)).step().paths == (b"./sh",)
 
 
-def test_native_binds_the_only_layer_and_overlays_several() -> None:
-    one = native_plan([Path("/l/1")], Path("/i/tare-0"), TRUE, scratch=["/tmp"])
-    several = native_plan([Path("/l/1"), Path("/l/2")], Path("/i/tare-0"), TRUE, scratch=["/tmp"])
-    assert one.namespaces == several.namespaces == CLONE_NEWNS
-    assert not one.namespaces & CLONE_NEWPID
-    assert [step.source for step in one.steps if isinstance(step, Mount)][1:3] == [b"/l/1", None]
-    overlay = mounts(several)["/i/tare-0/root"]
-    assert overlay.data == b"lowerdir=/l/2:/l/1"
-    assert overlay.flags & MS_RDONLY
-    assert mounts(one)["/tmp"].source == b"i/tare-0/scratch/tmp"
+def test_native_binds_the_image_read_only_and_writes_to_plain_directories() -> None:
+    plan = native_plan(Path("/l/1"), Path("/i/tare-0"), TRUE, scratch=["/tmp"])
+    assert plan.namespaces == CLONE_NEWNS
+    image, remount = [step for step in plan.steps if isinstance(step, Mount)][1:3]
+    assert image.source == b"/l/1"
+    assert remount.flags & MS_RDONLY
+    assert mounts(plan)["/tmp"].source == b"i/tare-0/scratch/tmp"
 
 
 def test_native_is_not_confined() -> None:
-    plan = native_plan([Path("/l/1")], Path("/i/tare-0"), TRUE, scratch=[])
+    plan = native_plan(Path("/l/1"), Path("/i/tare-0"), TRUE, scratch=[])
     assert not any(isinstance(step, Confine | Write | Unshare) for step in plan.steps)
 
 
