@@ -124,6 +124,10 @@ def _finish(canvas: Canvas, slug: str, title: str, finding: str, data: Table | N
     import matplotlib as mpl
 
     svg, pdf = io.BytesIO(), io.BytesIO()
+    layout = canvas.get_layout_engine()
+    if layout is not None:  # once, instead of again for every format
+        layout.execute(canvas)
+        canvas.set_layout_engine("none")
     with mpl.rc_context({"svg.hashsalt": slug}):
         canvas.savefig(svg, format="svg", transparent=True, metadata={"Date": None, "Title": title})
         canvas.savefig(pdf, format="pdf", metadata={"CreationDate": None, "Title": title})
@@ -152,6 +156,7 @@ def inline_svg(svg: str, slug: str) -> str:
     body = re.sub(r' id="([^"]+)"', lambda hit: f' id="{slug}-{hit[1]}"' if hit[1] in used else "", body)
     body = re.sub(r'(url\(#|href="#)', rf"\g<1>{slug}-", body).replace("xlink:href", "href")
     body = re.sub(r"font: (?:(\d{3}|bold) )?([\d.]+)px [^;\"]*", r"font-size: \2px", body)
+    body = re.sub(r"font-family: [^;\"]*;? ?", "", body)
     for colour, themed in THEMED.items():
         body = body.replace(colour, themed)
     body = re.sub(r"\n\s*", "\n", body)
@@ -289,8 +294,9 @@ def order(
         divisor = _axis(axes, "y", [value for lane in lanes for _, value in lane.points], unit, what)
         for lane in lanes:
             axes.plot(
-                [x for x, _ in lane.points], [y / divisor for _, y in lane.points], color=lane.colour, linewidth=1.1,
-                linestyle=lane.line, markevery=max(1, len(lane.points) // 12), markersize=4, markeredgewidth=0.4, label=lane.shown, **lane.marker(),
+                [x for x, _ in lane.points], [y / divisor for _, y in lane.points], color=lane.colour,
+                linewidth=1.1, linestyle=lane.line, markevery=max(1, len(lane.points) // 12), markersize=4,
+                markeredgewidth=0.4, label=lane.shown, **lane.marker(),
             )  # fmt: skip
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel(along)

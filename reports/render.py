@@ -17,7 +17,6 @@ from harness import stats
 from harness.results import ResultsError
 from reports import cells
 from reports.claims import Estimate, Evidence, Row, Ruling, judge
-from reports.frame import Frame
 from reports.page import Figure, Part, Value
 from reports.sections.base import View, sections
 from reports.units import human

@@ -65,7 +65,7 @@ def settle(
     deciding = (container[0], vm[0])
     needed = int(claim.limits.get("blocks", stats.MIN_BLOCKS))
     n = min(estimate.n for estimate in deciding)
-    if all(estimate.value is None and estimate.why == Message("absent.no_workload") for estimate in deciding):
+    if all(estimate.why is not None and estimate.why.key == "absent.no_workload" for estimate in deciding):
         ruling, reason = Ruling.UNMEASURED, Message("reason.not_in_run")
     elif evidence.claims_nothing:
         ruling, reason = Ruling.UNMEASURABLE, Message("reason.smoke")

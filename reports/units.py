@@ -23,6 +23,7 @@ def digits(value: float, significant: int = 2) -> str:
         return "0"
     places = significant - 1 - math.floor(math.log10(abs(value)))
     rounded = round(value, places)
+    places = significant - 1 - math.floor(math.log10(abs(rounded)))  # 9.99 has become 10
     return f"{rounded:,.{max(places, 0)}f}".replace("-", "−")
 
 

@@ -103,6 +103,7 @@ class Synthetic:
     limiter: str = "cap"
     twin: bool = True
     scale: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    unheld: Sequence[str] = ()
     seed: int = 7
     text: str = ""
 
@@ -121,7 +122,13 @@ class Synthetic:
         for driver in self.usable:
             facts = {"cpus": "1", "memory_total_kib": "262144", "kernel": "6.1.0", "clocksource": "tsc"}
             limits = (
-                {"name": "memory", "asked": "268435456", "read": "268435456", "source": "memory.max", "holds": True},
+                {
+                    "name": "memory",
+                    "asked": "268435456",
+                    "read": "268435456",
+                    "source": "memory.max",
+                    "holds": driver not in self.unheld,
+                },
             )
             yield Facts(driver=driver, facts=facts | {"init": self.text or "agent"}, limits=limits)
         for block in range(self.blocks):
