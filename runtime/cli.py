@@ -6,6 +6,7 @@ Only words and tables; the work is done by `runtime.images` and the drivers.
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +25,9 @@ from runtime.ledger import Ledger
 @click.option("--json", "as_json", is_flag=True, help="Print what was built as JSON.")
 def build(recipe: str, force: bool, as_json: bool) -> None:
     """Build the images of RECIPE (a name or a .toml file) and the machine's disk, unless they are current."""
-    store = ImageStore(host_from_env().root)
+    store = _store()
+    if os.geteuid() != 0:
+        raise TareError("building images", "needs root: files keep their owners", "run it as root")
 
     def say(text: str) -> None:
         click.echo(text, err=True)
@@ -41,7 +44,7 @@ def build(recipe: str, force: bool, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the list as JSON.")
 def images(as_json: bool) -> None:
     """List the images on this host: layers, and bytes logical and allocated (shared layers count in each)."""
-    store = ImageStore(host_from_env().root)
+    store = _store()
     rows = [_described(store, image) for image in store.images()]
     if as_json:
         click.echo(json.dumps(rows, indent=1))
@@ -60,6 +63,7 @@ def images(as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
 def clean(as_json: bool) -> None:
     """Remove everything Tare ever left on this host, except what still runs and the images in use."""
+    _store()
     done = sweep(host_from_env())
     if as_json:
         click.echo(json.dumps({"removed": done.removed, "live": done.live, "failed": done.failed}, indent=1))
@@ -72,6 +76,14 @@ def clean(as_json: bool) -> None:
         click.echo(f"not removed: {line}", err=True)
     if not (done.removed or done.live or done.failed):
         click.echo("nothing to clean")
+
+
+def _store() -> ImageStore:
+    """The host's image store. Raises TareError when this user may not look into it."""
+    store = ImageStore(host_from_env().root)
+    if store.directory.exists() and not os.access(store.directory, os.R_OK | os.W_OK | os.X_OK):
+        raise TareError(f"images below {store.directory}", "only root may use them", "run it as root")
+    return store
 
 
 @dataclass(slots=True)

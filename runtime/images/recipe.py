@@ -141,7 +141,7 @@ def build(
     store's lock. Raises TareError with nothing half-made left behind.
     """
     with store.exclusive(lambda: say("waiting: another process is building")):
-        system = fingerprint(recipe.source, os.environ.get("TARE_MIRROR", "").encode())
+        system = fingerprint(recipe.source)
         agent = fingerprint(recipe.source, _source("agent.c").read_bytes())
         built = None if force else _current(store, recipe)
         if built is not None and built[0].labels.get(_BUILD_LABEL) == f"{system} {agent}":
@@ -196,6 +196,9 @@ def _guest_layer(store: ImageStore, recipe: Recipe, work: Path) -> Layer:
 
 
 def _system_layers(store: ImageStore, recipe: Recipe, work: Path, say: Say) -> tuple[Layer, Layer]:
+    missing = next((tool for tool in ("mmdebstrap", "unshare", "setpriv") if shutil.which(tool) is None), None)
+    if missing is not None:
+        raise TareError(f"building {recipe.image}", f"{missing} is not installed", "run ./bootstrap to install it")
     free = shutil.disk_usage(work).free
     if free < _NEEDED_BYTES:
         why = f"{free >> 20} MiB free below {store.directory}, {_NEEDED_BYTES >> 20} MiB needed"

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
 from runtime import cli
 from runtime.driver import Driver, Host
+from runtime.errors import TareError
+from runtime.images import recipe
+from runtime.images.disk import Machine
 from runtime.images.store import ImageStore
 from runtime.ledger import Ledger
 from runtime.spec import ImageRef
@@ -98,3 +103,35 @@ def test_images_lists_sizes(host: Host, tmp_path: Path) -> None:
     assert row["allocated_bytes"] % 512 == 0
     assert len(row["layers"]) == 1
     assert row["machine"] is None
+
+
+@pytest.mark.parametrize("command", [cli.images, cli.clean, cli.build])
+def test_a_user_who_may_not_look_is_told(host: Host, monkeypatch: pytest.MonkeyPatch, command: click.Command) -> None:
+    (host.root / "images").mkdir(parents=True)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(TareError, match="as root"):
+        CliRunner().invoke(command, [], catch_exceptions=False)
+
+
+def test_building_needs_root(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(TareError, match="needs root"):
+        CliRunner().invoke(cli.build, [], catch_exceptions=False)
+    assert not host.root.exists()
+
+
+def test_build_prints_what_was_built(host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    add_image(host, tmp_path)
+    image = ImageStore(host.root).resolve(ImageRef.parse("test/image:1"))
+    directory = tmp_path / "machine"
+    directory.mkdir()
+    (directory / "disk.raw").touch()
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(recipe, "build", lambda store, source, **options: (image, image))
+    monkeypatch.setattr(ImageStore, "machine", lambda *rest: Machine.at(directory, "sha256:machine"))
+    monkeypatch.setattr(ImageStore, "machine_if_built", lambda *rest: Machine.at(directory, "sha256:machine"))
+    result = CliRunner().invoke(cli.build, [], catch_exceptions=False)
+    assert result.output.splitlines()[-1] == f"test/image:1 {image.digest} machine sha256:machine"
+    rows = json.loads(CliRunner().invoke(cli.build, ["--json"], catch_exceptions=False).output)
+    assert [row["ref"] for row in rows] == ["test/image:1"] * 2
+    assert rows[0]["machine"] == {"logical_bytes": 0, "allocated_bytes": 0}

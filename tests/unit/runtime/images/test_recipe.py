@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -123,6 +124,14 @@ def test_too_little_space_is_said_before_the_long_step(
     with pytest.raises(TareError, match="MiB free"):
         build(ImageStore(tmp_path), recipe)
     assert "bootstrap" not in runs
+
+
+def test_a_missing_tool_names_the_script_that_installs_it(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(TareError, match=r"mmdebstrap is not installed .*bootstrap"):
+        build(ImageStore(tmp_path), recipe)
 
 
 def test_a_missing_agent_source_is_said(recipe: Recipe, tmp_path: Path) -> None:
