@@ -49,8 +49,10 @@ def test_orphans_are_reaped(channel: Channel) -> None:
     channel.exec(["sh", "-c", zombies], 20).check()
 
 
-def test_term_ends_pid_1_and_everything_below_it(agent: Agent, channel: Channel) -> None:
-    channel.exec(["sh", "-c", "setsid sleep 1000 >/dev/null 2>&1 & exit 0"], 20).check()
+def test_term_ends_pid_1_and_everything_below_it(agent: Agent, channel: Channel, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "up")
+    program = f"setsid sh -c 'echo > {tmp_path}/up; exec sleep 1000' & read line < {tmp_path}/up"
+    channel.exec(["sh", "-c", program], 20).check()
     children = Path(f"/proc/{agent.process.pid}/task/{agent.process.pid}/children").read_text().split()
     init = int(children[0])
     sleeper = int(Path(f"/proc/{init}/task/{init}/children").read_text().split()[0])
