@@ -181,14 +181,14 @@ class _Tree:
         for parts, mtime_ns in self._times.items():
             os.utime(self._descend(parts), ns=(mtime_ns, mtime_ns))
 
-    def _descend(self, parts: tuple[str, ...], create: bool = True) -> int:
-        """A descriptor of the directory `parts`, valid until the next call."""
+    def _descend(self, parts: tuple[str, ...]) -> int:
+        """A descriptor of the directory `parts`, made where it is missing; valid until the next call."""
         if parts == self._parent[0]:
             return self._parent[1]
         fd = os.dup(self._root)
         try:
             for part in parts:
-                deeper = self._step(fd, part, create)
+                deeper = self._step(fd, part)
                 os.close(fd)
                 fd = deeper
         except BaseException:
@@ -199,12 +199,10 @@ class _Tree:
         return fd
 
     @staticmethod
-    def _step(fd: int, part: str, create: bool) -> int:
+    def _step(fd: int, part: str) -> int:
         try:
             return os.open(part, _DIRECTORY, dir_fd=fd)
         except FileNotFoundError:
-            if not create:
-                raise _RefusedError("links to a file that the layer does not hold") from None
             os.mkdir(part, 0o755, dir_fd=fd)
             made = os.open(part, _DIRECTORY, dir_fd=fd)
             os.fchmod(made, 0o755)  # whatever the umask
@@ -280,7 +278,7 @@ class _Tree:
         source = _parts(member.linkname)
         keep = os.dup(parent)  # finding the other name lets go of this directory
         try:
-            directory = self._descend(source[:-1], create=False) if source else -1
+            directory = self._descend(source[:-1]) if source else -1
             if directory < 0:
                 raise _RefusedError("links to the layer's root")
             os.link(source[-1], name, src_dir_fd=directory, dst_dir_fd=keep, follow_symlinks=False)
@@ -325,8 +323,6 @@ def _write_content(fd: int, member: tarfile.TarInfo, tar: tarfile.TarFile) -> No
         view = memoryview(chunk)
         while view:
             view = view[os.write(fd, view) :]
-    if written != member.size:
-        raise _RefusedError("ends before its size")
     os.ftruncate(fd, written)
 
 

@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import io
 import os
+import random
 import stat
 import tarfile
 import tempfile
@@ -170,6 +171,24 @@ def test_truncated_gzip_is_refused(target: Path) -> None:
     whole = gzip.compress(archive([member("file", os.urandom(5000))]).getvalue())
     with pytest.raises(TareError, match="damaged"):
         unpack(io.BytesIO(whole[:3000]), target, media_type=LAYER_GZIP)
+
+
+@pytest.mark.parametrize("part", [0.0, 0.001, 0.9, 0.99999])
+def test_damaged_gzip_is_refused(target: Path, part: float) -> None:
+    text = random.Random(1).randbytes(2 << 20).hex().encode()  # enough for damage to lie in the middle of a file
+    whole = bytearray(gzip.compress(archive([member("file", text)]).getvalue(), 1))
+    at = int(part * len(whole))
+    whole[at : at + 64] = b"\xff" * 64
+    with pytest.raises(TareError, match="damaged"):
+        unpack(io.BytesIO(bytes(whole)), target, media_type=LAYER_GZIP)
+
+
+def test_what_follows_the_archive_belongs_to_its_digest_and_its_bound(target: Path) -> None:
+    long = archive([member("file")]).getvalue() + bytes(3 << 20)
+    digest, _ = unpack(io.BytesIO(long), target)
+    assert digest == "sha256:" + hashlib.sha256(long).hexdigest()
+    with pytest.raises(TareError, match="larger than the bound"):
+        unpack(io.BytesIO(long), target, bounds=Bounds(size_bytes=2 << 20))
 
 
 def test_gzip_bomb_stops_at_the_bound(target: Path) -> None:

@@ -82,6 +82,15 @@ def test_difference_sees_every_kind_of_change(tmp_path: Path, change: str) -> No
     assert sorted(str(path.relative_to(upper)) for path in upper.rglob("*")) == ["dir", "dir/file"]
 
 
+def test_an_unchanged_directory_keeps_its_mode_around_a_change(tmp_path: Path) -> None:
+    one = grow(tmp_path / "one", {"private": {"deep": {"file": b"1"}}})
+    two = grow(tmp_path / "two", {"private": {"deep": {"file": b"2"}}})
+    for tree in (one, two):
+        (tree / "private").chmod(0o700)
+    upper = unpacked(packed(two, below=one), tmp_path / "upper")
+    assert (upper / "private").stat().st_mode & 0o777 == 0o700
+
+
 def test_packing_twice_gives_the_same_bytes(tmp_path: Path) -> None:
     nodes: dict[str, Node] = {"b": b"1", "a": {"z": b"", "y": "z"}}
     reverse = dict(reversed(nodes.items()))
