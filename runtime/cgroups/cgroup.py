@@ -39,6 +39,10 @@ class Cgroup(ABC):
     def directories(self) -> tuple[Path, ...]:
         """Every directory that `create()` makes, for the ledger."""
 
+    def possible_directories(self) -> tuple[Path, ...]:
+        """Every directory that a group of this name may have, whatever limits it was made for."""
+        return self.directories()
+
     @abstractmethod
     def create(self) -> None:
         """Make the group, empty and unlimited. Raises OSError."""
@@ -95,14 +99,14 @@ class Cgroup(ABC):
 
     def exists(self) -> bool:
         """Whether any directory of the group is there."""
-        return any(directory.is_dir() for directory in self.directories())
+        return any(directory.is_dir() for directory in self.possible_directories())
 
     def remove(self, timeout_s: float = 5.0) -> None:
         """Remove the group, killing what is still in it. Removing an absent group is no error.
 
         Raises TareError when it is still busy after `timeout_s`.
         """
-        remove_directories(self.directories(), timeout_s)
+        remove_directories(self.possible_directories(), timeout_s)
 
 
 def remove_directories(directories: Iterable[Path], timeout_s: float = 5.0) -> None:

@@ -70,16 +70,23 @@ class V1Cgroup(Cgroup):
             *(("cpuset",) if limits is not None and limits.cpuset is not None else ()),
         )
         self._mounts = {name: mounts[name] for name in wanted if name in mounts}
-        self._parents = {name: mounts[name] / parent for name in wanted if name in mounts}
+        self._parents = {name: mount / parent for name, mount in self._mounts.items()}
         self._paths = {name: path / instance_id for name, path in self._parents.items()}
+        # Controllers mounted together share a directory.
+        self._directories = tuple(dict.fromkeys(self._paths.values()))
+        self._possible = tuple(dict.fromkeys(mount / parent / instance_id for mount in mounts.values()))
 
     def directories(self) -> tuple[Path, ...]:
-        """One per hierarchy; controllers mounted together share theirs."""
-        return tuple(dict.fromkeys(path.resolve() for path in self._paths.values()))
+        """One per hierarchy."""
+        return self._directories
+
+    def possible_directories(self) -> tuple[Path, ...]:
+        """One in every hierarchy of the host: another handle of this group may have joined more of them."""
+        return self._possible
 
     def join_files(self) -> tuple[Path, ...]:
         """The `tasks` files: a thread that writes 0 there moves itself without the global lock `cgroup.procs` takes."""
-        return tuple(directory / "tasks" for directory in self.directories())
+        return tuple(directory / "tasks" for directory in self._directories)
 
     def clone_into(self) -> None:
         """Never on v1."""
@@ -93,7 +100,7 @@ class V1Cgroup(Cgroup):
 
     def create(self) -> None:
         """Make all directories, and their common parents where this is the first instance since boot."""
-        for directory in self.directories():
+        for directory in self._directories:
             try:
                 directory.mkdir()
             except FileNotFoundError:

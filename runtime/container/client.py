@@ -5,16 +5,16 @@ One launcher and one reading thread serve any number of instances and callers.
 
 from __future__ import annotations
 
-import array
 import errno
 import itertools
 import marshal
 import os
+import queue
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -33,13 +33,15 @@ _BOOT = (
 class Child:
     """A process that the launcher cloned. `pid` is the host's number of it."""
 
-    def __init__(self) -> None:
+    def __init__(self, bury: Callable[[int], None]) -> None:
         self.pid = 0
         self.spawned_ns = 0
         self.executed_ns = 0
         self.exit_code: int | None = None
         self.stopped_ns: int | None = None
         self.pidfd: Pidfd | None = None
+        self._root = -1
+        self._bury = bury
         self._failure: tuple[int, int, str] | None = None
         self._answered = threading.Event()
         self._ended = threading.Event()
@@ -58,9 +60,16 @@ class Child:
         return self._ended.wait(timeout_s)
 
     def close(self) -> None:
-        """Give the pidfd back."""
+        """Give the pidfd back, and (in a thread of its own) the root file system.
+
+        When an overlay goes, the kernel writes back every dirty page of the file system below it, the
+        whole host's. Neither the process's end nor the instance's removal has to wait for that.
+        """
         if self.pidfd is not None:
             self.pidfd.close()
+        if self._root >= 0:
+            self._bury(self._root)
+            self._root = -1
 
 
 class LauncherClient:
@@ -74,6 +83,8 @@ class LauncherClient:
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
         self._reader: threading.Thread | None = None
+        self._graves: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._burier: threading.Thread | None = None
 
     def start(self) -> None:
         """Start the launcher now, so that no launch pays for it."""
@@ -86,13 +97,12 @@ class LauncherClient:
         `descriptors` are duplicated on the way; the caller keeps its own. Raises TareError when a
         step fails (`exit_code` 127 or 126 when it was the last one) or nothing is heard for `timeout_s`.
         """
-        child, token = Child(), next(self._tokens)
+        child, token = Child(self._bury), next(self._tokens)
         with self._lock:
             control = self._connect()
             self._children[token] = child
-        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
         try:
-            control.sendmsg([plan.encode(token)], rights)
+            socket.send_fds(control, [plan.encode(token)], descriptors)
         except OSError as error:
             self._children.pop(token, None)
             raise TareError("launch", f"the launcher takes no plan: {error.strerror}", "shorten the command") from error
@@ -116,6 +126,20 @@ class LauncherClient:
             self._reader.join()
         self._process.wait()
         self._socket = self._process = self._reader = None
+        if self._burier is not None:
+            self._graves.put(-1)
+            self._burier.join()
+            self._burier = None
+
+    def _bury(self, descriptor: int) -> None:
+        if self._burier is None:
+            os.close(descriptor)
+        else:
+            self._graves.put(descriptor)
+
+    def _bury_all(self) -> None:
+        while (descriptor := self._graves.get()) >= 0:
+            os.close(descriptor)
 
     def _connect(self) -> socket.socket:
         if self._socket is not None and self._process is not None and self._process.poll() is None:
@@ -134,24 +158,25 @@ class LauncherClient:
         self._socket = ours
         self._reader = threading.Thread(target=self._read, args=(ours,), name="launcher", daemon=True)
         self._reader.start()
+        self._burier = threading.Thread(target=self._bury_all, name="burier", daemon=True)
+        self._burier.start()
         return ours
 
     def _read(self, control: socket.socket) -> None:
         while True:
             try:
-                message, ancillary, _, _ = control.recvmsg(65536, socket.CMSG_SPACE(4), socket.MSG_CMSG_CLOEXEC)
+                message, received, _, _ = socket.recv_fds(control, 65536, 2, socket.MSG_CMSG_CLOEXEC)
             except OSError:
-                message, ancillary = b"", []
+                message, received = b"", []
             if not message:
                 break
-            received = array.array("i", b"".join(data for _, _, data in ancillary))
             token, kind, *words = marshal.loads(message)  # noqa: S302 - our own child wrote it
             self._note(token, kind, words, received)
         for token in list(self._children):
-            self._note(token, "failed", [-1, errno.EPIPE, "the launcher has ended"], array.array("i"))
+            self._note(token, "failed", [-1, errno.EPIPE, "the launcher has ended"], [])
             self._children.pop(token, None)
 
-    def _note(self, token: int, kind: str, words: list[object], received: array.array[int]) -> None:
+    def _note(self, token: int, kind: str, words: list[object], received: list[int]) -> None:
         child = self._children.get(token)
         if child is None:
             for descriptor in received:
@@ -160,7 +185,8 @@ class LauncherClient:
         match kind, words:
             case "running", [int(pid), int(spawned_ns), int(executed_ns)]:
                 child.pid, child.spawned_ns, child.executed_ns = pid, spawned_ns, executed_ns
-                child.pidfd = Pidfd(received[0])
+                child.pidfd = Pidfd(received.pop(0))
+                child._root = received.pop(0) if received else -1
             case "failed", [int(index), int(number), str(text)]:
                 child._failure = index, number, text
                 child._ended.set()

@@ -156,4 +156,10 @@ class LaunchedInstance(Instance):
 
 def remove_tree(directory: Path) -> None:
     """Remove a directory with all below it, as far as that is possible; absent is no error."""
-    shutil.rmtree(directory, ignore_errors=True)
+    try:
+        # What an instance that wrote nothing leaves: a good deal faster than a walk.
+        (directory / CONSOLE).unlink(missing_ok=True)
+        for name in ("work/work", "work", "upper", ""):
+            (directory / name).rmdir()
+    except OSError:
+        shutil.rmtree(directory, ignore_errors=True)

@@ -7,7 +7,6 @@ what became of them goes back the same way. No shell, no polling, no process per
 
 from __future__ import annotations
 
-import array
 import gc
 import marshal
 import os
@@ -16,7 +15,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from runtime.container import child
@@ -25,29 +24,51 @@ from runtime.linux import syscalls
 
 MESSAGE_BYTES: Final = 1 << 20
 MAX_DESCRIPTORS: Final = 16
+MAX_KNOWN: Final = 64
 
 
 def spawn(
-    namespaces: int, cgroup: str | None, steps: list[Step], streams: list[tuple[int, int]]
-) -> tuple[int, int, int]:
-    """Clone a child that carries out `steps`: (pid, pidfd, read end of its error pipe). Raises OSError.
+    namespaces: int, cgroup: str | None, steps: Sequence[Step], streams: Sequence[tuple[int, int]]
+) -> tuple[int, int, socket.socket]:
+    """Clone a child that carries out `steps`: (pid, pidfd, the socket it reports to). Raises OSError.
 
     `cgroup` is the v2 directory to be born in; `streams` pairs of a descriptor here and one of the program.
     """
     into = None if cgroup is None else os.open(cgroup, os.O_PATH | os.O_DIRECTORY)
-    errors, told = os.pipe2(os.O_CLOEXEC)
+    reports, told = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
         pid, pidfd = syscalls.clone3(namespaces, signal.SIGCHLD, into)
         if pid == 0:
             child.run(steps, streams, told)
     except OSError:
-        os.close(errors)
+        reports.close()
         raise
     finally:
-        os.close(told)
+        told.close()
         if into is not None:
             os.close(into)
-    return pid, pidfd, errors
+    return pid, pidfd, reports
+
+
+def outcome(reports: socket.socket) -> tuple[tuple[int, int, str] | None, int]:
+    """Wait until the child executes its program or fails, and close `reports`.
+
+    Returns (None, descriptor of its root directory) or ((index of the step, errno, text), -1).
+    """
+    root, failure = -1, None
+    with reports:
+        while True:
+            message, descriptors, _, _ = socket.recv_fds(reports, 65536, 1, socket.MSG_CMSG_CLOEXEC)
+            if descriptors:
+                root = descriptors[0]
+            elif message:
+                failure = marshal.loads(message)  # noqa: S302 - our own child wrote it
+            else:
+                break
+    if failure is not None and root >= 0:
+        os.close(root)
+        root = -1
+    return failure, root
 
 
 class Launcher:
@@ -57,6 +78,7 @@ class Launcher:
         self._control = control
         self._poll = select.epoll()
         self._handlers: dict[int, Callable[[], None]] = {}
+        self._known: dict[bytes, list[Step]] = {}
         self._watch(control.fileno(), self._receive)
 
     def serve(self) -> None:
@@ -76,46 +98,63 @@ class Launcher:
         self._poll.unregister(descriptor)
 
     def _receive(self) -> None:
-        space = socket.CMSG_SPACE(MAX_DESCRIPTORS * 4)
-        message, ancillary, _, _ = self._control.recvmsg(MESSAGE_BYTES, space, socket.MSG_CMSG_CLOEXEC)
+        message, descriptors, _, _ = socket.recv_fds(
+            self._control, MESSAGE_BYTES, MAX_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
+        )
         if not message:
             self._forget(self._control.fileno())
             return
-        received = array.array("i")
-        for _, _, data in ancillary:
-            received.frombytes(data[: len(data) - len(data) % received.itemsize])
-        token, namespaces, cgroup, streams, rows = marshal.loads(message)  # noqa: S302 - our own parent wrote it
+        token, namespaces, cgroup, streams, parts = marshal.loads(message)  # noqa: S302 - our own parent wrote it
         try:
-            self._launch(token, namespaces, cgroup, [(received[at], target) for at, target in streams], rows)
+            self._launch(token, namespaces, cgroup, [(descriptors[at], target) for at, target in streams], parts)
         finally:
-            for descriptor in received:
+            for descriptor in descriptors:
                 os.close(descriptor)
 
     def _launch(
-        self, token: int, namespaces: int, cgroup: str | None, streams: list[tuple[int, int]], rows: list[Row]
+        self,
+        token: int,
+        namespaces: int,
+        cgroup: str | None,
+        streams: list[tuple[int, int]],
+        parts: list[bytes | tuple[Row, ...]],
     ) -> None:
-        steps = [from_row(row) for row in rows]
+        steps = [step for part in parts for step in self._decode(part)]
         try:
-            pid, pidfd, errors = spawn(namespaces, cgroup, steps, streams)
+            pid, pidfd, reports = spawn(namespaces, cgroup, steps, streams)
         except OSError as error:
             self._tell(token, "failed", -1, error.errno, str(error))
             return
         spawned_ns = time.monotonic_ns()
-        self._watch(errors, lambda: self._executed(token, pid, pidfd, errors, spawned_ns))
+        self._watch(reports.fileno(), lambda: self._settle(token, pid, pidfd, reports, spawned_ns))
 
-    def _executed(self, token: int, pid: int, pidfd: int, errors: int, spawned_ns: int) -> None:
-        """The error pipe ended: the program runs, or the child said why it does not."""
+    def _decode(self, part: bytes | tuple[Row, ...]) -> list[Step]:
+        """The steps of a part. One that comes as bytes is the same in many plans and kept."""
+        if not isinstance(part, bytes):
+            return [from_row(row) for row in part]
+        steps = self._known.get(part)
+        if steps is None:
+            if len(self._known) >= MAX_KNOWN:
+                self._known.clear()
+            rows = marshal.loads(part)  # noqa: S302 - our own parent wrote it
+            steps = self._known[part] = [from_row(row) for row in rows]
+        return steps
+
+    def _settle(self, token: int, pid: int, pidfd: int, reports: socket.socket, spawned_ns: int) -> None:
+        """The child reports: its program runs, or this is why it does not."""
+        self._forget(reports.fileno())
+        failure, root = outcome(reports)
         executed_ns = time.monotonic_ns()
-        self._forget(errors)
-        report = os.read(errors, 65536)
-        os.close(errors)
-        if report:
+        if failure is not None:
             os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
             os.close(pidfd)
-            self._tell(token, "failed", *marshal.loads(report))  # noqa: S302 - our own child wrote it
+            self._tell(token, "failed", *failure)
             return
         self._watch(pidfd, lambda: self._reap(token, pidfd))
-        self._tell(token, "running", pid, spawned_ns, executed_ns, descriptor=pidfd)
+        descriptors = [pidfd] if root < 0 else [pidfd, root]
+        self._tell(token, "running", pid, spawned_ns, executed_ns, descriptors=descriptors)
+        if root >= 0:
+            os.close(root)
 
     def _reap(self, token: int, pidfd: int) -> None:
         ended = os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
@@ -126,10 +165,9 @@ class Launcher:
         code = ended.si_status if ended.si_code == os.CLD_EXITED else 128 + ended.si_status
         self._tell(token, "ended", code, stopped_ns)
 
-    def _tell(self, token: int, *words: int | str | None, descriptor: int | None = None) -> None:
-        rights = [] if descriptor is None else [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor]))]
+    def _tell(self, token: int, *words: int | str | None, descriptors: Sequence[int] = ()) -> None:
         try:
-            self._control.sendmsg([marshal.dumps((token, *words))], rights, socket.MSG_NOSIGNAL)
+            socket.send_fds(self._control, [marshal.dumps((token, *words))], descriptors, socket.MSG_NOSIGNAL)
         except OSError:
             # Nobody listens any more; the end of file that ends the loop is on its way.
             return

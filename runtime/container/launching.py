@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime.cgroups.cgroup import remove_directories
+from runtime.cgroups.detect import open_cgroup
 from runtime.channel import Channel
 from runtime.container.client import LauncherClient
 from runtime.container.instance import CONSOLE, KILL_TIMEOUT_S, Holdings, LaunchedInstance, remove_tree
@@ -165,7 +165,9 @@ def _present(stale: Stale) -> Iterator[Resource]:
 
 def _remove(items: list[Resource]) -> None:
     """Cgroups first: a frozen process can only die when they are thawed."""
-    remove_directories([Path(item.value) for item in items if item.kind == "cgroup"])
+    for item in items:
+        if item.kind == "cgroup":
+            open_cgroup(item.value).remove()
     for item in items:
         if item.kind == "pid":
             _kill(item)

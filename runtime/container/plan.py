@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import marshal
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 from runtime.container.steps import (
@@ -23,6 +24,7 @@ from runtime.container.steps import (
     Link,
     LoopbackUp,
     Mount,
+    NewFile,
     PivotRoot,
     ReadOnly,
     Step,
@@ -96,17 +98,35 @@ SHM_BYTES = 64 << 20
 NAMESPACES = CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWPID
 
 
+class Part:
+    """Steps that many plans share. They travel as the same bytes each time, which the launcher decodes once."""
+
+    def __init__(self, steps: Iterable[Step]) -> None:
+        self.steps = tuple(steps)
+
+    @cached_property
+    def encoded(self) -> bytes:
+        """The steps' rows."""
+        return marshal.dumps(tuple(to_row(step) for step in self.steps))
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """One launch: the namespaces of clone3, the v2 cgroup to be born in, the steps, and the descriptors.
 
-    `streams` says which descriptor sent along (by its position) becomes which one of the program.
+    `parts` are the steps, single ones and shared runs of them. `streams` says which descriptor sent
+    along (by its position) becomes which one of the program.
     """
 
     namespaces: int
-    steps: tuple[Step, ...]
+    parts: tuple[Step | Part, ...]
     streams: tuple[tuple[int, int], ...] = ()
     cgroup: str | None = None
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """Every step, in order."""
+        return tuple(step for part in self.parts for step in (part.steps if isinstance(part, Part) else (part,)))
 
     def describe(self) -> str:
         """The plan, a line a step."""
@@ -115,8 +135,8 @@ class Plan:
 
     def encode(self, token: int) -> bytes:
         """One message for the launcher, answered under `token`."""
-        rows = tuple(to_row(step) for step in self.steps)
-        return marshal.dumps((token, self.namespaces, self.cgroup, self.streams, rows))
+        parts = tuple(part.encoded if isinstance(part, Part) else (to_row(part),) for part in self.parts)
+        return marshal.dumps((token, self.namespaces, self.cgroup, self.streams, parts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,17 +161,22 @@ class Program:
 
 @dataclass(frozen=True, slots=True)
 class Rootfs:
-    """An image's layers, topmost last, and the instance's own directory with `upper`, `work` and `root` in it."""
+    """An image's layers, topmost last, and the instance's own directory with `upper` and `work` in it."""
 
     layers: tuple[Path, ...]
     instance: Path
 
+    @property
+    def root(self) -> bytes:
+        """Where the root file system is mounted before it becomes the root."""
+        return os.fsencode(self.instance / "upper")
+
     def overlay(self) -> Mount:
-        """The layers under one writable one, mounted at `root`."""
+        """The layers under one writable one, mounted over that one's own directory: one less to make and remove."""
         lower = ":".join(_escaped(layer) for layer in reversed(self.layers))
         upper, work = _escaped(self.instance / "upper"), _escaped(self.instance / "work")
         data = f"lowerdir={lower},upperdir={upper},workdir={work}"
-        return Mount(b"overlay", os.fsencode(self.instance / "root"), b"overlay", 0, os.fsencode(data))
+        return Mount(b"overlay", self.root, b"overlay", 0, os.fsencode(data))
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +231,7 @@ def container_plan(
     cgroup_mounts: Sequence[tuple[str, str]] = (),
     binds: Sequence[Bind] = (),
     tmpfs: Sequence[str] = (),
+    files: Sequence[tuple[str, str]] = (),
     own_network: bool = True,
     seccomp: bytes | None = None,
     die_with_launcher: bool = True,
@@ -214,30 +240,29 @@ def container_plan(
     """The launch of a container.
 
     It enters its cgroup first: by the v1 `join_files` or born in the v2 `cgroup`. `cgroup_mounts` are
-    (v1 controllers, directory name) to show under /sys/fs/cgroup, one empty pair for v2.
+    (v1 controllers, directory name) to show under /sys/fs/cgroup, one empty pair for v2. `files` are
+    put over the image's: path and content.
     """
-    steps: list[Step] = [Write(os.fsencode(path), b"0") for path in join_files]
-    steps += [
-        Unshare(CLONE_NEWCGROUP),
+    parts: list[Step | Part] = [
+        *(Write(os.fsencode(path), b"0") for path in join_files),
         # A slave sees what the host mounts later and tells it nothing; private would pin what the host unmounts.
-        Mount(None, b"/", None, MS_REC | MS_SLAVE),
+        _ISOLATE,
         rootfs.overlay(),
-        PivotRoot(os.fsencode(rootfs.instance / "root")),
-        *_system_mounts(cgroup_mounts),
-        *_devices(),
+        PivotRoot(rootfs.root),
+        *_files(files),
+        _interior(tuple(cgroup_mounts), facts),
         *(step for bind in binds for step in bind.steps()),
         *(_tmpfs(target, MS_NOSUID | MS_NODEV) for target in tmpfs),
-        *_masks(facts),
         Hostname(hostname.encode()),
     ]
     if own_network:
-        steps.append(LoopbackUp())
-    steps += [LeaveHost(os.fsencode(program.directory)), confine(facts, seccomp)]
+        parts.append(LoopbackUp())
+    parts += [LeaveHost(os.fsencode(program.directory)), _confinement(facts, seccomp)]
     if die_with_launcher:
-        steps.append(DieWithParent())
+        parts.append(DieWithParent())
     return Plan(
         namespaces=NAMESPACES | (CLONE_NEWNET if own_network else 0),
-        steps=(*steps, program.step()),
+        parts=(*parts, program.step()),
         streams=tuple(streams),
         cgroup=None if cgroup is None else str(cgroup),
     )
@@ -270,11 +295,33 @@ def native_plan(
     ]
     if die_with_launcher:
         steps.append(DieWithParent())
-    return Plan(namespaces=CLONE_NEWNS, steps=(*steps, program.step()), streams=tuple(streams))
+    return Plan(namespaces=CLONE_NEWNS, parts=(*steps, program.step()), streams=tuple(streams))
 
 
+_ISOLATE = Part((Unshare(CLONE_NEWCGROUP), Mount(None, b"/", None, MS_REC | MS_SLAVE)))
 _BIND_READ_ONLY = MS_BIND | MS_REMOUNT | MS_RDONLY
 _QUIET = MS_NOSUID | MS_NODEV | MS_NOEXEC
+
+
+@lru_cache(maxsize=8)
+def _interior(cgroup_mounts: tuple[tuple[str, str], ...], facts: HostFacts) -> Part:
+    """What is the same in every container of this host."""
+    return Part((*_system_mounts(cgroup_mounts), *_devices(), *_masks(facts)))
+
+
+@lru_cache(maxsize=8)
+def _confinement(facts: HostFacts, seccomp: bytes | None) -> Part:
+    return Part((confine(facts, seccomp),))
+
+
+def _files(files: Sequence[tuple[str, str]]) -> Iterator[Step]:
+    """Small files bound over the image's, in a memory file system that /dev will hide."""
+    if files:
+        yield Mount(b"tmpfs", b"/dev", b"tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, b"mode=755,size=1024k")
+    for number, (path, text) in enumerate(files):
+        staged = b"/dev/%d" % number
+        yield NewFile(staged, text.encode())
+        yield Mount(staged, os.fsencode(path), None, MS_BIND, file=True)
 
 
 def _system_mounts(cgroup_mounts: Sequence[tuple[str, str]]) -> Iterator[Step]:

@@ -50,6 +50,22 @@ class Write:
 
 
 @dataclass(frozen=True, slots=True)
+class NewFile:
+    """Make a file with `text` in it."""
+
+    path: bytes
+    text: bytes
+
+    def describe(self) -> str:
+        return f"make file {_shown(self.path)}"
+
+    def execute(self) -> None:
+        descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        os.write(descriptor, self.text)
+        os.close(descriptor)
+
+
+@dataclass(frozen=True, slots=True)
 class Unshare:
     """Leave namespaces that cannot be left by clone3: the cgroup one begins where its creator is *then*."""
 
@@ -289,6 +305,7 @@ class Execute:
 
 _CLASSES: Final[tuple[type, ...]] = (
     Write,
+    NewFile,
     Unshare,
     Mount,
     ReadOnly,

@@ -84,7 +84,7 @@ class ContainerDriver(LauncherDriver):
             cgroup = self._open_cgroup(directory.name, Limits(), directory)
             cgroup.create()
             plan = self._plan(Rootfs((directory / "layer",), directory), Program(("true",)), directory.name, cgroup)
-            child = self.launcher.launch(dataclasses.replace(plan, steps=plan.steps[:-1]), [])
+            child = self.launcher.launch(dataclasses.replace(plan, parts=plan.parts[:-1]), [])
             if not child.wait(10) or child.exit_code != 0:
                 return Availability(False, f"a container without a program ended with {child.exit_code}")
             child.close()
@@ -120,8 +120,7 @@ class ContainerDriver(LauncherDriver):
         """The cgroup with its limits, the writable layer, /etc/hosts and the like."""
         spec, directory, instance_id = prepared.spec, holdings.directory, holdings.entry.id
         holdings.cgroup = self._open_cgroup(instance_id, spec.limits, directory)
-        for path in holdings.cgroup.directories():
-            holdings.entry.note("cgroup", str(path))
+        holdings.entry.note("cgroup", instance_id)
         holdings.cgroup.create()
         holdings.cgroup.apply(spec.limits)
         _make_rootfs(directory)
@@ -130,7 +129,8 @@ class ContainerDriver(LauncherDriver):
             prepared.program,
             spec.hostname or instance_id,
             holdings.cgroup,
-            binds=(*_etc(directory, spec, spec.hostname or instance_id), *_binds(spec)),
+            binds=_binds(spec),
+            files=_files(spec, spec.hostname or instance_id),
             tmpfs=tuple(mount.target for mount in spec.mounts if mount.kind is MountKind.TMPFS),
             own_network=spec.network.mode is NetworkMode.NONE,
             streams=prepared.streams,
@@ -155,6 +155,7 @@ class ContainerDriver(LauncherDriver):
         *,
         binds: Sequence[Bind] = (),
         tmpfs: Sequence[str] = (),
+        files: Sequence[tuple[str, str]] = (),
         own_network: bool = True,
         streams: Sequence[tuple[int, int]] = (),
     ) -> Plan:
@@ -168,6 +169,7 @@ class ContainerDriver(LauncherDriver):
             cgroup_mounts=cgroup.mounts_inside(),
             binds=binds,
             tmpfs=tmpfs,
+            files=files,
             own_network=own_network,
             seccomp=default_program(),
             streams=streams,
@@ -180,21 +182,20 @@ class ContainerDriver(LauncherDriver):
 
 
 def _make_rootfs(directory: Path) -> None:
-    for name in ("upper", "work", "root"):
-        (directory / name).mkdir()
-        # The upper directory's mode becomes the root directory's, whatever the umask.
-        (directory / name).chmod(0o755)
+    (directory / "work").mkdir()
+    (directory / "upper").mkdir()
+    # The upper directory's mode becomes the root directory's, whatever the umask.
+    (directory / "upper").chmod(0o755)
 
 
-def _etc(directory: Path, spec: InstanceSpec, hostname: str) -> list[Bind]:
+def _files(spec: InstanceSpec, hostname: str) -> list[tuple[str, str]]:
     """Names: the instance's own without a network, the host's with the host's."""
-    (directory / "hostname").write_text(f"{hostname}\n")
-    binds = [Bind(directory / "hostname", "/etc/hostname", file=True)]
-    if spec.network.mode is NetworkMode.HOST:
-        found = [Path("/etc") / name for name in ("hosts", "resolv.conf") if Path("/etc", name).exists()]
-        return binds + [Bind(path.resolve(), str(path), read_only=True, file=True) for path in found]
-    (directory / "hosts").write_text(_HOSTS.format(hostname))
-    return [*binds, Bind(directory / "hosts", "/etc/hosts", file=True)]
+    hosts = _HOSTS.format(hostname)
+    files = [("/etc/hostname", f"{hostname}\n")]
+    if spec.network.mode is not NetworkMode.HOST:
+        return [*files, ("/etc/hosts", hosts)]
+    found = (Path("/etc") / name for name in ("hosts", "resolv.conf"))
+    return files + [(str(path), path.read_text()) for path in found if path.exists()]
 
 
 def _binds(spec: InstanceSpec) -> list[Bind]:

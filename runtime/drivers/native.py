@@ -102,7 +102,7 @@ class NativeDriver(LauncherDriver):
                 (directory / "layer" / name).mkdir(parents=True)
             _make_scratch(directory, [directory / "layer"])
             plan = native_plan(directory / "layer", directory, Program(("true",)), scratch=("/tmp",))  # noqa: S108
-            child = self.launcher.launch(Plan(plan.namespaces, plan.steps[:-1]), [])
+            child = self.launcher.launch(Plan(plan.namespaces, plan.parts[:-1]), [])
             ended = child.wait(10)
             child.close()
             if not ended or child.exit_code != 0:

@@ -247,6 +247,9 @@ def test_killed_from_outside_it_says_so_and_closes_cleanly(launch: Callable[[], 
         os.kill(pid, signal.SIGKILL)
     with pytest.raises(TareError, match=r"\S"):
         instance.exec(["sleep", "60"], EXEC_S)
+    deadline = time.monotonic() + 10  # the channel breaks a little before the last process has ended
+    while instance.alive() and time.monotonic() < deadline:
+        time.sleep(0.01)
     assert not instance.alive()
     instance.close()
     assert not any(path.exists() for path in instance.disk_paths().exclusive)

@@ -82,14 +82,14 @@ def test_a_process_that_escapes_into_a_session_of_its_own_still_ends_with_it(
 ) -> None:
     with driver.launch(driver.prepare(SPEC)) as instance:
         instance.wait_ready(30)
-        run(instance, "setsid -f sleep 6000")
+        run(instance, "setsid -f sleep 6000; sleep 0.3")  # the agent kills what is still in its group
         pids = instance.host_pids()
         assert len(pids) == 2
     assert all(procfs.state(pid) in (None, "Z") for pid in pids)
 
 
 def test_pausing_stops_the_escaped_too(instance: Instance) -> None:
-    run(instance, "setsid -f sleep 6000")
+    run(instance, "setsid -f sleep 6000; sleep 0.3")  # the agent kills what is still in its group
     instance.pause()
     states = [procfs.state(pid) for pid in instance.host_pids()]
     instance.resume()

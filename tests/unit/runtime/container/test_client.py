@@ -25,7 +25,7 @@ def launcher() -> Iterator[LauncherClient]:
 
 
 def shell(script: str, *before: Step, streams: tuple[tuple[int, int], ...] = ()) -> Plan:
-    return Plan(namespaces=0, steps=(*before, Program(("/bin/sh", "-c", script)).step()), streams=streams)
+    return Plan(namespaces=0, parts=(*before, Program(("/bin/sh", "-c", script)).step()), streams=streams)
 
 
 def ended(child: Child) -> int | None:

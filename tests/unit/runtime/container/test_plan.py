@@ -11,6 +11,7 @@ from runtime.container.plan import (
     CAPABILITIES,
     Bind,
     HostFacts,
+    Part,
     Plan,
     Program,
     Rootfs,
@@ -24,10 +25,12 @@ from runtime.container.steps import (
     LeaveHost,
     LoopbackUp,
     Mount,
+    NewFile,
     PivotRoot,
     Step,
     Unshare,
     Write,
+    from_row,
 )
 from runtime.linux.syscalls import CLONE_NEWNET, CLONE_NEWNS, MS_RDONLY
 
@@ -76,7 +79,7 @@ def test_topmost_layer_is_named_first_and_odd_paths_are_escaped() -> None:
 def test_nothing_is_mounted_in_the_image_before_the_root_is_its_own() -> None:
     plan = container()
     before = [step for step in plan.steps[: position(plan, PivotRoot)] if isinstance(step, Mount)]
-    assert [step.target for step in before] == [b"/", b"/i/tare-0/root"]
+    assert [step.target for step in before] == [b"/", b"/i/tare-0/upper"]
 
 
 def test_host_paths_are_only_used_while_the_host_is_there() -> None:
@@ -150,8 +153,26 @@ def test_native_is_not_confined() -> None:
 def test_a_plan_prints_a_line_a_step_and_fits_one_message() -> None:
     plan = container(cgroup=Path("/c"))
     assert len(plan.describe().splitlines()) == 1 + len(plan.steps)
-    token, namespaces, cgroup, streams, rows = marshal.loads(plan.encode(7))
-    assert (token, namespaces, cgroup, streams, len(rows)) == (7, plan.namespaces, "/c", (), len(plan.steps))
+    token, namespaces, cgroup, streams, parts = marshal.loads(plan.encode(7))
+    assert (token, namespaces, cgroup, streams) == (7, plan.namespaces, "/c", ())
+    rows = [row for part in parts for row in (marshal.loads(part) if isinstance(part, bytes) else part)]
+    assert tuple(from_row(row) for row in rows) == plan.steps
+
+
+def test_what_containers_share_travels_as_the_same_bytes() -> None:
+    first, second = container(), container_plan(ROOTFS, TRUE, FACTS, hostname="tare-1")
+    shared = {id(part) for part in first.parts if isinstance(part, Part)}
+    assert shared == {id(part) for part in second.parts if isinstance(part, Part)}
+    assert sum(len(part.steps) for part in first.parts if isinstance(part, Part)) > len(first.steps) / 2
+
+
+def test_own_files_are_bound_over_the_images_and_hidden_by_dev() -> None:
+    plan = container(files=[("/etc/hosts", "127.0.0.1 x")])
+    made = position(plan, NewFile)
+    bind = plan.steps[made + 1]
+    assert isinstance(bind, Mount)
+    assert (bind.source, bind.target, bind.file) == (b"/dev/0", b"/etc/hosts", True)
+    assert [step.target for step in plan.steps[made:] if isinstance(step, Mount)].count(b"/dev") == 1
 
 
 def test_facts_are_what_the_host_has(tmp_path: Path) -> None:

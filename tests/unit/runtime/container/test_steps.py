@@ -21,6 +21,7 @@ from runtime.container.steps import (
     Link,
     LoopbackUp,
     Mount,
+    NewFile,
     PivotRoot,
     ReadOnly,
     ResourceLimit,
@@ -34,6 +35,7 @@ from runtime.linux import syscalls
 
 EVERY: list[Step] = [
     Write(b"/sys/fs/cgroup/tasks", b"0"),
+    NewFile(b"/dev/0", b"text"),
     Unshare(0x2000000),
     Mount(b"proc", b"/proc", b"proc", 0xE),
     ReadOnly(b"/proc/sys"),
@@ -62,9 +64,9 @@ def test_every_kind_of_step_is_tried_here() -> None:
 
 
 def test_descriptions_hold_what_matters() -> None:
-    assert EVERY[2].describe() == "mount proc proc at /proc (0xe)"
+    assert EVERY[3].describe() == "mount proc proc at /proc (0xe)"
     assert Mount(b"dev/null", b"/proc/keys", None, syscalls.MS_BIND).describe().startswith("mount bind dev/null at")
-    assert "2 instructions" in EVERY[12].describe()
+    assert "2 instructions" in EVERY[13].describe()
 
 
 def test_a_write_is_one_write(tmp_path: Path) -> None:
@@ -76,6 +78,14 @@ def test_a_write_is_one_write(tmp_path: Path) -> None:
 def test_a_write_makes_no_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         Write(os.fsencode(tmp_path / "absent"), b"0").execute()
+
+
+def test_a_new_file_replaces_none(tmp_path: Path) -> None:
+    step = NewFile(os.fsencode(tmp_path / "new"), b"text")
+    step.execute()
+    assert (tmp_path / "new").read_bytes() == b"text"
+    with pytest.raises(FileExistsError):
+        step.execute()
 
 
 def test_directories_and_links_are_made(tmp_path: Path) -> None:
