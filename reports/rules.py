@@ -88,8 +88,8 @@ def _side(evidence: Evidence, claim: Claim, metric: str) -> tuple[list[Estimate]
     ]
 
 
-def _against(estimate: Estimate, limit: float, *, below: bool, key: str) -> Half:
-    # Whether the estimate's whole interval lies on the claimed side of `limit`.
+def against(estimate: Estimate, limit: float, *, below: bool, key: str) -> Half:
+    """Whether the estimate's whole interval lies on the claimed side of `limit`; open where it reaches across."""
     interval = estimate.interval
     if interval is None:
         return Half(None, Message("reason.no_interval", {"label": estimate.label}))
@@ -106,8 +106,8 @@ def startup(evidence: Evidence, claim: Claim) -> Row:
     metric, limit = claim.metrics[0], claim.limits["minute_s"]
     container, vm = _side(evidence, claim, metric)
     halves = (
-        _against(container[0], limit, below=True, key="half.startup"),
-        _against(vm[0], limit, below=False, key="half.startup"),
+        against(container[0], limit, below=True, key="half.startup"),
+        against(vm[0], limit, below=False, key="half.startup"),
     )
     return settle(evidence, claim, container, vm, combine(*halves), evidence.contrast(metric))
 
@@ -127,8 +127,8 @@ def disk(evidence: Evidence, claim: Claim) -> Row:
         [evidence.summary(metric, label, sums[label], "B") for label in side] for side in evidence.sides(claim)
     )
     halves = (
-        _against(container[0], limit, below=True, key="half.disk"),
-        _against(vm[0], limit, below=False, key="half.disk"),
+        against(container[0], limit, below=True, key="half.disk"),
+        against(vm[0], limit, below=False, key="half.disk"),
     )
     return settle(
         evidence, claim, container, vm, combine(*halves), _ratio(sums[CONTAINER], sums[vm[0].label], emulated=False)
@@ -171,8 +171,8 @@ def performance(evidence: Evidence, claim: Claim) -> Row:
     container, vm = estimates(containers), estimates(vms)
     near = claim.limits["near"]
     halves = (
-        _against(container[0], near, below=False, key="half.performance"),
-        _against(vm[0], near, below=True, key="half.performance"),
+        against(container[0], near, below=False, key="half.performance"),
+        against(vm[0], near, below=True, key="half.performance"),
     )
     ruled = combine(*halves)
     weak = [m for m, table in parts[CONTAINER].items() if _below(list(table.values()), claim.limits["part"])]

@@ -24,9 +24,8 @@ function key(cell) {
   const number = text === "" ? NaN : Number(text.replace(/,/g, ""));
   return Number.isNaN(number) ? text.toLowerCase() : number;
 }
-// Figures before words, and cells without a figure always last.
+// Figures before words in both directions: a cell without a figure is always behind those with one.
 function order(one, other, down) {
-  if (one === "" || other === "") return (one === "") - (other === "");
   if (typeof one !== typeof other) return typeof one === "number" ? -1 : 1;
   const sign = one < other ? -1 : one > other ? 1 : 0;
   return down ? -sign : sign;

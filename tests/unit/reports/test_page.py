@@ -87,8 +87,16 @@ def test_no_request_leaves_the_page(page: str) -> None:
 
 def test_policy_allows_our_script_alone(page: str) -> None:
     policy = next(m["content"] for m in outline(page).all("meta") if m.get("http-equiv") == "Content-Security-Policy")
-    assert policy.startswith("default-src 'none'")
-    assert "unsafe-inline" not in policy.partition("script-src")[2].partition(";")[0]
+    directives = dict(directive.strip().split(" ", 1) for directive in policy.split(";"))
+    script = directives.pop("script-src")
+    assert re.fullmatch(r"'sha256-[A-Za-z0-9+/=]{44}'", script)
+    assert directives == {
+        "default-src": "'none'",
+        "style-src": "'unsafe-inline'",
+        "img-src": "data:",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+    }
     assert page.count("<script") == 1
     assert not [
         attributes for _, attributes, _ in outline(page).elements if any(key.startswith("on") for key in attributes)

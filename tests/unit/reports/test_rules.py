@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from harness.results import ResultsError
+from harness.stats import Interval
 from reports import rules
-from reports.claims import ClaimSet, Evidence, Row, Ruling, judge
+from reports.claims import ClaimSet, Estimate, Evidence, Row, Ruling, judge
 from reports.frame import Message
-from reports.rules import Half, combine
+from reports.rules import Half, against, combine
 from reports.sections.base import View
 
 Judge = Callable[..., dict[str, Row]]
@@ -61,13 +62,21 @@ def test_a_container_that_takes_minutes_beside_a_fast_vm_refutes_it(rows: Judge)
     assert ruled(row) == (Ruling.REFUTED, "reason.neither")
 
 
-def test_rulings_rest_on_the_ends_of_intervals(rows: Judge) -> None:
-    # The VM's median is about 60 s: its interval reaches across the minute.
-    row = rows(accelerator="kvm", scale={("startup.ready", "vm"): 60 / 13.4})["startup"]
-    interval = row.vm[0].interval
-    assert interval is not None
-    assert interval.low < 60 < interval.high
-    assert ruled(row) == (Ruling.QUALIFIED, "reason.container_open")
+@pytest.mark.parametrize(
+    ("low", "estimate", "high", "holds"),
+    [(50, 55, 59, True), (50, 55, 61, None), (59, 65, 70, None), (60, 65, 70, False)],
+)
+def test_rulings_rest_on_the_ends_of_intervals(low: float, estimate: float, high: float, holds: bool | None) -> None:
+    interval = Interval(estimate, low, high, 0.97, 10)
+    seen = Estimate(label="vm", metric="startup.ready", unit="s", value=estimate, interval=interval, n=10)
+    assert against(seen, 60.0, below=True, key="half.startup").holds is holds
+    opposite = against(seen, 60.0, below=False, key="half.startup").holds
+    assert opposite is (None if holds is None else not holds)
+
+
+def test_estimate_without_an_interval_decides_nothing() -> None:
+    seen = Estimate(label="vm", metric="startup.ready", unit="s", value=1.0, n=3)
+    assert against(seen, 60.0, below=True, key="half.startup").holds is None
 
 
 @pytest.mark.parametrize("claim", ["startup", "disk", "performance", "isolation", "overhead-free"])
@@ -125,7 +134,7 @@ def test_microvm_stands_in_only_where_the_claim_allows_it(rows: Judge) -> None:
 
 
 def test_leak_inside_the_placebo_is_no_leak(rows: Judge) -> None:
-    row = rows(accelerator="kvm", scale={("leakage.leak", "container"): 0.2})["isolation"]
+    row = rows(accelerator="kvm", scale={("leakage.leak", "container"): 0.25, ("leakage.leak", "vm"): 0.1})["isolation"]
     assert ruled(row) == (Ruling.REFUTED, "half.isolation.none")
 
 
