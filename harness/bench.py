@@ -24,7 +24,7 @@ from harness.results import Cell, DriverEntry, Run, RunHeader
 from harness.runner import Assignment, Engine, Observer, one_line, utc
 from harness.schedule import Planned
 from harness.selection import selector
-from runtime.driver import Driver, Host, Kind, find_driver
+from runtime.driver import Driver, Host, Kind, Prepared, find_driver
 from runtime.errors import TareError, UsageError
 from runtime.images import recipe
 from runtime.images.store import ImageStore
@@ -132,7 +132,9 @@ def opened(
         drivers = {name: driver(host) for name, driver in plan.drivers.items()}
         for each in drivers.values():
             stack.callback(each.close)
-        entries = tuple(_entry(each, observer) for each in drivers.values())
+        spec = InstanceSpec(image=IMAGE, limits=plan.profile.limits)
+        prepared: dict[str, Prepared] = {}
+        entries = tuple(_entry(each, spec, prepared, observer) for each in drivers.values())
         if not any(entry.usable for entry in entries):
             raise TareError("bench", "; ".join(f"{e.name}: {e.reason}" for e in entries), "see tare doctor")
         header = plan.run.header if plan.run else _header(plan, planned, entries, captured, fingerprint, image)
@@ -149,7 +151,8 @@ def opened(
             workloads=plan.workloads,
             drivers=drivers,
             unusable={entry.name: _why(entry) for entry in entries if not entry.usable},
-            spec=InstanceSpec(image=IMAGE, limits=plan.profile.limits),
+            spec=spec,
+            prepared=prepared,
             records=run.records if run else (),
             facts_of=frozenset(facts.driver for facts in run.facts) if run else frozenset(),
             logs=directory / "logs",
@@ -188,12 +191,16 @@ def default_directory(started_utc: str, fingerprint: str) -> Path:
     return Path("results") / f"{stamp}z-{fingerprint[:8]}"
 
 
-def _entry(driver: Driver, observer: Observer) -> DriverEntry:
-    observer.running(f"probing {driver.name}", 0.0)
+def _entry(driver: Driver, spec: InstanceSpec, prepared: dict[str, Prepared], observer: Observer) -> DriverEntry:
+    """Probe and prepare a driver; the facts are as of afterwards, as preparing decides on the accelerator."""
+    observer.running(f"preparing {driver.name}", 0.0)
     try:
         found = driver.probe()
+        if found.usable:
+            prepared[driver.name] = driver.prepare(spec)
+            found = driver.probe()
     except Exception as error:  # noqa: BLE001 - a driver that cannot even say so is unusable, the run goes on
-        found = Availability(usable=False, reason=f"its probe failed: {one_line(error)}", mend="see tare doctor")
+        found = Availability(usable=False, reason=f"it could not be prepared: {one_line(error)}")
     if not found.usable:
         observer.noted(
             f"{driver.name} cannot be measured here: {found.reason}" + (f" ({found.mend})" * bool(found.mend))

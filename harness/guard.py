@@ -54,7 +54,7 @@ class Guard:
         self.check()
 
     def _overdue(self, number: int, frame: FrameType | None) -> None:
-        raise Overdue(self._what, "hung beyond its own time-outs", "see the log of the driver")
+        raise Overdue(self._what, "hung beyond its time limit")
 
     @contextmanager
     def critical(self) -> Iterator[None]:

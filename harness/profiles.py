@@ -81,7 +81,7 @@ class Profile:
         return asdict(self)
 
 
-_LIMITS = Limits(cpus=1.0, memory_bytes=256 << 20, swap_bytes=0, pids=512)
+_LIMITS = Limits(cpus=1.0, memory_bytes=512 << 20, swap_bytes=0, pids=512)
 _READY_S = {Kind.NATIVE: 20.0, Kind.CONTAINER: 20.0, Kind.VM: 180.0}
 _KEY = ("startup.userland", "startup.ready", "overhead.cpu_events", "overhead.memory_bandwidth")
 _ALL = ("native", "container", "microvm", "vm")
@@ -93,15 +93,18 @@ def _entries(
     containers: int, machines: int,
 ) -> dict[str, Entry]:  # fmt: skip
     """Every workload's entry: `seconds` long windows, `repeats` launches more of what launches in milliseconds."""
+    limit_s = 20.0 + 5 * seconds
     light = {Kind.NATIVE: {"repeats": repeats}, Kind.CONTAINER: {"repeats": repeats}}
     caps = {Kind.CONTAINER: {"cap": containers, "width": 4}, Kind.VM: {"cap": machines, "width": 2}}
     return {
         "startup": Entry(by_kind=light, expect_s=0.1),
         "teardown": Entry(expect_s=0.0),
-        "idle": Entry(params={"seconds": 2 * seconds}, expect_s=2 * seconds),
-        "overhead_cpu": Entry(params={"seconds": seconds}, expect_s=seconds + 0.3),
-        "overhead_memory": Entry(params={"seconds": seconds}, expect_s=seconds + 0.3),
-        "overhead_disk": Entry(params={"seconds": seconds, "size_mib": disk_mib}, expect_s=2 * seconds + 1.0),
+        "idle": Entry(params={"seconds": 2 * seconds}, expect_s=2 * seconds, limit_s=limit_s),
+        "overhead_cpu": Entry(params={"seconds": seconds}, expect_s=seconds + 0.3, limit_s=limit_s),
+        "overhead_memory": Entry(params={"seconds": seconds}, expect_s=seconds + 0.3, limit_s=limit_s),
+        "overhead_disk": Entry(
+            params={"seconds": seconds, "size_mib": disk_mib}, expect_s=2 * seconds + 1.0, limit_s=limit_s
+        ),
         "leakage": Entry(drivers=leakage, params={"seconds": seconds}, expect_s=4 * seconds + 1, boots=2, limit_s=240),
         "footprint": Entry(drivers=_ALL, once=True, expect_s=5.0, boots=1, limit_s=300),
         "enforcement": Entry(once=True, params={"seconds": 1.0}, expect_s=8.0, limit_s=180),

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from harness import environment, schedule, stats
-from harness.guard import Guard
+from harness.guard import Guard, Overdue
 from harness.journal import Journal
 from harness.profiles import Profile
 from harness.results import Cell, Event, Facts, Outcome, Record
@@ -31,7 +31,7 @@ from workloads import parity
 from workloads.base import Context, Stage, Workload
 from workloads.metric import Phase, Sample
 
-_GRACE_S = 30.0  # beyond a cell's own limit and the readiness of its instances, before a call counts as hung
+_GRACE_S = 10.0  # beyond a cell's own limit, before a call counts as hung
 _SUSPENDED_NS = 50_000_000  # far above the time between reading two clocks
 TIME_BUDGET = "time budget"
 
@@ -69,6 +69,7 @@ class Assignment:
     drivers: Mapping[str, Driver]
     unusable: Mapping[str, str] = field(default_factory=dict)
     spec: InstanceSpec
+    prepared: dict[str, Prepared] = field(default_factory=dict)
     records: Sequence[Record] = ()
     facts_of: frozenset[str] = frozenset()
     logs: Path
@@ -87,9 +88,10 @@ class Engine:
         self._records = list(assignment.records)
         self._facts_of = set(assignment.facts_of)
         self._forecast = Forecast(self._profile)
-        self._prepared: dict[str, Prepared] = {}
+        self._prepared = dict(assignment.prepared)
         self._live: list[Instance] = []
         self._widths: list[float] = []
+        self._hung = False
         self._spent_s = sum(record.elapsed_ns for record in assignment.records) / 1e9
         self._began_s = time.monotonic()
         for record in assignment.records:
@@ -132,10 +134,12 @@ class Engine:
         return [one for one in self._work.planned if one.cell.driver not in self._work.unusable]
 
     def _skip_unusable(self) -> None:
-        for position, one in enumerate(self._work.planned):
-            reason = self._work.unusable.get(one.cell.driver)
-            if reason is not None and (one.cell, 0) not in self._done:
-                self._skip(one, 0, position, reason)
+        for driver, reason in self._work.unusable.items():
+            cells = [one for one in self._work.planned if one.cell.driver == driver and (one.cell, 0) not in self._done]
+            for position, one in enumerate(cells):
+                self._write(_empty(one.cell, 0, position, Outcome.SKIPPED, reason), quietly=True)
+            if cells:
+                self._observer.noted(f"{driver}: {len(cells)} cells skipped: {reason}")
 
     def _blocks(self) -> None:
         planned, seed = self._usable(), self._work.seed
@@ -216,6 +220,8 @@ class Engine:
             record = self._cell(visit, one, driver, prepared, instance)
             if not _alive(instance):
                 lost = f"the instance died during {one.cell.workload}: {record.reason or 'without a word'}"[:300]
+            elif self._hung:
+                lost = f"something still runs in the instance: {record.reason}"[:300]
         if not lost:
             self._facts(driver, instance)
         began_s = time.monotonic()
@@ -246,14 +252,15 @@ class Engine:
         started_utc, before = utc(), environment.host_state()
         started_ns, slept_ns = time.monotonic_ns(), _suspended_ns()
         samples: tuple[Sample, ...] = ()
-        reason = ""
+        reason, self._hung = "", False
         try:
-            with self._guard.limit(one.limit_s + self._profile.ready_s[driver.kind] + _GRACE_S, str(one.cell)):
+            with self._guard.limit(self._hard_s(one, driver), str(one.cell)):
                 samples = tuple(workload.measure(context))
             _demand_valid(workload, samples)
             if _suspended_ns() - slept_ns > _SUSPENDED_NS:
                 raise TareError(workload.name, "the host was suspended in the middle of it")
         except Exception as error:  # noqa: BLE001 - as above
+            self._hung = isinstance(error, Overdue)
             reason = self._reason(error, f"{one.cell}, block {visit.block}")
         elapsed_ns = time.monotonic_ns() - started_ns
         reason = reason or self._close_strays(instance)
@@ -274,6 +281,11 @@ class Engine:
         self._forecast.note_cell(one.cell, elapsed_ns / 1e9)
         self._write(record)
         return record
+
+    def _hard_s(self, one: Planned, driver: Driver) -> float:
+        """When a cell counts as hung: its own limit, the readiness of an instance it may launch, and some grace."""
+        launches = one.stage in (Stage.LAUNCH, Stage.OWN)
+        return one.limit_s + (self._profile.ready_s[driver.kind] if launches else 0.0) + _GRACE_S
 
     def _start(self, driver: Driver, prepared: Prepared) -> Instance:
         """Launch and wait until ready. An instance that does not become so is closed before the error goes on."""
@@ -354,12 +366,13 @@ class Engine:
     def _skip(self, one: Planned, block: int, position: int, reason: str) -> None:
         self._write(_empty(one.cell, block, position, Outcome.SKIPPED, reason))
 
-    def _write(self, record: Record) -> None:
+    def _write(self, record: Record, *, quietly: bool = False) -> None:
         with self._guard.critical():
             self._journal.append(record)
             self._done.add((record.cell, record.block))
             self._records.append(record)
-        self._observer.ended(record, self.left_s())
+        if not quietly:
+            self._observer.ended(record, self.left_s())
 
     def _event(self, event: str, figures: Mapping[str, float] | None = None, detail: str = "") -> None:
         self._journal.append(Event(event=event, at_utc=utc(), figures=dict(figures or {}), detail=detail))

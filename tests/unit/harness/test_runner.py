@@ -212,7 +212,7 @@ def test_a_cell_that_hangs_is_ended_and_counted(tmp_path: Path, monkeypatch: pyt
     run = Bench(tmp_path, workloads=workloads, profile=profile).run()
     assert time.monotonic() - began_s < 10
     hung = [record for record in run.records if str(record.cell) == "own[container]"]
-    assert all("hung beyond its own time-outs" in record.reason for record in hung)
+    assert all("hung beyond its time limit" in record.reason for record in hung)
     assert outcomes(run.records)["failed"] == 2
 
 
@@ -271,3 +271,25 @@ def test_finished_says_what_the_harness_itself_used(tmp_path: Path) -> None:
     figures = Bench(tmp_path).run().events[-1].figures
     assert set(figures) == {"elapsed_s", "harness_cpu_s", "harness_cpu_fraction"}
     assert 0 < figures["harness_cpu_s"] <= figures["elapsed_s"] * 2
+
+
+def test_a_session_that_hangs_takes_the_rest_of_its_visit_along_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("harness.runner._GRACE_S", 0.0)
+
+    def hang(context: Context) -> Iterator[Sample]:
+        if context.driver.name == "container":
+            time.sleep(30)
+        yield Sample("boot.value", 1.0)
+
+    profile = tiny_profile(
+        entries={**tiny_profile().entries, "boot": Entry(limit_s=0.1)}, ready_s=dict.fromkeys(Kind, 0.1)
+    )
+    run = Bench(
+        tmp_path, workloads=standard_workloads() | {"boot": workload("boot", Stage.LAUNCH, hang)}, profile=profile
+    ).run()
+    failed = [record for record in run.records if record.outcome is Outcome.FAILED]
+    assert {record.cell.workload for record in failed} == {"boot", "one", "two", "end"}
+    assert {record.cell.driver for record in failed} == {"container"}
+    assert sum("something still runs" in record.reason for record in failed) == 6
