@@ -30,6 +30,8 @@ class Cgroup(ABC):
     """
 
     method: str
+    guards_devices = False
+    """Whether the group confines its processes to the usual device nodes."""
 
     def __init__(self, instance_id: str, io_device: str | None = None) -> None:
         self.id = instance_id

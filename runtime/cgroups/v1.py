@@ -72,6 +72,7 @@ class V1Cgroup(Cgroup):
         self._mounts = {name: mounts[name] for name in wanted if name in mounts}
         self._parents = {name: mount / parent for name, mount in self._mounts.items()}
         self._paths = {name: path / instance_id for name, path in self._parents.items()}
+        self.guards_devices = "devices" in self._paths
         # Controllers mounted together share a directory.
         self._directories = tuple(dict.fromkeys(self._paths.values()))
         self._possible = tuple(dict.fromkeys(mount / parent / instance_id for mount in mounts.values()))

@@ -5,7 +5,6 @@ What containers and the native baseline have in common; what tells them apart is
 
 from __future__ import annotations
 
-import shutil
 import signal
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -15,13 +14,13 @@ from pathlib import Path
 
 from runtime.cgroups.cgroup import Cgroup
 from runtime.channel import Channel
+from runtime.container import storage
 from runtime.container.client import Child
 from runtime.errors import TareError
 from runtime.instance import DiskPaths, ExecResult, Instance, LimitReading, Timeline
 from runtime.ledger import Entry
 from runtime.spec import InstanceSpec, Ready
 
-CONSOLE = "console.log"
 STOP_TIMEOUT_S = 2.0
 KILL_TIMEOUT_S = 10.0
 _TAIL_BYTES = 2000
@@ -52,7 +51,7 @@ class Holdings:
                 self.cgroup.remove()
             except (TareError, OSError) as error:
                 left.append(str(error))
-        remove_tree(self.directory)
+        storage.remove(str(self.directory))
         if self.directory.exists():
             left.append(f"directory {self.directory}")
         self.entry.close(gone=not left)
@@ -126,9 +125,10 @@ class LaunchedInstance(Instance):
     def console_tail(self) -> str:
         """The end of what its main process printed."""
         try:
-            return (self._holdings.directory / CONSOLE).read_bytes()[-_TAIL_BYTES:].decode(errors="replace").strip()
+            text = (self._holdings.directory / storage.CONSOLE).read_bytes()
         except OSError:
             return ""
+        return text[-_TAIL_BYTES:].decode(errors="replace").strip()
 
     def close(self) -> None:
         """Ask the agent to end, kill what does not, give everything back."""
@@ -152,14 +152,3 @@ class LaunchedInstance(Instance):
 
     def _end_processes(self) -> None:
         """Kill what the end of the main process does not end by itself."""
-
-
-def remove_tree(directory: Path) -> None:
-    """Remove a directory with all below it, as far as that is possible; absent is no error."""
-    try:
-        # What an instance that wrote nothing leaves: a good deal faster than a walk.
-        (directory / CONSOLE).unlink(missing_ok=True)
-        for name in ("work/work", "work", "upper", ""):
-            (directory / name).rmdir()
-    except OSError:
-        shutil.rmtree(directory, ignore_errors=True)

@@ -16,8 +16,9 @@ from pathlib import Path
 
 from runtime.cgroups.detect import open_cgroup
 from runtime.channel import Channel
+from runtime.container import storage
 from runtime.container.client import LauncherClient
-from runtime.container.instance import CONSOLE, KILL_TIMEOUT_S, Holdings, LaunchedInstance, remove_tree
+from runtime.container.instance import KILL_TIMEOUT_S, Holdings, LaunchedInstance
 from runtime.container.plan import Plan, Program
 from runtime.driver import Driver, Host, Prepared
 from runtime.errors import TareError
@@ -60,6 +61,7 @@ class LauncherDriver(Driver):
         env = tuple(tuple(word.split("=", 1)) for word in config.get("Env") or () if "=" in word)
         argv = spec.argv or (AGENT, "--fd", str(AGENT_FD))
         self.launcher.start()
+        (self.host.root / "instances").mkdir(parents=True, exist_ok=True, mode=0o700)
         return PreparedImage(
             spec=spec,
             layers=tuple(layer.directory for layer in image.layers),
@@ -89,7 +91,6 @@ class LauncherDriver(Driver):
         holdings = Holdings(entry, self.host.root / "instances" / instance_id)
         try:
             entry.note("dir", str(holdings.directory))
-            holdings.directory.mkdir(parents=True, mode=0o700)
             plan = self.equip(prepared, holdings)
             self._clone(plan, prepared, timeline, holdings)
             return self.instance(prepared, timeline, holdings)
@@ -99,7 +100,9 @@ class LauncherDriver(Driver):
             raise
 
     def _clone(self, plan: Plan, prepared: PreparedImage, timeline: Timeline, holdings: Holdings) -> None:
-        console = os.open(holdings.directory / CONSOLE, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        console = os.open(
+            holdings.directory / storage.CONSOLE, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600
+        )
         descriptors, theirs = [console], None
         try:
             if not prepared.spec.argv:
@@ -145,7 +148,7 @@ class LauncherDriver(Driver):
 
 def _tail(holdings: Holdings) -> str:
     try:
-        return (holdings.directory / CONSOLE).read_text(errors="replace")[-400:]
+        return (holdings.directory / storage.CONSOLE).read_text(errors="replace")[-400:]
     except OSError:
         return ""
 
@@ -173,7 +176,7 @@ def _remove(items: list[Resource]) -> None:
             _kill(item)
     for item in items:
         if item.kind == "dir":
-            remove_tree(Path(item.value))
+            storage.remove(item.value)
 
 
 def _kill(item: Resource) -> None:

@@ -171,12 +171,12 @@ class Rootfs:
         """Where the root file system is mounted before it becomes the root."""
         return os.fsencode(self.instance / "upper")
 
-    def overlay(self) -> Mount:
+    def overlay(self, flags: int = 0) -> Mount:
         """The layers under one writable one, mounted over that one's own directory: one less to make and remove."""
         lower = ":".join(_escaped(layer) for layer in reversed(self.layers))
         upper, work = _escaped(self.instance / "upper"), _escaped(self.instance / "work")
         data = f"lowerdir={lower},upperdir={upper},workdir={work}"
-        return Mount(b"overlay", self.root, b"overlay", 0, os.fsencode(data))
+        return Mount(b"overlay", self.root, b"overlay", flags, os.fsencode(data))
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +233,7 @@ def container_plan(
     tmpfs: Sequence[str] = (),
     files: Sequence[tuple[str, str]] = (),
     own_network: bool = True,
+    devices_guarded: bool = True,
     seccomp: bytes | None = None,
     die_with_launcher: bool = True,
     streams: Sequence[tuple[int, int]] = (),
@@ -241,13 +242,14 @@ def container_plan(
 
     It enters its cgroup first: by the v1 `join_files` or born in the v2 `cgroup`. `cgroup_mounts` are
     (v1 controllers, directory name) to show under /sys/fs/cgroup, one empty pair for v2. `files` are
-    put over the image's: path and content.
+    put over the image's: path and content. Where no cgroup guards the devices (`devices_guarded`),
+    none can be made and those in the image cannot be opened.
     """
     parts: list[Step | Part] = [
         *(Write(os.fsencode(path), b"0") for path in join_files),
         # A slave sees what the host mounts later and tells it nothing; private would pin what the host unmounts.
         _ISOLATE,
-        rootfs.overlay(),
+        rootfs.overlay(0 if devices_guarded else MS_NODEV),
         PivotRoot(rootfs.root),
         *_files(files),
         _interior(tuple(cgroup_mounts), facts),
@@ -257,7 +259,7 @@ def container_plan(
     ]
     if own_network:
         parts.append(LoopbackUp())
-    parts += [LeaveHost(os.fsencode(program.directory)), _confinement(facts, seccomp)]
+    parts += [LeaveHost(os.fsencode(program.directory)), _confinement(facts, seccomp, devices_guarded)]
     if die_with_launcher:
         parts.append(DieWithParent())
     return Plan(
@@ -310,8 +312,22 @@ def _interior(cgroup_mounts: tuple[tuple[str, str], ...], facts: HostFacts) -> P
 
 
 @lru_cache(maxsize=8)
-def _confinement(facts: HostFacts, seccomp: bytes | None) -> Part:
-    return Part((confine(facts, seccomp),))
+def _confinement(facts: HostFacts, seccomp: bytes | None, devices_guarded: bool) -> Part:
+    """Root with Docker's default capabilities, no way to more, and the filter."""
+    kept = set(CAPABILITIES.values()) - (set() if devices_guarded else {CAPABILITIES["CAP_MKNOD"]})
+    return Part(
+        (
+            Confine(
+                uid=0,
+                gid=0,
+                groups=(),
+                dropped=tuple(number for number in range(facts.last_capability + 1) if number not in kept),
+                kept=capability_mask(kept),
+                no_new_privileges=True,
+                seccomp=seccomp,
+            ),
+        )
+    )
 
 
 def _files(files: Sequence[tuple[str, str]]) -> Iterator[Step]:
@@ -363,20 +379,6 @@ def _masks(facts: HostFacts) -> Iterator[Step]:
 
 def _tmpfs(target: str, flags: int, data: str = "mode=1777") -> Mount:
     return Mount(b"tmpfs", os.fsencode(target), b"tmpfs", flags, data.encode())
-
-
-def confine(facts: HostFacts, seccomp: bytes | None) -> Confine:
-    """Root with Docker's default capabilities, no way to more, and the filter."""
-    kept = set(CAPABILITIES.values())
-    return Confine(
-        uid=0,
-        gid=0,
-        groups=(),
-        dropped=tuple(number for number in range(facts.last_capability + 1) if number not in kept),
-        kept=capability_mask(kept),
-        no_new_privileges=True,
-        seccomp=seccomp,
-    )
 
 
 def _escaped(path: Path) -> str:

@@ -18,7 +18,8 @@ from pathlib import Path
 
 from runtime.cgroups.cgroup import Cgroup
 from runtime.cgroups.detect import Hierarchies, detect, open_cgroup
-from runtime.container.instance import Holdings, LaunchedInstance, remove_tree
+from runtime.container import storage
+from runtime.container.instance import Holdings, LaunchedInstance
 from runtime.container.launching import LauncherDriver, PreparedImage
 from runtime.container.plan import Bind, HostFacts, Plan, Program, Rootfs, container_plan
 from runtime.driver import Host, Kind
@@ -71,6 +72,10 @@ class ContainerDriver(LauncherDriver):
     def _facts(self) -> HostFacts:
         return HostFacts.gather()
 
+    @cached_property
+    def _skeleton(self) -> Path:
+        return Path(storage.skeleton(str(self.host.root)))
+
     def probe(self) -> Availability:
         """Launch a container of nothing on an empty image: every step of a real one but the program."""
         if os.geteuid() != 0:
@@ -79,8 +84,9 @@ class ContainerDriver(LauncherDriver):
         cgroup = None
         try:
             program = default_program()
-            (directory / "layer").mkdir(parents=True)
-            _make_rootfs(directory)
+            directory.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            storage.make(str(directory))
+            (directory / "layer").mkdir()
             cgroup = self._open_cgroup(directory.name, Limits(), directory)
             cgroup.create()
             plan = self._plan(Rootfs((directory / "layer",), directory), Program(("true",)), directory.name, cgroup)
@@ -93,7 +99,7 @@ class ContainerDriver(LauncherDriver):
         finally:
             if cgroup is not None:
                 cgroup.remove()
-            remove_tree(directory)
+            storage.remove(str(directory))
         return Availability(True, facts=self._describe(cgroup, program))
 
     def _describe(self, cgroup: Cgroup, program: bytes) -> dict[str, str]:
@@ -102,6 +108,7 @@ class ContainerDriver(LauncherDriver):
             "cgroups": f"{cgroup.method} ({self._hierarchies.mode} host)",
             "namespaces": "mount uts ipc pid net cgroup",
             "seccomp": f"{len(program) // 8} instructions, sha256 {hashlib.sha256(program).hexdigest()[:12]}",
+            "devices": "cgroup" if cgroup.guards_devices else "none can be made or opened",
             "root file system": "overlay",
             "launcher": f"Python {sys.version.split()[0]}",
         }
@@ -119,13 +126,13 @@ class ContainerDriver(LauncherDriver):
     def equip(self, prepared: PreparedImage, holdings: Holdings) -> Plan:
         """The cgroup with its limits, the writable layer, /etc/hosts and the like."""
         spec, directory, instance_id = prepared.spec, holdings.directory, holdings.entry.id
+        storage.make(str(directory))
         holdings.cgroup = self._open_cgroup(instance_id, spec.limits, directory)
         holdings.entry.note("cgroup", instance_id)
         holdings.cgroup.create()
         holdings.cgroup.apply(spec.limits)
-        _make_rootfs(directory)
         return self._plan(
-            Rootfs(prepared.layers, directory),
+            Rootfs((self._skeleton, *prepared.layers), directory),
             prepared.program,
             spec.hostname or instance_id,
             holdings.cgroup,
@@ -171,6 +178,7 @@ class ContainerDriver(LauncherDriver):
             tmpfs=tmpfs,
             files=files,
             own_network=own_network,
+            devices_guarded=cgroup.guards_devices,
             seccomp=default_program(),
             streams=streams,
         )
@@ -179,13 +187,6 @@ class ContainerDriver(LauncherDriver):
         """The handle."""
         assert holdings.cgroup is not None
         return ContainerInstance(prepared.spec, timeline, holdings, prepared.layers, holdings.cgroup)
-
-
-def _make_rootfs(directory: Path) -> None:
-    (directory / "work").mkdir()
-    (directory / "upper").mkdir()
-    # The upper directory's mode becomes the root directory's, whatever the umask.
-    (directory / "upper").chmod(0o755)
 
 
 def _files(spec: InstanceSpec, hostname: str) -> list[tuple[str, str]]:

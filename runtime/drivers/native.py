@@ -20,8 +20,9 @@ from pathlib import Path
 from time import monotonic
 
 from runtime.cgroups.cgroup import pauses
+from runtime.container import storage
 from runtime.container.flat import flat
-from runtime.container.instance import KILL_TIMEOUT_S, Holdings, LaunchedInstance, remove_tree
+from runtime.container.instance import KILL_TIMEOUT_S, Holdings, LaunchedInstance
 from runtime.container.launching import LauncherDriver, PreparedImage
 from runtime.container.plan import Plan, Program, native_plan
 from runtime.driver import Kind
@@ -110,7 +111,7 @@ class NativeDriver(LauncherDriver):
         except (TareError, OSError) as error:
             return Availability(False, str(error), "see: tare doctor")
         finally:
-            remove_tree(directory)
+            storage.remove(str(directory))
         facts = {"kernel": platform.release(), "namespaces": "mount", "cgroups": "none", "root file system": "bind"}
         return Availability(True, facts=facts)
 
@@ -144,7 +145,7 @@ class NativeDriver(LauncherDriver):
 
 def _make_scratch(directory: Path, layers: Sequence[Path]) -> list[str]:
     """Make the mount point and, for each writable directory that the image has, a plain one of the same mode."""
-    (directory / "root").mkdir()
+    (directory / "root").mkdir(parents=True)
     made = []
     for target in SCRATCH:
         inside = next((path for layer in reversed(layers) if (path := layer / target[1:]).is_dir()), None)

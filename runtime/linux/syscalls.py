@@ -141,12 +141,17 @@ def prctl(option: int, argument: int = 0, third: int = 0) -> int:
     return _check(_prctl(option, argument, third, 0, 0), f"prctl {option} {argument}")
 
 
+# struct __user_cap_header_struct, and two of __user_cap_data_struct: made once, as making a type is slow.
+_CapabilityHeader = ctypes.c_uint32 * 2
+_CapabilityData = ctypes.c_uint32 * 6
+
+
 def capset(effective: int, permitted: int, inheritable: int) -> None:
     """Set the caller's capabilities, each a mask of bits `1 << CAP_…`."""
-    header = (ctypes.c_uint32 * 2)(_LINUX_CAPABILITY_VERSION_3, 0)
     low = [mask & 0xFFFFFFFF for mask in (effective, permitted, inheritable)]
     high = [mask >> 32 for mask in (effective, permitted, inheritable)]
-    _check(_capset(ctypes.byref(header), ctypes.byref((ctypes.c_uint32 * 6)(*low, *high))), "capset")
+    header, data = _CapabilityHeader(_LINUX_CAPABILITY_VERSION_3, 0), _CapabilityData(*low, *high)
+    _check(_capset(ctypes.byref(header), ctypes.byref(data)), "capset")
 
 
 class _Program(ctypes.Structure):

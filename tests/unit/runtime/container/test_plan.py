@@ -32,7 +32,7 @@ from runtime.container.steps import (
     Write,
     from_row,
 )
-from runtime.linux.syscalls import CLONE_NEWNET, CLONE_NEWNS, MS_RDONLY
+from runtime.linux.syscalls import CLONE_NEWNET, CLONE_NEWNS, MS_NODEV, MS_RDONLY
 
 FACTS = HostFacts(
     masked_files=("/proc/keys",),
@@ -110,6 +110,15 @@ def test_confinement_is_the_last_thing_before_the_program() -> None:
     assert confine.no_new_privileges
     assert set(confine.dropped) == set(range(41)) - set(CAPABILITIES.values())
     assert 21 in confine.dropped  # CAP_SYS_ADMIN
+
+
+def test_without_a_device_guard_no_device_can_be_made_or_opened() -> None:
+    plan = container(devices_guarded=False)
+    confine = next(step for step in plan.steps if isinstance(step, Confine))
+    assert CAPABILITIES["CAP_MKNOD"] in confine.dropped
+    assert not confine.kept & 1 << CAPABILITIES["CAP_MKNOD"]
+    assert mounts(plan)["/i/tare-0/upper"].flags & MS_NODEV
+    assert not mounts(container())["/i/tare-0/upper"].flags & MS_NODEV
 
 
 def test_a_container_may_outlive_its_launcher() -> None:
