@@ -5,8 +5,8 @@ Control files: Documentation/admin-guide/cgroup-v1/ in the kernel's source.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
 from time import monotonic
 
@@ -109,17 +109,20 @@ class V1Cgroup(Cgroup):
                 directory.mkdir(exist_ok=True)
 
     def _create_parents(self) -> None:
+        """Each under another name first: nobody may find a parent that does not guard or feed its children yet."""
         for name, parent in self._parents.items():
-            with suppress(FileExistsError):
-                parent.mkdir()
-                if name == "devices":
-                    _guard(parent)
-        cpuset = self._parents.get("cpuset")
-        if cpuset is not None:
-            # A cpuset is born without CPUs and memory nodes, and no task may join such a one.
-            for name in ("cpuset.cpus", "cpuset.mems"):
-                write(cpuset / name, (cpuset.parent / name).read_text().strip())
-            write(cpuset / "cgroup.clone_children", "1")
+            partial = parent.with_name(f"{parent.name}-{os.getpid()}")
+            if parent.is_dir():
+                continue
+            partial.mkdir(exist_ok=True)
+            if name == "devices":
+                _guard(partial)
+            elif name == "cpuset":
+                _feed(partial)
+            try:
+                partial.rename(parent)
+            except OSError:  # somebody else was faster
+                partial.rmdir()
 
     def _file(self, limit_name: str, name: str) -> Path:
         controller = name.partition(".")[0]
@@ -218,6 +221,13 @@ class V1Cgroup(Cgroup):
             # A task caught in an uninterruptible sleep is only tried again when the state is written again.
             write(state, wanted)
         raise TareError(f"pause {self.id}", f"not {wanted} after {timeout_s:g} s", f"look at {state}")
+
+
+def _feed(parent: Path) -> None:
+    """Let cpusets below `parent` be born with its CPUs and memory nodes: no task may join one without."""
+    for name in ("cpuset.cpus", "cpuset.mems"):
+        write(parent / name, (parent.parent / name).read_text().strip())
+    write(parent / "cgroup.clone_children", "1")
 
 
 def _guard(parent: Path) -> None:
