@@ -250,6 +250,8 @@ def test_no_archive_reaches_outside(entries: list[tuple[str, bytes, str]]) -> No
             unpack(stream, target)
         except TareError:
             pass
+        except PermissionError:
+            assert os.geteuid() != 0  # trusted attributes need root
         assert census(outside) == before
         assert names(Path(scratch)) == ["outside", "target"]
 
