@@ -115,6 +115,8 @@ class FakeInstance(Instance):
         return behaviour.reply(self, argv) or self._answer(tuple(argv), text, timeout_s)
 
     def _answer(self, argv: tuple[str, ...], text: str, timeout_s: float) -> ExecResult:
+        if text == "nproc":
+            return ExecResult(argv, 0, b"2\n", b"", 1_000_000)
         if "--version" in text:
             return ExecResult(argv, 0, b"fake 1.0\n", b"", 5_000_000)
         for word, answer in (

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from runtime.instance import Instance
 from workloads.base import Context, Invalid, Stage, Workload
 from workloads.metric import Better, Metric, Sample
 
@@ -22,11 +23,12 @@ TIMEOUT_S = 120.0
 
 
 class Footprint(Workload):
-    """st_blocks × 512 over the instance's paths on the host, each inode once, before and after.
+    """st_blocks × 512 over the instance's paths on the host, each inode once.
 
-    Runs before any other workload has written, on the block's fresh instance and on a second one that is
-    launched beside it. Writes inside are random bytes (no layer can store them smaller) and are flushed by the
-    instance, then by the host, before blocks are counted.
+    Runs before any other workload has written, on the block's fresh instance and on a second one launched
+    beside it, which is also the one written to: the shared instance is left as it was. The written bytes are
+    random (no layer can store them smaller) and are flushed by the instance, then by the host, before blocks
+    are counted.
     """
 
     name = "footprint"
@@ -42,28 +44,26 @@ class Footprint(Workload):
             yield Sample(IMAGE_ALLOCATED.name, image.allocated)
             yield Sample(IMAGE_LOGICAL.name, image.logical)
         first.exec(("sync",), TIMEOUT_S).check()
-        before = _settled(paths.exclusive)
-        yield Sample(INSTANCE.name, before.allocated)
+        alone = _settled((*paths.shared, *paths.exclusive))
+        yield Sample(INSTANCE.name, Blocks().add(paths.exclusive).allocated)
         with context.launch() as second:
             second.exec(("sync",), TIMEOUT_S).check()
-            both = Blocks().add(paths.shared).add(paths.exclusive)
-            alone = both.allocated
             others = second.disk_paths()
-            yield Sample(MARGINAL.name, both.add(others.shared).add(others.exclusive).allocated - alone)
-        before = _settled(paths.exclusive)
-        write = ("dd", "if=/dev/urandom", f"of={PATH}", "bs=1M", f"count={WRITTEN_BYTES >> 20}", "conv=fsync")
-        try:
-            first.exec(write, TIMEOUT_S).check()
-            first.exec(("sync",), TIMEOUT_S).check()
-            added = _settled(paths.exclusive).allocated - before.allocated
-            if added < 0.9 * WRITTEN_BYTES:
-                raise Invalid(
-                    "footprint", f"64 MiB written inside show as {added} B on the host: not flushed, or elsewhere"
-                )
-            yield Sample(WRITTEN.name, added)
-        finally:
-            if first.alive():
-                first.exec(("rm", "-f", PATH), TIMEOUT_S)
+            both = _settled((*paths.shared, *paths.exclusive, *others.shared, *others.exclusive))
+            yield Sample(MARGINAL.name, both.allocated - alone.allocated)
+            yield Sample(WRITTEN.name, _write(second, others.exclusive))
+
+
+def _write(instance: Instance, paths: Iterable[Path]) -> int:
+    """Bytes that writing 64 MiB inside adds to `paths`."""
+    before = _settled(paths)
+    argv = ("dd", "if=/dev/urandom", f"of={PATH}", "bs=1M", f"count={WRITTEN_BYTES >> 20}", "conv=fsync")
+    instance.exec(argv, TIMEOUT_S).check()
+    instance.exec(("sync",), TIMEOUT_S).check()
+    added = _settled(paths).allocated - before.allocated
+    if added < 0.9 * WRITTEN_BYTES:
+        raise Invalid("footprint", f"64 MiB written inside show as {added} B on the host: not flushed, or elsewhere")
+    return added
 
 
 @dataclass(slots=True)

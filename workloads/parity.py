@@ -24,7 +24,7 @@ say kernel "$(uname -r)"
 say machine "$(uname -m)"
 say init "$(first /proc/1/comm)"
 say root_type "$(stat -f -c %T /)"
-say root_mount "$(sed -n 's|^[^ ]* / \([^ ]* [^ ]*\) .*|\1|p' /proc/mounts | tail -n 1)"
+say root_mount "$(sed -n 's|^[^ ]* / \([^ ]* [^ ]*\) .*|\1|p' /proc/mounts | tail -n 1 | sed 's/,[a-z]*dir=[^,]*//g')"
 for disk in vda sda nvme0n1; do
   say "disk_cache_$disk" "$(first /sys/block/$disk/queue/write_cache)"
 done

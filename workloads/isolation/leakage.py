@@ -24,13 +24,14 @@ DIRECTORY = "/var/tmp"  # noqa: S108 - inside the antagonist's instance, on its 
 
 # `$0` is the file for the pid; what follows is the antagonist, which keeps the shell's pid.
 START = 'echo $$ > "$0" && exec "$@"'
-# Until the antagonist has a child at work. Runs before the timed window and ends with the first sighting.
+# Until the antagonist has a child at work, or has ended. Runs before the timed window, until the first sighting.
 AWAIT = """
-for try in $(seq 600); do
-  pid=$(cat "$0" 2>/dev/null) && grep -qs "^PPid:[[:space:]]*$pid$" /proc/[0-9]*/status && exit 0
+until [ -s "$0" ]; do sleep 0.02; done
+pid=$(cat "$0")
+until grep -qs "^PPid:[[:space:]]*$pid$" /proc/[0-9]*/status; do
+  kill -0 "$pid" || exit 1
   sleep 0.05
 done
-exit 1
 """
 STOP = 'kill -INT "$(cat "$0")"; rm -f "$0"'
 
@@ -84,7 +85,7 @@ def antagonists(seconds: float, *, hogs: int) -> dict[str, tuple[str, ...]]:
     """The command of each antagonist by name; their own time-out is only a backstop."""
     backstop_s = seconds + 2 * GRACE_S
     return {
-        "cpu": stress_ng.cpu_argv(hogs, backstop_s),
+        "cpu": stress_ng.cpu_argv(hogs, backstop_s, directory=DIRECTORY),
         "fsync": stress_ng.fsync_argv(2, backstop_s, directory=DIRECTORY, file_mib=FILE_MIB),
     }
 
@@ -145,10 +146,14 @@ class Antagonist:
         """Start it; returns once it has workers. Raises TareError when it does not come to that."""
         self._thread.start()
         try:
-            self._instance.exec(("/bin/sh", "-c", AWAIT, self._pid_file), GRACE_S).check()
+            working = self._instance.exec(("/bin/sh", "-c", AWAIT, self._pid_file), GRACE_S).exit_code == 0
         except BaseException:
             self.stop()
             raise
+        if not working:
+            self.stop()
+            self.result()
+            raise Invalid("leakage", f"the antagonist {self._argv[1]} never came to work")
 
     def demand_running(self) -> None:
         """Raise if it ended before it was told to: the victim's window was then not wholly under pressure."""

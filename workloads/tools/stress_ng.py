@@ -19,16 +19,16 @@ class Stress:
     elapsed_s: float
 
 
-def cpu_argv(hogs: int, seconds: float) -> tuple[str, ...]:
-    """`hogs` processes that compute all the time."""
-    return ("stress-ng", "--cpu", str(hogs), *_common(seconds))
+def cpu_argv(hogs: int, seconds: float, *, directory: str) -> tuple[str, ...]:
+    """`hogs` processes that compute all the time. `directory` must be writable: stress-ng insists on one."""
+    return ("stress-ng", "--cpu", str(hogs), *_common(seconds, directory))
 
 
 def fsync_argv(writers: int, seconds: float, *, directory: str, file_mib: int) -> tuple[str, ...]:
     """`writers` processes; each writes one file of `file_mib` over and over, flushed after every write."""
     return (
         *("stress-ng", "--hdd", str(writers), "--hdd-bytes", f"{file_mib}M", "--hdd-opts", "wr-seq,fsync"),
-        *("--temp-path", directory, *_common(seconds)),
+        *_common(seconds, directory),
     )
 
 
@@ -44,5 +44,5 @@ def parse(stderr: bytes) -> Stress:
     return stress
 
 
-def _common(seconds: float) -> tuple[str, ...]:
-    return ("--timeout", str(math.ceil(seconds)), "--metrics-brief")
+def _common(seconds: float, directory: str) -> tuple[str, ...]:
+    return ("--timeout", str(math.ceil(seconds)), "--metrics-brief", "--temp-path", directory)

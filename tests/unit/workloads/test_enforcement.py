@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from runtime.errors import TareError
-from runtime.instance import Usage
+from runtime.instance import ExecResult, Usage
 from runtime.spec import Limits
 from tests.fakes import Behaviour, FakeInstance
 from tests.unit.workloads.visits import one, values, visit
@@ -37,17 +38,20 @@ def test_limit_that_does_not_bite_is_a_zero_with_its_figures(tmp_path: Path) -> 
         (0.0, "memory_bytes", "max"),
         (0.0, "pids", "max"),
     ]
-    assert one(samples, "enforcement.cpu_overrun").value == pytest.approx(2, rel=0.02)
+    assert one(samples, "enforcement.cpu_overrun").value == pytest.approx(4, rel=0.02)
     assert one(samples, "enforcement.cpu_bites").value == 0
     assert one(samples, "enforcement.memory_bites").value == 0
     assert one(samples, "enforcement.memory_bites").labels["outcome"] == "granted"
 
 
-def test_burn_wants_more_than_the_limit_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.cpu_count", lambda: 8)
-    context, _ = visit(tmp_path, limits=Limits(cpus=2.0), seconds=1)
+@pytest.mark.parametrize(("cpus", "tried"), [(b"2\n", "yes"), (b"1\n", "no")])
+def test_burn_that_cannot_pass_the_bound_is_no_trial(tmp_path: Path, cpus: bytes, tried: str) -> None:
+    def count(instance: FakeInstance, argv: Sequence[str]) -> ExecResult | None:
+        return ExecResult(tuple(argv), 0, cpus, b"", 1) if argv[0] == "nproc" else None
+
+    context, _ = visit(tmp_path, Behaviour(reply=count), limits=Limits(cpus=0.95), seconds=1)
     bites = one(list(Enforcement().measure(context)), "enforcement.cpu_bites")
-    assert (bites.value, bites.labels["threads"], bites.labels["tried"]) == (1, "3", "yes")
+    assert (bites.value, bites.labels["threads"], bites.labels["tried"]) == (1, cpus.decode().strip(), tried)
 
 
 def test_burn_that_stays_far_below_the_limit_is_marked_as_no_trial(

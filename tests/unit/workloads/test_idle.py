@@ -11,7 +11,7 @@ from runtime.driver import Kind
 from runtime.errors import TareError
 from tests.unit.workloads.visits import values, visit
 from workloads.base import Invalid
-from workloads.idle import Idle
+from workloads.idle import BOOTED, Idle
 
 
 def test_idle_yields_cpu_share_and_memory_by_two_methods(tmp_path: Path) -> None:
@@ -20,7 +20,7 @@ def test_idle_yields_cpu_share_and_memory_by_two_methods(tmp_path: Path) -> None
     assert 0 < values(samples, "idle.cpu")[0] <= 0.001 / 0.05
     assert values(samples, "idle.memory_pss") == [1 << 20]
     assert values(samples, "idle.memory_cgroup") == [3 << 20]
-    assert driver.instances[0].commands == []
+    assert driver.instances[0].commands == [("/bin/sh", "-c", BOOTED)]
 
 
 def test_native_has_no_cgroup_figure(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from runtime.instance import ExecResult
 from tests.fakes import Behaviour, FakeInstance
 from tests.unit.workloads.visits import values, visit
 from workloads.base import Invalid
-from workloads.isolation.leakage import Leakage, antagonists
+from workloads.isolation.leakage import AWAIT, Leakage, antagonists
 from workloads.metric import Sample
 
 
@@ -80,6 +80,16 @@ def test_antagonist_that_ends_early_voids_the_window(tmp_path: Path) -> None:
 def test_antagonist_that_fails_passes_its_own_words_on(tmp_path: Path) -> None:
     with pytest.raises(TareError, match="told to fail"):
         run(tmp_path, Behaviour(fail_exec="--hdd"))
+
+
+def test_antagonist_that_never_comes_to_work_is_an_error_in_its_own_words(tmp_path: Path) -> None:
+    def refuse(instance: FakeInstance, argv: Sequence[str]) -> ExecResult | None:
+        if "--cpu" in argv:
+            return ExecResult(tuple(argv), 1, b"", b"aborting: temp-path", 1)
+        return ExecResult(tuple(argv), 1, b"", b"", 1) if AWAIT in argv and "cpu" in argv[-1] else None
+
+    with pytest.raises(TareError, match="aborting: temp-path"):
+        run(tmp_path, Behaviour(reply=refuse))
 
 
 def test_antagonist_that_did_nothing_is_invalid(tmp_path: Path) -> None:

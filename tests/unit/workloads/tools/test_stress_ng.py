@@ -31,7 +31,7 @@ def test_output_without_stress_is_invalid(output: bytes, why: str) -> None:
 
 
 def test_commands_end_by_themselves_in_the_end() -> None:
-    assert stress_ng.cpu_argv(4, 2.5)[:5] == ("stress-ng", "--cpu", "4", "--timeout", "3")
+    assert stress_ng.cpu_argv(4, 2.5, directory="/var/tmp")[:5] == ("stress-ng", "--cpu", "4", "--timeout", "3")
     argv = stress_ng.fsync_argv(2, 10, directory="/var/tmp", file_mib=16)
     assert argv[argv.index("--hdd-bytes") + 1] == "16M"
     assert argv[argv.index("--temp-path") + 1] == "/var/tmp"
