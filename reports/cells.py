@@ -23,7 +23,7 @@ def cell(estimate: Estimate, words: Words) -> Value:
     if estimate.value is None:
         return Value(words.tell(estimate.why or Message("absent.no_sample")), absent=True)
     note = words.tell(estimate.note) if estimate.note else ""
-    mark = "TCG" if estimate.emulated else ""
+    mark = estimate.mark
     return Value(figure(estimate), exact=exact(estimate.value), mark=mark, note=note)
 
 

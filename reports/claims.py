@@ -90,7 +90,8 @@ def _claim(entry: dict[str, Any]) -> Claim:
 class Estimate:
     """One driver's figure for one metric: the median over blocks with its interval, or `why` there is none.
 
-    `note` is said behind the figure (an antagonist, a limiter). `at_least` marks a lower bound.
+    `note` is said behind the figure (an antagonist, a limiter). `at_least` marks a lower bound, `mark` a VM
+    that is not known to be virtualised by hardware.
     """
 
     label: str
@@ -99,10 +100,15 @@ class Estimate:
     value: float | None = None
     interval: Interval | None = None
     n: int = 0
-    emulated: bool = False
+    mark: str = ""
     at_least: bool = False
     why: Message | None = None
     note: Message | None = None
+
+    @property
+    def emulated(self) -> bool:
+        """Whether the figure is a VM's without known hardware virtualisation."""
+        return bool(self.mark)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,15 +165,13 @@ class Evidence:
 
     def summary(self, metric: str, label: str, blocks: Mapping[int, float], unit: str) -> Estimate:
         """An estimate of given figures per block; says why if there are none."""
-        emulated = self.frame.emulated(label)
+        mark = self.frame.mark(label)
         if not blocks:
             why = self.frame.why_absent(metric, label)
-            return Estimate(label=label, metric=metric, unit=unit, why=why, emulated=emulated)
+            return Estimate(label=label, metric=metric, unit=unit, why=why, mark=mark)
         interval = stats.median_interval(list(blocks.values()))
         value = interval.estimate if interval else stats.quantile(list(blocks.values()), 0.5)
-        return Estimate(
-            label=label, metric=metric, unit=unit, value=value, interval=interval, n=len(blocks), emulated=emulated
-        )
+        return Estimate(label=label, metric=metric, unit=unit, value=value, interval=interval, n=len(blocks), mark=mark)
 
     def series(self, metric: str, label: str, **where: str) -> Series:
         """The per-block figures with each block's position and the steal during it."""

@@ -117,4 +117,4 @@ def _ratio(row: Row, words: Words) -> str:
 def _short(estimates: Sequence[Estimate], words: Words) -> str:
     if not estimates or estimates[0].value is None:
         return words.say("note.not_measured")
-    return cells.figure(estimates[0]) + (" (TCG)" if estimates[0].emulated else "")
+    return cells.figure(estimates[0]) + (f" ({estimates[0].mark})" if estimates[0].mark else "")

@@ -75,7 +75,7 @@ class Lane:
     label: str
     kind: str
     points: tuple[tuple[float, float], ...]
-    emulated: bool = False
+    mark: str = ""
     interval: tuple[float, float, float] | None = None
 
     @property
@@ -86,7 +86,12 @@ class Lane:
     @property
     def shown(self) -> str:
         """The name, with the TCG mark where it belongs."""
-        return f"{self.name} (TCG)" if self.emulated else self.name
+        return f"{self.name} ({self.mark})" if self.mark else self.name
+
+    @property
+    def emulated(self) -> bool:
+        """Whether it is drawn grey and hatched."""
+        return bool(self.mark)
 
     @property
     def line(self) -> Any:
@@ -235,8 +240,16 @@ def dots(
                 axes.plot([low, high], [row + 0.34] * 2, color=INK, linewidth=1.6, solid_capstyle="butt")
                 axes.plot([middle] * 2, [row + 0.22, row + 0.44], color=INK, linewidth=1.2)
         _rows(axes, lanes)
+        _from_zero(axes, "x", values)
         _bounds(axes, [Bound(bound.value / divisor, bound.name) for bound in bounds])
         return _finish(canvas, slug, title, finding, data)
+
+
+def _from_zero(axes: Axes, which: str, values: Sequence[float]) -> None:
+    # A linear axis that begins elsewhere would make small differences look large.
+    scale = axes.get_xscale() if which == "x" else axes.get_yscale()
+    if scale == "linear" and values and min(values) >= 0:
+        (axes.set_xlim if which == "x" else axes.set_ylim)(0)
 
 
 def _rows(axes: Axes, lanes: Sequence[Lane]) -> None:
@@ -285,7 +298,7 @@ def _legend(canvas: Canvas, axes: Axes) -> None:
 
 def order(
     slug: str, title: str, finding: str, lanes: Sequence[Lane], unit: str, what: str, *,
-    along: str = "block, in the order measured", data: Table | None = None,
+    along: str = "block, in the order measured", zoomed: bool = False, data: Table | None = None,
 ) -> Figure:  # fmt: skip
     """Values against their place in time or on a ramp, in their unit."""
     from matplotlib.ticker import MaxNLocator
@@ -300,6 +313,8 @@ def order(
             )  # fmt: skip
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel(along)
+        if not zoomed:
+            _from_zero(axes, "y", [value for lane in lanes for _, value in lane.points])
         axes.grid(axis="y")
         _legend(canvas, axes)
         return _finish(canvas, slug, title, finding, data)
@@ -321,26 +336,31 @@ def drift(slug: str, title: str, lanes: Sequence[Lane], *, data: Table | None = 
             shares.append(replace(lane, points=points))
             ranges.append(f"{lane.shown}: {low:+.1f} to {high:+.1f} %")
     finding = "Range of block medians around the driver's own: " + "; ".join(ranges)
-    yield order(slug, title, finding, shares, "×", "÷ own median", data=data)
+    yield order(slug, title, finding, shares, "×", "÷ own median", zoomed=True, data=data)
 
 
 def forest(
     slug: str, title: str, finding: str, lanes: Sequence[Lane], what: str, *, unit: str = "×",
     band: tuple[float, float] | None = None, centre: float = 1.0, data: Table | None = None,
 ) -> Figure:  # fmt: skip
-    """One row a comparison: its estimate and interval against `centre`; `band` is where no difference is called."""
+    """One row a comparison: estimate and interval against `centre`, or the blocks themselves where they are too few.
+
+    `band` is where no difference is called.
+    """
     with _canvas(0.8 + ROW_IN * max(len(lanes), 1)) as (canvas, axes):
-        ends = [end for lane in lanes if lane.interval for end in lane.interval]
+        ends = [end for lane in lanes for end in lane.interval or [value for _, value in lane.points]]
         divisor = _axis(axes, "x", [*ends, centre], unit, what)
         if band is not None:
             axes.axvspan(band[0] / divisor, band[1] / divisor, color=FAINT, alpha=0.45, linewidth=0, zorder=0)
         axes.axvline(centre / divisor, color=INK, linewidth=0.8, zorder=1)
         _hatch_lanes(axes, lanes)
         for row, lane in enumerate(lanes):
+            points = [value / divisor for _, value in lane.points]
             if lane.interval is not None:
                 middle, low, high = (end / divisor for end in lane.interval)
                 axes.plot([low, high], [row, row], color=lane.colour, linewidth=1.6, solid_capstyle="butt")
-                axes.plot([middle], [row], markersize=5, markeredgewidth=0.5, **lane.marker())
+                points = [middle]
+            axes.plot(points, [row] * len(points), linestyle="", markersize=5, markeredgewidth=0.5, **lane.marker())
         _rows(axes, lanes)
         return _finish(canvas, slug, title, finding, data)
 
@@ -352,12 +372,12 @@ class Track:
     name: str
     kind: str
     events: tuple[tuple[str, float], ...]
-    emulated: bool = False
+    mark: str = ""
 
     @property
     def shown(self) -> str:
         """The name, with the TCG mark where it belongs."""
-        return f"{self.name} (TCG)" if self.emulated else self.name
+        return f"{self.name} ({self.mark})" if self.mark else self.name
 
 
 SHADES = (0.25, 0.55, 0.85, 1.0)
@@ -386,10 +406,10 @@ def waterfall(slug: str, title: str, tracks: Sequence[Track], *, data: Table | N
 
 def _bars(axes: Axes, row: int, track: Track, start: float) -> None:
     begin = start
-    colour = GREY if track.emulated else HUES.get(track.kind, GREY)
+    colour = GREY if track.mark else HUES.get(track.kind, GREY)
     for index, (_, at) in enumerate(track.events):
         place: dict[str, Any] = {"left": begin, "height": 0.42, "edgecolor": INK}
         axes.barh(row, at - begin, color=colour, alpha=SHADES[min(index, 3)], linewidth=0.5, **place)
-        if track.emulated:
+        if track.mark:
             axes.barh(row, at - begin, facecolor="none", hatch="////", linewidth=0, **place)
         begin = at

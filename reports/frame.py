@@ -17,6 +17,7 @@ from workloads.metric import Metric, Phase
 if TYPE_CHECKING:
     import pandas as pd
 
+SHORT = 90  # letters of a reason inside a cell; the table of failures has all of it
 COLUMNS = ("workload", "driver", "label", "block", "position", "started_ns", "metric", "phase", "value", "labels")
 
 
@@ -133,10 +134,30 @@ class Frame:
         metric = self.metric(name)
         return metric.unit if metric else ""
 
+    def accelerator(self, label: str) -> str:
+        """`kvm`, `tcg` or `unknown` for a VM's label, empty for anything else.
+
+        What an instance's facts say stands above what was known before the first one ran.
+        """
+        driver = label.partition("~")[0]
+        entry = self.run.header.driver(driver)
+        if entry is None or entry.kind != "vm":
+            return ""
+        told = [facts.facts.get("accelerator", "") for facts in self.run.facts if facts.driver == driver]
+        known = [name.lower() for name in (*told, entry.facts.get("accelerator", "")) if name.lower() in ("kvm", "tcg")]
+        return known[0] if known else "unknown"
+
     def emulated(self, label: str) -> bool:
-        """Whether the driver behind `label` is a VM under software emulation."""
-        entry = self.run.header.driver(label.partition("~")[0])
-        return entry is not None and entry.facts.get("accelerator", "").lower() == "tcg"
+        """Whether `label` is a VM of which it is not known that hardware virtualised it."""
+        return self.accelerator(label) in ("tcg", "unknown")
+
+    def has_figures(self, label: str) -> bool:
+        """Whether any cell of `label` gave a sample."""
+        return any(record.samples for record in self.run.records if record.cell.label == label)
+
+    def mark(self, label: str) -> str:
+        """What stands beside each figure of `label`: TCG, `TCG?` where the accelerator is unknown, or nothing."""
+        return {"tcg": "TCG", "unknown": "TCG?"}.get(self.accelerator(label), "")
 
     def labels(self, kind: str | None = None) -> tuple[str, ...]:
         """Labels of the run's usable drivers of `kind` (all kinds if None), twins last within their driver."""
@@ -198,7 +219,8 @@ class Frame:
 
 
 def _first(reasons: tuple[tuple[str, int], ...]) -> str:
-    return next((reason for reason, _ in reasons if reason), "no reason recorded")
+    reason = next((reason for reason, _ in reasons if reason), "no reason recorded")
+    return reason if len(reason) <= SHORT else f"{reason[:SHORT]}…"
 
 
 def _median(values: list[float]) -> float:

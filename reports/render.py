@@ -116,7 +116,7 @@ def host_line(view: View) -> str:
 
 def _accelerator(view: View) -> str:
     vms = [entry for entry in view.frame.run.header.drivers if entry.kind == "vm" and entry.usable]
-    names = dict.fromkeys(entry.facts.get("accelerator", "?").upper() for entry in vms)
+    names = dict.fromkeys(view.frame.accelerator(entry.name).upper() for entry in vms)
     return view.words.say("line.accelerator", accelerator=", ".join(names)) if names else view.words.say("line.no_vm")
 
 
@@ -137,8 +137,9 @@ def run_line(view: View) -> str:
 def banner(view: View) -> Iterator[str]:
     """One sentence for each thing that forbids to conclude something; nothing where nothing does."""
     say, frame = view.words.say, view.frame
-    if any(frame.emulated(label) for label in frame.labels("vm")):
-        yield say("banner.emulation")
+    accelerators = {frame.accelerator(label) for label in frame.labels("vm") if frame.has_figures(label)}
+    for name in sorted(accelerators - {"kvm"}):
+        yield say(f"banner.{name}")
     if view.evidence.claims_nothing:
         yield say("banner.smoke")
     elif frame.block_count < stats.MIN_BLOCKS:
@@ -172,7 +173,7 @@ def _row(view: View, row: Row) -> dict[str, Any]:
         "container": [_named(view, estimate) for estimate in row.container],
         "vm": [_named(view, estimate) for estimate in row.vm],
         "ratio": cells.contrast(row.contrast, words),
-        "n": row.n or words.say("note.not_measured") if row.container else "0",
+        "n": row.n,
         "ruling": str(row.ruling),
         "rank": RANKS[row.ruling],
         "word": words.say(f"verdict.{row.ruling}"),

@@ -73,7 +73,10 @@ def settle(
         ruling = Ruling.UNMEASURABLE
         reason = Message("reason.missing", {"label": missing.label, "why": missing.why or Message("absent.no_sample")})
     elif claim.hardware and vm[0].emulated:
-        ruling, reason = Ruling.UNMEASURABLE, Message("reason.emulation")
+        ruling, reason = (
+            Ruling.UNMEASURABLE,
+            Message("reason.emulation" if vm[0].mark == "TCG" else "reason.unknown_accelerator"),
+        )
     elif n < needed:
         ruling, reason = Ruling.UNMEASURABLE, Message("reason.few_blocks", {"n": n, "needed": needed})
     return Row(

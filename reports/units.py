@@ -34,6 +34,8 @@ def human(value: float, unit: str, significant: int = 2) -> str:
     """
     if not math.isfinite(value):
         raise ResultsError("a figure", f"{value!r} is not a number to show", "look for it in the journal")
+    if unit == "bool" and value in (0, 1):
+        return "yes" if value else "no"
     if unit in _SHARES:
         return f"{digits(value * 100, significant)}{NBSP}{_SHARES[unit]}"
     if unit in _SCALES:

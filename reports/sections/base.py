@@ -68,7 +68,7 @@ class View:
             label=label,
             kind=self.kind(label),
             points=tuple(points),
-            emulated=self.frame.emulated(label),
+            mark=self.frame.mark(label),
             interval=(interval.estimate, interval.low, interval.high) if interval else None,
         )
 
@@ -102,7 +102,7 @@ class View:
             return cells.cell(estimate, self.words)
         interval = estimate.interval
         note = span(interval.low, interval.high, estimate.unit, 3) if interval else ""
-        mark = "TCG" if estimate.emulated else ""
+        mark = estimate.mark
         return Value(human(estimate.value, estimate.unit, 3), exact(estimate.value), mark, note=note)
 
     def _drivers(self) -> tuple[str, ...]:
@@ -115,9 +115,7 @@ class View:
         failed = f"{tally.failed} of {tally.attempted}" if tally else "not run"
         if estimate.value is None:
             return metric, label, cells.cell(estimate, self.words), *(Value("—", absent=True),) * 2, "0", failed
-        value = Value(
-            human(estimate.value, estimate.unit, 3), exact(estimate.value), "TCG" if estimate.emulated else ""
-        )
+        value = Value(human(estimate.value, estimate.unit, 3), exact(estimate.value), estimate.mark)
         interval = estimate.interval
         if interval is None:
             return metric, label, value, *(Value("too few blocks", absent=True),) * 2, str(estimate.n), failed
@@ -162,11 +160,11 @@ class ClaimSection(Section):
 
     def answer(self, view: View, row: Row) -> str:
         """One or two sentences written from the data: figures with their uncertainty, then the ruling."""
-        sides = {
-            "container": cells.sentence(row.container[0], view.words),
-            "vm": cells.sentence(row.vm[0], view.words),
-        }
-        return f"{view.words.say(f'answer.{self.claim}', **sides)} {ruling_sentence(view, row)}"
+        first = row.container[0], row.vm[0]
+        key = self.claim if all(estimate.value is not None for estimate in first) else "gap"
+        container, vm = (cells.sentence(estimate, view.words) for estimate in first)
+        said = view.words.say(f"answer.{key}", container=container, vm=vm)
+        return f"{said} {ruling_sentence(view, row)}"
 
     def parts(self, view: View) -> Iterator[Part]:
         """One part, for the claim's row."""

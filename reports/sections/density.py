@@ -39,9 +39,9 @@ class Density(ClaimSection):
             (
                 "density.available_memory",
                 "density-memory",
-                "Host memory left as instances are added: the slope is what one more costs",
+                "Host memory taken as instances are added: the slope is what one more costs",
                 "B",
-                "available memory",
+                "memory taken",
             ),
             (
                 "density.launch",
@@ -52,6 +52,8 @@ class Density(ClaimSection):
             ),
         ):
             lanes = [lane for label in view.frame.labels() if (lane := ramp(view, metric, label))]
+            if unit == "B":
+                lanes = [replace(lane, points=taken(lane)) for lane in lanes]
             if lanes:
                 data = sample_table(f"{slug}-data", what, lanes, unit, "Instances")
                 along = "instances running"
@@ -81,6 +83,12 @@ def ramp(view: View, metric: str, label: str) -> Lane | None:
             steps.setdefault(float(where["n"]), []).append(value)
     points = [(n, median(values)) for n, values in sorted(steps.items())]
     return view.lane(label, points) if points else None
+
+
+def taken(lane: Lane) -> tuple[tuple[float, float], ...]:
+    """What is gone of the memory available at the ramp's start, at each n."""
+    start = lane.points[0][1]
+    return tuple((n, start - available) for n, available in lane.points)
 
 
 def projection(view: View, label: str) -> float | None:

@@ -95,7 +95,7 @@ def leak_table(view: View, names: list[str], slug: str = "isolation-leak-data") 
                 continue
             interval = estimate.interval
             ends = span(interval.low, interval.high, "ratio") if interval else "too few blocks"
-            leak = Value(f"{estimate.value * 100:.1f}", exact(estimate.value), "TCG" if estimate.emulated else "")
+            leak = Value(f"{estimate.value * 100:.1f}", exact(estimate.value), estimate.mark)
             rows.append((label, name, leak, ends, str(estimate.n)))
     return Table(slug=slug, caption="Leakage, signed, by driver and antagonist", columns=columns, rows=tuple(rows))
 

@@ -14,7 +14,7 @@ from reports.sections.base import ClaimSection, View, sample_table
 from reports.units import exact, human
 
 MINUTE = Bound(60.0, "1 min")
-AFTER_LIFE = ("stopped", "removed")
+AFTER_LIFE = ("closing", "stopped", "removed")
 
 
 class Startup(ClaimSection):
@@ -74,15 +74,13 @@ def phases(view: View, label: str) -> Track | None:
     events = sorted(((name, median(times)) for name, times in since.items()), key=lambda event: event[1])
     if not events:
         return None
-    return Track(name=label, kind=view.kind(label), events=tuple(events), emulated=view.frame.emulated(label))
+    return Track(name=label, kind=view.kind(label), events=tuple(events), mark=view.frame.mark(label))
 
 
 def phase_table(tracks: list[Track]) -> Table:
     """The phases as rows of driver, phase, time since the request."""
     rows = [
-        (track.name, name, Value(f"{at:.6f}", exact(at), "TCG" if track.emulated else ""))
-        for track in tracks
-        for name, at in track.events
+        (track.name, name, Value(f"{at:.6f}", exact(at), track.mark)) for track in tracks for name, at in track.events
     ]
     columns = (Column("Driver"), Column("Phase"), Column("Since the request", unit="s", number=True))
     return Table(slug="startup-phases-data", caption="Median time of each phase", columns=columns, rows=tuple(rows))

@@ -12,7 +12,7 @@ from reports.page import Figure
 
 LANES = (
     Lane(name="container", label="container", kind="container", points=((0, 0.004), (1, 0.005)), interval=None),
-    Lane(name="vm", label="vm", kind="vm", points=((0, 13.0), (1, 14.0)), emulated=True, interval=(13.5, 13.0, 14.0)),
+    Lane(name="vm", label="vm", kind="vm", points=((0, 13.0), (1, 14.0)), mark="TCG", interval=(13.5, 13.0, 14.0)),
 )
 
 
@@ -70,6 +70,18 @@ def test_wide_ranges_are_logarithmic_and_say_so() -> None:
     assert "startup (ms)" in narrow.inline
 
 
+def test_without_intervals_the_blocks_themselves_are_shown() -> None:
+    lane = Lane(name="container", label="container", kind="container", points=((0, 1.1),))
+    empty = Lane(name="container", label="container", kind="container", points=())
+    shown, none = (figures.forest("s", "T", "F", [each], "ratio").inline.count("<use") for each in (lane, empty))
+    assert shown == none + 1
+
+
+def test_linear_axes_of_quantities_begin_at_zero() -> None:
+    lane = Lane(name="container", label="container", kind="container", points=((0, 708.0), (1, 712.0)))
+    assert ">0<" in figures.dots("s", "T", "F", [lane], "B", "memory").inline
+
+
 def test_drift_of_one_block_is_not_drawn() -> None:
     one = Lane(name="container", label="container", kind="container", points=((0, 1.0),))
     assert list(figures.drift("s", "T", [one])) == []
@@ -77,7 +89,7 @@ def test_drift_of_one_block_is_not_drawn() -> None:
 
 
 def test_waterfall_tells_its_phases_in_words() -> None:
-    track = Track(name="vm", kind="vm", events=(("spawned", 0.4), ("ready", 13.0)), emulated=True)
+    track = Track(name="vm", kind="vm", events=(("spawned", 0.4), ("ready", 13.0)), mark="TCG")
     figure = figures.waterfall("s", "T", [track])
     assert figure.finding == "vm (TCG): spawned 400\u00a0ms · ready 13\u00a0s"
 

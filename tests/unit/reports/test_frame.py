@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,19 @@ def test_every_gap_has_its_own_reason(
     made = frame(**{"blocks": 2, **shape})
     assert made.blocks(metric, label) == {}
     assert made.why_absent(metric, label).key == key
+
+
+def test_what_an_instance_told_of_its_accelerator_stands_above_the_header(frame: Callable[..., Frame]) -> None:
+    made = frame(blocks=1, accelerator="unknown")
+    assert (made.accelerator("vm"), made.mark("vm"), made.accelerator("container")) == ("unknown", "TCG?", "")
+    told = replace(made.run.facts[-1], driver="vm", facts={"accelerator": "KVM"})
+    again = Frame(replace(made.run, facts=(*made.run.facts, told)))
+    assert (again.accelerator("vm"), again.emulated("vm"), again.mark("vm")) == ("kvm", False, "")
+
+
+def test_a_long_reason_is_cut_inside_a_cell(frame: Callable[..., Frame]) -> None:
+    why = frame(blocks=1, failing={("idle", "vm"): "x" * 500}).why_absent("idle.cpu", "vm")
+    assert why.values["reason"] == "x" * 90 + "…"
 
 
 def test_failures_are_tallied_and_not_measured(view_of: Callable[..., View]) -> None:

@@ -184,6 +184,10 @@ def test_journal_and_samples_are_within_reach(pages: dict[str, str]) -> None:
         assert f'download="{name}"' in pages["smoke"]
 
 
+def test_answer_with_a_gap_names_both_sides(pages: dict[str, str]) -> None:
+    assert "Virtual machine: not measured: driver vm was not part of this run." in pages["native-only"]
+
+
 def test_failures_are_counted_in_view(pages: dict[str, str]) -> None:
     assert re.search(r"startup\[container\]: 2 of 2 failed", pages["hostile"])
 

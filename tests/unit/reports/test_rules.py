@@ -39,6 +39,13 @@ def test_emulation_forbids_what_is_about_hardware_and_nothing_else(rows: Judge) 
     assert found["overhead-free"].ruling is Ruling.QUALIFIED
 
 
+def test_an_accelerator_that_is_not_known_is_no_hardware(rows: Judge) -> None:
+    found = rows(accelerator="unknown")
+    for claim in ("startup", "performance", "isolation"):
+        assert ruled(found[claim]) == (Ruling.UNMEASURABLE, "reason.unknown_accelerator")
+        assert found[claim].vm[0].mark == "TCG?"
+
+
 def test_hardware_machines_are_judged(rows: Judge) -> None:
     found = rows(accelerator="kvm", scale=SLOW | LARGE | LEAKY)
     assert ruled(found["startup"]) == (Ruling.CONFIRMED, "reason.both")

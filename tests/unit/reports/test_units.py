@@ -29,6 +29,9 @@ from reports.units import NBSP, digits, exact, human, scale_for, span, times
         (0.011, "CPU s/s", "1.1 % of a CPU"),
         (1180.2, "events/s", "1,180 events/s"),
         (1000.0, "instances", "1,000"),
+        (20.0, "count", "20"),
+        (1.0, "bool", "yes"),
+        (0.0, "bool", "no"),
     ],
 )
 def test_figure_is_said_in_the_unit_that_fits(value: float, unit: str, said: str) -> None:
