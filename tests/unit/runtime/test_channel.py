@@ -212,6 +212,8 @@ def test_command_with_too_much_output_is_killed(peer: Peer, monkeypatch: pytest.
         peer.send("O", number, bytes(501))
     assert peer.take() == ("K", number, b"")
     peer.send("O", number, bytes(501))
+    with pytest.raises(TimeoutError):
+        command.result(0.1)  # its death is awaited, not another frame
     peer.send("X", number, exit_payload(137))
     with pytest.raises(TareError, match=r"printed more than 1000 bytes; killed$"):
         command.result(20)
@@ -249,7 +251,7 @@ def test_agent_that_does_not_read_is_taken_for_lost(monkeypatch: pytest.MonkeyPa
 def test_stop_tells_the_agent_and_forgives_its_absence(peer: Peer) -> None:
     peer.channel.stop()
     assert peer.take() == ("S", 0, b"")
-    peer.sock.close()
+    peer.sock.shutdown(socket.SHUT_RD)
     peer.channel.stop()
     with pytest.raises(TareError, match="connection lost"):
         peer.channel.wait("ready", 20)
