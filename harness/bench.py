@@ -150,6 +150,7 @@ def opened(
             planned=planned,
             workloads=plan.workloads,
             drivers=drivers,
+            left_out=_left_out(plan.profile, planned, entries),
             unusable={entry.name: _why(entry) for entry in entries if not entry.usable},
             spec=spec,
             prepared=prepared,
@@ -213,6 +214,17 @@ def _entry(driver: Driver, spec: InstanceSpec, prepared: dict[str, Prepared], ob
         mend=found.mend,
         facts=dict(found.facts),
     )
+
+
+def _left_out(profile: Profile, planned: tuple[Planned, ...], entries: tuple[DriverEntry, ...]) -> dict[Cell, str]:
+    """The cells that the profile has no time for where their driver runs under software emulation."""
+    slow = {entry.name for entry in entries if entry.usable and entry.facts.get("accelerator") == "tcg"}
+    reason = f"left out of profile {profile.name} under software emulation"
+    return {
+        one.cell: reason
+        for one in planned
+        if one.cell.driver in slow and one.cell.driver in profile.entry(one.cell.workload).spared
+    }
 
 
 def _why(entry: DriverEntry) -> str:

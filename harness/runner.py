@@ -60,7 +60,11 @@ class Observer:
 
 @dataclass(kw_only=True)
 class Assignment:
-    """All that a run is made of. `done` are the (cell, block) pairs and `records` what an earlier part left."""
+    """All that a run is made of.
+
+    `unusable` drivers and `left_out` cells are skipped for the reasons given. `records` and `facts_of`
+    (drivers) are what an earlier part of the run left.
+    """
 
     profile: Profile
     seed: int
@@ -68,6 +72,7 @@ class Assignment:
     workloads: Mapping[str, type[Workload]]
     drivers: Mapping[str, Driver]
     unusable: Mapping[str, str] = field(default_factory=dict)
+    left_out: Mapping[Cell, str] = field(default_factory=dict)
     spec: InstanceSpec
     prepared: dict[str, Prepared] = field(default_factory=dict)
     records: Sequence[Record] = ()
@@ -91,6 +96,7 @@ class Engine:
         self._prepared = dict(assignment.prepared)
         self._live: list[Instance] = []
         self._widths: list[float] = []
+        self._closing = schedule.closing_visits(self._usable(), assignment.seed)
         self._hung = False
         self._spent_s = sum(record.elapsed_ns for record in assignment.records) / 1e9
         self._began_s = time.monotonic()
@@ -112,7 +118,7 @@ class Engine:
                 self._skip_unusable()
                 self._sweep_all()
                 self._blocks()
-                for visit in schedule.closing_visits(self._usable(), self._work.seed):
+                for visit in self._closing:
                     self._visit(visit)
         except KeyboardInterrupt:
             self._event("interrupted", self._figures(began_cpu_s))
@@ -131,29 +137,35 @@ class Engine:
         return tuple(self._records)
 
     def _usable(self) -> list[Planned]:
-        return [one for one in self._work.planned if one.cell.driver not in self._work.unusable]
+        """What can be measured, in the plan's order."""
+        return [one for one in self._work.planned if not self._excuse(one.cell)]
+
+    def _excuse(self, cell: Cell) -> str:
+        return self._work.unusable.get(cell.driver) or self._work.left_out.get(cell, "")
 
     def _skip_unusable(self) -> None:
-        for driver, reason in self._work.unusable.items():
-            cells = [one for one in self._work.planned if one.cell.driver == driver and (one.cell, 0) not in self._done]
-            for position, one in enumerate(cells):
+        skipped: dict[tuple[str, str], int] = {}
+        for position, one in enumerate(self._work.planned):
+            reason = self._excuse(one.cell)
+            if reason and (one.cell, 0) not in self._done:
                 self._write(_empty(one.cell, 0, position, Outcome.SKIPPED, reason), quietly=True)
-            if cells:
-                self._observer.noted(f"{driver}: {len(cells)} cells skipped: {reason}")
+                skipped[one.cell.driver, reason] = skipped.get((one.cell.driver, reason), 0) + 1
+        for (driver, reason), count in skipped.items():
+            self._observer.noted(f"{driver}: {count} cells skipped: {reason}")
 
     def _blocks(self) -> None:
-        planned, seed = self._usable(), self._work.seed
+        planned = self._usable()
         if not any(not one.once for one in planned):
             return
         for block in range(self._profile.max_blocks):
             if schedule.stop_rule(self._profile).looks(block):
                 self._widths.append(self._width())
-            visits = schedule.block_visits(planned, seed, block)
+            visits = self._visits(block)
             begun = any(self._todo(visit) != visit.cells for visit in visits)
             reason = "" if begun else schedule.enough(self._profile, block, self._widths)
             if not reason and not begun and block >= self._profile.min_blocks:
-                closing_s = self._forecast.visits_s(schedule.closing_visits(planned, seed))
-                if self._forecast.visits_s(visits) + closing_s > self._budget_left_s():
+                wanted_s = self._forecast.visits_s([*visits, *self._closing])
+                if wanted_s > self._budget_left_s():
                     reason = f"{TIME_BUDGET}: no further block fits into {self._profile.budget_s:g} s"
             if reason:
                 self._event("stopped", {"blocks": block}, reason)
@@ -161,6 +173,17 @@ class Engine:
             for visit in visits:
                 self._visit(visit)
         self._event("stopped", {"blocks": self._profile.max_blocks}, "the profile's most blocks")
+
+    def _visits(self, block: int) -> tuple[Visit, ...]:
+        return schedule.block_visits(self._usable(), self._work.seed, block)
+
+    def _fits(self, part_s: float, block: int) -> bool:
+        """Whether there is time for this part and for everything owed that costs less: the dearest goes first."""
+        visits = list(self._closing)
+        for owed in range(block, max(block + 1, self._profile.min_blocks)):
+            visits += self._visits(owed)
+        parts = [part for visit in visits for part in self._forecast.parts_s(visit.driver, self._todo(visit))]
+        return part_s + sum(part for part in parts if part < part_s) <= self._budget_left_s()
 
     def _todo(self, visit: Visit) -> tuple[Planned, ...]:
         return tuple(one for one in visit.cells if (one.cell, visit.block) not in self._done)
@@ -170,11 +193,12 @@ class Engine:
         if not todo:
             return
         self._guard.check()
-        rest = Visit(visit.block, visit.driver, visit.label, visit.first, todo)
-        if self._forecast.visit_s(rest) > self._budget_left_s():
-            for one in todo:
+        shared = [one for one in todo if one.stage is not Stage.OWN]
+        if shared and not self._fits(self._forecast.shared_s(visit.driver, shared), visit.block):
+            for one in shared:
                 self._skip(one, visit.block, self._position(visit, one), TIME_BUDGET)
-            return
+            todo = tuple(one for one in todo if one.stage is Stage.OWN)
+            shared = []
         driver = self._work.drivers[visit.driver]
         try:
             prepared = self._prepare(driver)
@@ -184,8 +208,8 @@ class Engine:
                 self._fail(one, visit, f"not prepared: {reason}")
             return
         try:
-            if rest.shares:
-                self._shared(visit, driver, prepared, [one for one in todo if one.stage is not Stage.OWN])
+            if shared:
+                self._shared(visit, driver, prepared, shared)
             for one in todo:
                 if one.stage is Stage.OWN:
                     self._own(visit, driver, prepared, one)
@@ -193,7 +217,7 @@ class Engine:
             self._give_back(driver)
 
     def _own(self, visit: Visit, driver: Driver, prepared: Prepared, one: Planned) -> None:
-        if self._forecast.cell_s(one) > self._budget_left_s():
+        if not self._fits(self._forecast.cell_s(one), visit.block):
             self._skip(one, visit.block, self._position(visit, one), TIME_BUDGET)
         else:
             self._cell(visit, one, driver, prepared, None)

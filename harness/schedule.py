@@ -44,11 +44,6 @@ class Visit:
     first: int
     cells: tuple[Planned, ...]
 
-    @property
-    def shares(self) -> bool:
-        """Whether any cell runs on the visit's shared instance."""
-        return any(planned.stage is not Stage.OWN for planned in self.cells)
-
 
 def plan(
     profile: Profile,
@@ -172,14 +167,20 @@ class Forecast:
         measured = self._boots.get(driver)
         return median(measured) if measured else self._profile.boot_s(driver)
 
-    def visit_s(self, visit: Visit) -> float:
-        """Seconds the whole visit is expected to take, with its instance's launch and end."""
-        boot_s = self.boot_s(visit.driver) if visit.shares else 0.0
-        return boot_s + sum(self.cell_s(one) for one in visit.cells)
+    def shared_s(self, driver: str, cells: Iterable[Planned]) -> float:
+        """Seconds for `cells` on one shared instance, its launch and end included."""
+        return self.boot_s(driver) + sum(self.cell_s(one) for one in cells)
+
+    def parts_s(self, driver: str, cells: Iterable[Planned]) -> list[float]:
+        """Seconds for each part of a visit that can be left out: the shared instance with its cells, each own cell."""
+        cells = list(cells)
+        shared = [one for one in cells if one.stage is not Stage.OWN]
+        own_s = [self.cell_s(one) for one in cells if one.stage is Stage.OWN]
+        return [self.shared_s(driver, shared), *own_s] if shared else own_s
 
     def visits_s(self, visits: Iterable[Visit]) -> float:
         """Seconds all of `visits` are expected to take."""
-        return sum(self.visit_s(visit) for visit in visits)
+        return sum(sum(self.parts_s(visit.driver, visit.cells)) for visit in visits)
 
     def left_s(self, planned: Iterable[Planned], done: Container[tuple[Cell, int]], blocks: int) -> float:
         """Seconds until `blocks` blocks and the closing visits are done, when `done` already are."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -21,11 +22,12 @@ from tests import fakes
 from tests.unit.harness.engine import tiny_profile
 
 
-def quick() -> Profile:
+def quick(spared: tuple[str, ...] = ()) -> Profile:
     """Two blocks of what is instant on fakes."""
     names = ("startup", "teardown", "overhead_cpu", "overhead_disk", "footprint")
     entries = {name: Entry(params={"seconds": 0.01}, expect_s=0.1) for name in names}
     idle = {name: Entry(drivers=()) for name in ("density", "leakage", "enforcement", "idle", "overhead_memory")}
+    entries["overhead_cpu"] = replace(entries["overhead_cpu"], spared=spared)
     return tiny_profile(name="quick", entries=entries | idle, drivers=("native", "container"))
 
 

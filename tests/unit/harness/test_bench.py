@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 from click.testing import CliRunner
 
-from harness import bench, cli, environment
+from harness import bench, cli, environment, profiles
 from harness.bench import Options
 from harness.results import Run
 from harness.runner import Interrupted, Observer
@@ -131,6 +131,18 @@ def test_no_usable_driver_is_one_line_with_every_reason(tmp_path: Path, monkeypa
     with pytest.raises(TareError, match="container: no cgroup"):
         run(tmp_path, Options())
     assert list(tmp_path.glob("results*")) == []
+
+
+def test_under_software_emulation_spared_cells_are_skipped_and_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for accelerator, expected in (("tcg", {"skipped"}), ("kvm", {"ok"})):
+        monkeypatch.setenv("FAKE_BENCH", f'{{"container": {{"facts": {{"accelerator": "{accelerator}"}}}}}}')
+        fakebench.install(monkeypatch)
+        monkeypatch.setattr(profiles, "PROFILES", {"quick": fakebench.quick(spared=("container",))})
+        records = run(tmp_path, Options(out=tmp_path / accelerator)).records
+        assert {str(r.outcome) for r in records if str(r.cell) == "overhead_cpu[container]"} == expected
+        assert {str(r.outcome) for r in records if str(r.cell) == "startup[container]"} == {"ok"}
 
 
 def test_the_command_measures_reports_and_says_where(tmp_path: Path) -> None:

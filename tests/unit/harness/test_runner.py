@@ -293,3 +293,28 @@ def test_a_session_that_hangs_takes_the_rest_of_its_visit_along_and_nothing_else
     assert {record.cell.workload for record in failed} == {"boot", "one", "two", "end"}
     assert {record.cell.driver for record in failed} == {"container"}
     assert sum("something still runs" in record.reason for record in failed) == 6
+
+
+def test_when_time_is_short_the_dearest_visits_fall_first_and_the_cheap_ones_keep_all_their_blocks(
+    tmp_path: Path,
+) -> None:
+    def dear(context: Context) -> Iterator[Sample]:
+        time.sleep(0.3 if context.driver.name == "container" else 0.0)
+        yield Sample("one.value", 1.0)
+
+    entries = {"one": Entry(expect_s=0.3)}
+    profile = tiny_profile(min_blocks=6, max_blocks=6, budget_s=1.6, entries=entries)
+    run = Bench(tmp_path, profile=profile, workloads={"one": workload("one", Stage.SESSION, dear)}).run()
+    blocks = Counter((record.cell.label, str(record.outcome)) for record in run.records)
+    assert blocks["native", "ok"] == blocks["native~aa", "ok"] == 6
+    assert 0 < blocks["container", "ok"] < 6
+    assert blocks["container", "skipped"] == 6 - blocks["container", "ok"]
+
+
+def test_cells_left_out_are_skipped_with_their_reason_and_block_nothing(tmp_path: Path) -> None:
+    left_out = {Cell("one", "container", "container"): "too slow here", Cell("last", "native", "native"): "no time"}
+    run = Bench(tmp_path, left_out=left_out).run()
+    skipped = {record.cell: record.reason for record in run.records if record.outcome is Outcome.SKIPPED}
+    assert skipped == left_out
+    assert outcomes(run.records)["skipped"] == 2
+    assert run.events[-1].event == "finished"
