@@ -170,8 +170,8 @@ def _row(view: View, row: Row) -> dict[str, Any]:
         "id": row.claim.id,
         "name": words.own_text(row.claim.texts, "row"),
         "claimed": " / ".join(text for text in claimed if text != "—"),
-        "container": [_named(view, estimate) for estimate in row.container],
-        "vm": [_named(view, estimate) for estimate in row.vm],
+        "container": _side(view, row.container),
+        "vm": _side(view, row.vm),
         "ratio": cells.contrast(row.contrast, words),
         "n": row.n,
         "ruling": str(row.ruling),
@@ -179,6 +179,11 @@ def _row(view: View, row: Row) -> dict[str, Any]:
         "word": words.say(f"verdict.{row.ruling}"),
         "reason": "" if plain else words.tell(row.reason),
     }
+
+
+def _side(view: View, estimates: tuple[Estimate, ...]) -> list[dict[str, Any]]:
+    # The deciding driver always; the others where they have a figure: their gaps stand with the evidence.
+    return [_named(view, each) for place, each in enumerate(estimates) if place == 0 or each.value is not None]
 
 
 def _named(view: View, estimate: Estimate) -> dict[str, Any]:

@@ -34,7 +34,7 @@ class Startup(ClaimSection):
         if tracks:
             yield figures.waterfall(
                 "startup-phases",
-                "Phases from the request to readiness, on one clock",
+                "Phases of each block's first instance, from the request to readiness, on one clock",
                 tracks,
                 data=phase_table(tracks),
             )
