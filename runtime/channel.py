@@ -168,9 +168,12 @@ class Channel:
     def close(self) -> None:
         """Give the socket up; whoever still waits gets a TareError. Safe to call twice."""
         self._lose("the channel was closed")
+        self._hang_up()
+        self._ended.wait()
+
+    def _hang_up(self) -> None:
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)  # wakes the reader, who alone may close the descriptor
-        self._ended.wait()
 
     @contextlib.contextmanager
     def _request(self, kind: str, payload: bytes) -> Iterator[tuple[int, _Request]]:
@@ -192,6 +195,7 @@ class Channel:
                 self._sock.sendall(frame)
         except OSError as error:  # a frame may have been cut: nothing more can be said on this channel
             self._lose(f"sending failed: {error.strerror}")
+            self._hang_up()
             raise self._loss() from error
 
     def _kill(self, number: int, request: _Request) -> str:

@@ -289,8 +289,8 @@ def cpu_ticks(pid: int) -> int:
     return sum(map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]))
 
 
-def outputs(sock: socket.socket, commands: int, pause_s: float = 0) -> dict[int, int]:
-    """Read until `commands` commands have ended well; bytes of output by command."""
+def outputs(sock: socket.socket, commands: int, limit: int, pause_s: float = 0) -> dict[int, int]:
+    """Read until `commands` commands have ended well; bytes of output by command, none above `limit`."""
     decoder, sizes, ended = Decoder(), dict[int, int](), 0
     while ended < commands:
         for kind, number, payload in decoder.feed(sock.recv(1 << 16) or pytest.fail("the agent closed the channel")):
@@ -299,6 +299,7 @@ def outputs(sock: socket.socket, commands: int, pause_s: float = 0) -> dict[int,
                 ended += 1
             else:
                 sizes[number] = sizes.get(number, 0) + len(payload)
+                assert sizes[number] <= limit
         time.sleep(pause_s)
     return sizes
 
@@ -316,7 +317,7 @@ def test_host_that_does_not_read_costs_neither_memory_nor_cpu_nor_output(
     status = Path(f"/proc/{agent.process.pid}/status").read_text()
     assert int(status.partition("VmRSS:")[2].split()[0]) < 4096
     assert busy_s < 0.25
-    assert outputs(sock, commands) == dict.fromkeys(range(commands), size)
+    assert outputs(sock, commands, size) == dict.fromkeys(range(commands), size)
 
 
 def test_output_of_a_command_is_what_its_pipe_held_when_it_ended(sock: socket.socket, fifo: Path) -> None:
@@ -326,7 +327,7 @@ def test_output_of_a_command_is_what_its_pipe_held_when_it_ended(sock: socket.so
     pidfd = pidfd_from(fifo)
     assert gone(pidfd)
     os.close(pidfd)
-    assert outputs(sock, 1, pause_s=0.002)[1] < 2 << 20
+    assert outputs(sock, 1, 2 << 20, pause_s=0.002)[1] > 0
 
 
 def test_answers_wait_for_room_and_none_is_lost(sock: socket.socket) -> None:

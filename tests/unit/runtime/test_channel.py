@@ -245,6 +245,10 @@ def test_agent_that_does_not_read_is_taken_for_lost(monkeypatch: pytest.MonkeyPa
     peer = Peer()
     with pytest.raises(TareError, match="connection lost: sending failed"):
         peer.channel.ping(bytes(1 << 20), 20)
+    while peer.sock.recv(1 << 20):
+        pass  # to the end: the channel hung up, as half a frame is out
+    with pytest.raises(TareError, match="connection lost: sending failed"):
+        peer.channel.ping(b"", 20)
     peer.end()
 
 
