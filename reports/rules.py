@@ -352,10 +352,22 @@ def overhead_free(evidence: Evidence, claim: Claim) -> Row:
     """An idle container uses less of each resource than an idle VM, beyond the equivalence margin."""
     metric = next((m for m in claim.metrics if evidence.frame.blocks(m, VM)), claim.metrics[0])
     container, vm = _side(evidence, claim, metric)
-    judged = {m: c for m in claim.metrics if (c := evidence.comparisons.get(m)) is not None and c.n}
-    less = [m for m, c in judged.items() if c.verdict is Verdict.SLOWER]
+    chosen = vm[0].label
+    both = [m for m in claim.metrics if all(evidence.frame.blocks(m, label) for label in (CONTAINER, chosen))]
+    judged = {m: c for m in both if (c := evidence.comparisons.get(m)) is not None}
+    less = [m for m, c in judged.items() if c.verdict is Verdict.SLOWER or _nothing_against(evidence, m, chosen)]
     more = [m for m, c in judged.items() if c.verdict in (Verdict.FASTER, Verdict.EQUIVALENT)]
     return settle(evidence, claim, container, vm, _fewer(judged, less, more), evidence.contrast(metric))
+
+
+def _nothing_against(evidence: Evidence, metric: str, vm: str) -> bool:
+    # A container that used nothing measurable has no ratio, yet it used less than any VM that used something.
+    known = evidence.frame.metric(metric)
+    if known is None or (known.hardware and evidence.frame.emulated(vm)):
+        return False
+    ours, theirs = (evidence.frame.blocks(metric, label) for label in (CONTAINER, vm))
+    shared = ours.keys() & theirs.keys()
+    return len(shared) >= stats.MIN_BLOCKS and all(ours[block] <= 0 < theirs[block] for block in shared)
 
 
 def _fewer(judged: dict[str, Comparison], less: list[str], more: list[str]) -> tuple[Ruling, Message]:

@@ -23,9 +23,11 @@ class Parity(Section):
 
 def parity_table(view: View) -> Table:
     """One row a fact, one column a driver; a fact that a driver did not tell says so."""
-    told = {each.driver: each.facts for each in view.frame.run.facts}
-    names = list(dict.fromkeys(name for facts in told.values() for name in facts))
-    rows = [(name, *(facts.get(name) or Value("not told", absent=True) for facts in told.values())) for name in names]
+    facts = {each.driver: each.facts for each in view.frame.run.facts}
+    order = [entry.name for entry in view.frame.run.header.drivers]
+    told = {name: facts[name] for name in (*order, *facts) if name in facts}
+    names = list(dict.fromkeys(name for seen in told.values() for name in seen))
+    rows = [(name, *(seen.get(name) or Value("not told", absent=True) for seen in told.values())) for name in names]
     return Table(
         slug="parity-facts",
         caption="What an instance of each driver saw from inside",

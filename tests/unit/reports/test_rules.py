@@ -166,6 +166,17 @@ def test_a_weak_part_is_named_though_the_mean_is_near(rows: Judge) -> None:
     assert row.reason.values["parts"] == "disk randwrite iops"
 
 
+def test_nothing_used_is_less_than_something_used(rows: Judge) -> None:
+    idle = {("idle.cpu", "container"): 0.0}
+    assert ruled(rows(accelerator="kvm", scale=idle)["overhead-free"]) == (Ruling.CONFIRMED, "half.idle.all")
+
+
+def test_an_emulated_vm_cannot_show_that_a_container_uses_less_cpu(rows: Judge) -> None:
+    row = rows(scale={("idle.cpu", "container"): 0.0})["overhead-free"]
+    assert ruled(row) == (Ruling.QUALIFIED, "half.idle.some")
+    assert row.reason.values["rest"] == "cpu"
+
+
 def test_claims_without_a_workload_say_so(rows: Judge) -> None:
     found = rows()
     for claim in ("max-only", "namespaces", "cgroups-do", "layers", "delivery", "network"):
