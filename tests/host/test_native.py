@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -86,6 +88,18 @@ def test_a_process_that_escapes_into_a_session_of_its_own_still_ends_with_it(
         pids = instance.host_pids()
         assert len(pids) == 2
     assert all(procfs.state(pid) in (None, "Z") for pid in pids)
+
+
+def test_what_outlives_the_agent_ends_with_the_instance(driver: NativeDriver) -> None:
+    with driver.launch(driver.prepare(SPEC)) as instance:
+        instance.wait_ready(30)
+        run(instance, "setsid -f sleep 6000; sleep 0.3")
+        agent, sleeper = sorted(instance.host_pids())
+        os.kill(agent, signal.SIGKILL)
+        while instance.alive():
+            time.sleep(0.01)
+        assert instance.host_pids() == (sleeper,)
+    assert procfs.state(sleeper) in (None, "Z")
 
 
 def test_pausing_stops_the_escaped_too(instance: Instance) -> None:
