@@ -17,7 +17,7 @@ from tests.browser.chromium import ENTER, TAB, Browser, browser, missing
 from tests.conftest import skip_or_fail
 from tests.journals import Synthetic
 
-WIDE, NARROW = 1280, 390
+WIDE, NARROW, A4 = 1280, 390, 672  # CSS pixels; A4 less its margins
 
 # Every text's colour against what lies behind it, by the WCAG formula; returns what stands out too little.
 CONTRAST = """
@@ -166,5 +166,12 @@ def test_every_region_and_image_has_a_name(opened: Browser) -> None:
 
 
 def test_print_fits_on_paper(opened: Browser) -> None:
-    pdf = opened.devtools("Page.printToPDF", preferCSSPageSize=True, printBackground=False)["data"]
-    assert len(pdf) > 10_000
+    opened.devtools("Emulation.setEmulatedMedia", media="print")
+    opened.size(A4)
+    wide = opened.run(
+        "return [...document.querySelectorAll('table, svg.chart, p, pre')].filter((each) => each.checkVisibility())"
+        ".filter((each) => each.getBoundingClientRect().right > arguments[0]).map((each) => each.id || each.className)",
+        A4,
+    )
+    opened.devtools("Emulation.setEmulatedMedia", media="")
+    assert wide == []
