@@ -14,8 +14,10 @@ import hashlib
 import os
 import shlex
 import shutil
+import signal
 import socket
 import struct
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -30,7 +32,7 @@ from runtime.driver import Host
 from runtime.errors import TareError
 from runtime.instance import DiskPaths, ExecResult, Instance, LimitReading, Timeline, Usage
 from runtime.ledger import Entry, Ledger, new_id, process_start
-from runtime.linux import procfs
+from runtime.linux import procfs, syscalls
 from runtime.linux.pidfd import Pidfd
 from runtime.spec import InstanceSpec, Limits, Ready
 from runtime.vm.connection import Connection
@@ -43,7 +45,11 @@ QEMU_THREADS_MIN = 64  # QEMU aborts when it cannot start a worker
 _QEMU_BYTES = 48 * MIB  # heap, stacks and firmware of an idle QEMU 7.2 without graphics
 _DIE_TIMEOUT_S = 10.0
 _ACCEPT_TIMEOUT_S = 10.0
+_PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 _MARKS = {"firmware": b"BdsDxe: ", "kernel": b"EFI stub: "}
+
+_adopters = 0
+_adopters_lock = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,7 +196,7 @@ class Guest(Instance):
         xml = domain_xml(self._describe())
         with _listening(self._sockets / "agent") as agent, _listening(self._sockets / "console") as console:
             self._entry.note("domain", self.id)
-            with self._connection.explained(f"virtual machine {self.id}", "see: tare doctor"):
+            with self._connection.explained(f"virtual machine {self.id}", "see: tare doctor"), _adopting():
                 self._domain = self._connection.handle.createXML(xml, 0)
             self.timeline.stamp("spawned")
             ours = agent.accept()[0]
@@ -299,7 +305,6 @@ class Guest(Instance):
         if self._channel is not None and self.alive() and self._plan.stop_timeout_s:
             self._channel.stop()
         self._end_process()
-        self.timeline.stamp("stopped")
         for talk in (self._channel, self._console):
             if talk is not None:
                 talk.close()
@@ -318,9 +323,13 @@ class Guest(Instance):
 
     def _end_process(self) -> None:
         """Killing comes before libvirt's destroy, which would ask QEMU first and wait for it."""
-        if self._process is not None and not self._process.wait(self._plan.stop_timeout_s):
-            self._process.signal(9)
-            self._process.wait(_DIE_TIMEOUT_S)
+        if self._process is not None:
+            if not self._process.wait(self._plan.stop_timeout_s):
+                self._process.signal(signal.SIGKILL)
+                self._process.wait(_DIE_TIMEOUT_S)
+            with suppress(ChildProcessError):  # a libvirt daemon's, or reaped already
+                os.waitid(os.P_PIDFD, self._process.fileno(), os.WEXITED | os.WNOHANG)
+            self.timeline.stamp("stopped")
         if self._domain is not None:
             with suppress(self._connection.libvirt.libvirtError):  # it is gone, as it should be
                 self._domain.destroy()
@@ -340,6 +349,25 @@ class Guest(Instance):
 def _host_limits(limits: Limits) -> Limits:
     """`limits` for QEMU's group: a guest's processes are no processes of the host, so `pids` bounds QEMU's threads."""
     return limits if limits.pids is None else replace(limits, pids=max(limits.pids, QEMU_THREADS_MIN))
+
+
+@contextmanager
+def _adopting() -> Iterator[None]:
+    """Make this process the parent of the QEMU that embedded libvirt starts, detached, inside the block.
+
+    Otherwise init is; libvirt, which looks every 200 ms whether a killed QEMU is gone, then waits for
+    init to reap it, and there are inits that take seconds. Only inside, so that no other orphan comes here.
+    """
+    global _adopters  # noqa: PLW0603 - a process attribute
+    with _adopters_lock:
+        _adopters += 1
+        syscalls.prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    try:
+        yield
+    finally:
+        with _adopters_lock:
+            _adopters -= 1
+            syscalls.prctl(_PR_SET_CHILD_SUBREAPER, int(_adopters > 0))
 
 
 @contextmanager
