@@ -14,7 +14,7 @@ PLAIN_WIDTH = 100
 
 
 def lines(view: View, *, rich: bool, width: int | None = None) -> list[str]:
-    """The table as lines. `rich`: for a terminal, in its width and with its styles; else plain, 100 columns wide."""
+    """The table as lines; claims that no workload tests follow it, told together. `rich`: for a terminal, in its width and with its styles; else plain, 100 columns wide."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -31,7 +31,7 @@ def lines(view: View, *, rich: bool, width: int | None = None) -> list[str]:
         right = name in ("container", "vm", "ratio")
         heading = words.say(f"head.{name}")
         table.add_column(Text(heading), justify="right" if right else "left", overflow="fold")
-    for row in view.rows:
+    for row in (row for row in view.rows if row.container):
         claimed = " / ".join(
             text for side in ("container", "vm") if (text := words.own_text(row.claim.texts, side)) != "—"
         )
@@ -45,6 +45,12 @@ def lines(view: View, *, rich: bool, width: int | None = None) -> list[str]:
             cells.ruling(row, words),
         )))  # fmt: skip
     console.print(table)
+    bare: dict[str, list[str]] = {}
+    for row in view.rows:
+        if not row.container:
+            bare.setdefault(cells.ruling(row, words), []).append(words.own_text(row.claim.texts, "row"))
+    for reason, names in bare.items():
+        console.print(Text(f"{', '.join(names)}: {reason}"))
     return [line.rstrip() for line in out.getvalue().splitlines()]
 
 
