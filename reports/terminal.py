@@ -14,7 +14,10 @@ PLAIN_WIDTH = 100
 
 
 def lines(view: View, *, rich: bool, width: int | None = None) -> list[str]:
-    """The table as lines; claims that no workload tests follow it, told together. `rich`: for a terminal, in its width and with its styles; else plain, 100 columns wide."""
+    """The table as lines; claims that no workload tests follow it, told together.
+
+    `rich`: for a terminal, in its width and with its styles; else plain, 100 columns wide.
+    """
     from rich import box
     from rich.console import Console
     from rich.table import Table
