@@ -5,11 +5,12 @@ Not a driver itself.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import socket
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ from runtime.spec import InstanceSpec
 
 AGENT = "/usr/lib/tare/agent"
 AGENT_FD = 3
+REHEARSAL_TIMEOUT_S = 10.0
 # As sent to the launcher: the console, then (if the agent runs) its end of the channel.
 CONSOLE_STREAMS = ((0, 1), (0, 2))
 AGENT_STREAMS = (*CONSOLE_STREAMS, (1, AGENT_FD))
@@ -98,6 +100,20 @@ class LauncherDriver(Driver):
             with suppress(TareError):
                 holdings.give_back()
             raise
+
+    def rehearse(self, equip: Callable[[Holdings], Plan]) -> str:
+        """Carry out the plan that `equip` makes, all but its program, and remove everything: why not, or nothing."""
+        (self.host.root / "instances").mkdir(parents=True, exist_ok=True, mode=0o700)
+        instance_id = new_id()
+        holdings = Holdings(self._ledger.open(instance_id, self.name), self.host.root / "instances" / instance_id)
+        try:
+            holdings.entry.note("dir", str(holdings.directory))
+            plan = equip(holdings)
+            child = holdings.child = self.launcher.launch(dataclasses.replace(plan, parts=plan.parts[:-1]), [])
+            ended = child.wait(REHEARSAL_TIMEOUT_S)
+            return "" if ended and child.exit_code == 0 else f"a launch without a program ended with {child.exit_code}"
+        finally:
+            holdings.give_back()
 
     def _clone(self, plan: Plan, prepared: PreparedImage, timeline: Timeline, holdings: Holdings) -> None:
         console = os.open(

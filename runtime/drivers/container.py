@@ -22,10 +22,9 @@ from runtime.container import storage
 from runtime.container.instance import Holdings, LaunchedInstance
 from runtime.container.launching import LauncherDriver, PreparedImage
 from runtime.container.plan import Bind, HostFacts, Plan, Program, Rootfs, container_plan
-from runtime.driver import Host, Kind
+from runtime.driver import Kind
 from runtime.errors import TareError
 from runtime.instance import Availability, Timeline, Usage
-from runtime.ledger import new_id
 from runtime.linux import procfs
 from runtime.linux.seccomp import default_program
 from runtime.spec import InstanceSpec, Limits, MountKind, NetworkMode
@@ -60,10 +59,6 @@ class ContainerDriver(LauncherDriver):
     name = "container"
     kind = Kind.CONTAINER
 
-    def __init__(self, host: Host) -> None:
-        super().__init__(host)
-        self._cgroups: dict[str, Cgroup] = {}
-
     @cached_property
     def _hierarchies(self) -> Hierarchies:
         return detect()
@@ -80,38 +75,37 @@ class ContainerDriver(LauncherDriver):
         """Launch a container of nothing on an empty image: every step of a real one but the program."""
         if os.geteuid() != 0:
             return Availability(False, "containers need root", "run it as root")
-        directory = self.host.root / "instances" / f"probe-{new_id()}"
-        cgroup = None
         try:
             program = default_program()
-            directory.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            storage.make(str(directory))
-            (directory / "layer").mkdir()
-            cgroup = self._open_cgroup(directory.name, Limits(), directory)
-            cgroup.create()
-            plan = self._plan(Rootfs((directory / "layer",), directory), Program(("true",)), directory.name, cgroup)
-            child = self.launcher.launch(dataclasses.replace(plan, parts=plan.parts[:-1]), [])
-            if not child.wait(10) or child.exit_code != 0:
-                return Availability(False, f"a container without a program ended with {child.exit_code}")
-            child.close()
+            reason = self.rehearse(self._equip_rehearsal)
         except (TareError, OSError) as error:
             return Availability(False, str(error), "see: tare doctor")
-        finally:
-            if cgroup is not None:
-                cgroup.remove()
-            storage.remove(str(directory))
-        return Availability(True, facts=self._describe(cgroup, program))
-
-    def _describe(self, cgroup: Cgroup, program: bytes) -> dict[str, str]:
-        return {
+        if reason:
+            return Availability(False, reason, "see: tare doctor")
+        group = self._open_cgroup("", Limits(), self.host.root)
+        facts = {
             "kernel": platform.release(),
-            "cgroups": f"{cgroup.method} ({self._hierarchies.mode} host)",
+            "cgroups": f"{group.method} ({self._hierarchies.mode} host)",
             "namespaces": "mount uts ipc pid net cgroup",
             "seccomp": f"{len(program) // 8} instructions, sha256 {hashlib.sha256(program).hexdigest()[:12]}",
-            "devices": "cgroup" if cgroup.guards_devices else "none can be made or opened",
+            "devices": "cgroup" if group.guards_devices else "none can be made or opened",
             "root file system": "overlay",
             "launcher": f"Python {sys.version.split()[0]}",
         }
+        return Availability(True, facts=facts)
+
+    def _equip_rehearsal(self, holdings: Holdings) -> Plan:
+        group = self._make_cgroup(holdings, Limits())
+        return self._plan(Rootfs((self._skeleton,), holdings.directory), Program(("true",)), holdings.entry.id, group)
+
+    def _make_cgroup(self, holdings: Holdings, limits: Limits) -> Cgroup:
+        """Make the instance's directory and cgroup."""
+        storage.make(str(holdings.directory))
+        group = holdings.cgroup = self._open_cgroup(holdings.entry.id, limits, holdings.directory)
+        holdings.entry.note("cgroup", holdings.entry.id)
+        group.create()
+        group.apply(limits)
+        return group
 
     def check(self, spec: InstanceSpec) -> None:
         """Bridges, other containers' networks and named volumes are not there yet."""
@@ -125,19 +119,15 @@ class ContainerDriver(LauncherDriver):
 
     def equip(self, prepared: PreparedImage, holdings: Holdings) -> Plan:
         """The cgroup with its limits, the writable layer, /etc/hosts and the like."""
-        spec, directory, instance_id = prepared.spec, holdings.directory, holdings.entry.id
-        storage.make(str(directory))
-        holdings.cgroup = self._open_cgroup(instance_id, spec.limits, directory)
-        holdings.entry.note("cgroup", instance_id)
-        holdings.cgroup.create()
-        holdings.cgroup.apply(spec.limits)
+        spec, hostname = prepared.spec, prepared.spec.hostname or holdings.entry.id
+        group = self._make_cgroup(holdings, spec.limits)
         return self._plan(
-            Rootfs((self._skeleton, *prepared.layers), directory),
+            Rootfs((self._skeleton, *prepared.layers), holdings.directory),
             prepared.program,
-            spec.hostname or instance_id,
-            holdings.cgroup,
+            hostname,
+            group,
             binds=_binds(spec),
-            files=_files(spec, spec.hostname or instance_id),
+            files=_files(spec, hostname),
             tmpfs=tuple(mount.target for mount in spec.mounts if mount.kind is MountKind.TMPFS),
             own_network=spec.network.mode is NetworkMode.NONE,
             streams=prepared.streams,

@@ -20,7 +20,6 @@ from pathlib import Path
 from time import monotonic
 
 from runtime.cgroups.cgroup import pauses
-from runtime.container import storage
 from runtime.container.flat import flat
 from runtime.container.instance import KILL_TIMEOUT_S, Holdings, LaunchedInstance
 from runtime.container.launching import LauncherDriver, PreparedImage
@@ -28,7 +27,6 @@ from runtime.container.plan import Plan, Program, native_plan
 from runtime.driver import Kind
 from runtime.errors import TareError
 from runtime.instance import Availability, Timeline, Usage
-from runtime.ledger import new_id
 from runtime.linux import procfs
 from runtime.spec import InstanceSpec, NetworkMode
 
@@ -97,21 +95,12 @@ class NativeDriver(LauncherDriver):
         """Make and leave such a root, without a program."""
         if os.geteuid() != 0:
             return Availability(False, "a chroot needs root", "run it as root")
-        directory = self.host.root / "instances" / f"probe-{new_id()}"
         try:
-            for name in (*_MOUNTED_OVER, "tmp"):
-                (directory / "layer" / name).mkdir(parents=True)
-            _make_scratch(directory, [directory / "layer"])
-            plan = native_plan(directory / "layer", directory, Program(("true",)), scratch=("/tmp",))  # noqa: S108
-            child = self.launcher.launch(Plan(plan.namespaces, plan.parts[:-1]), [])
-            ended = child.wait(10)
-            child.close()
-            if not ended or child.exit_code != 0:
-                return Availability(False, f"a chroot without a program ended with {child.exit_code}")
+            reason = self.rehearse(_equip_rehearsal)
         except (TareError, OSError) as error:
-            return Availability(False, str(error), "see: tare doctor")
-        finally:
-            storage.remove(str(directory))
+            reason = str(error)
+        if reason:
+            return Availability(False, reason, "see: tare doctor")
         facts = {"kernel": platform.release(), "namespaces": "mount", "cgroups": "none", "root file system": "bind"}
         return Availability(True, facts=facts)
 
@@ -141,6 +130,14 @@ class NativeDriver(LauncherDriver):
     def instance(self, prepared: PreparedImage, timeline: Timeline, holdings: Holdings) -> NativeInstance:
         """The handle."""
         return NativeInstance(prepared.spec, timeline, holdings, prepared.layers)
+
+
+def _equip_rehearsal(holdings: Holdings) -> Plan:
+    tree = holdings.directory / "tree"
+    for name in (*_MOUNTED_OVER, "tmp"):
+        (tree / name).mkdir(parents=True)
+    scratch = _make_scratch(holdings.directory, [tree])
+    return native_plan(tree, holdings.directory, Program(("true",)), scratch=scratch)
 
 
 def _make_scratch(directory: Path, layers: Sequence[Path]) -> list[str]:
