@@ -70,6 +70,14 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         click.echo(f"tare: {error}", err=True)
         raise SystemExit(error.exit_code) from None
+    except OSError as error:
+        if os.environ.get("TARE_DEBUG"):
+            raise
+        place = f" {error.filename}" if error.filename else ""
+        click.echo(
+            f"tare: system call on{place or ' the host'}: {error.strerror or error} (--debug tells where)", err=True
+        )
+        raise SystemExit(1) from None
     raise SystemExit(code if isinstance(code, int) else 0)
 
 
