@@ -31,6 +31,19 @@ def test_input_is_given_and_otherwise_empty() -> None:
     assert run(["cat"], timeout_s=20).stdout == b""
 
 
+def test_terminal_s_input_is_not_the_programs() -> None:
+    ours, read, write = os.dup(0), *os.pipe()
+    os.write(write, b"typed")
+    os.close(write)
+    os.dup2(read, 0)
+    try:
+        assert run(["cat"], timeout_s=20).stdout == b""
+    finally:
+        os.dup2(ours, 0)
+        os.close(ours)
+        os.close(read)
+
+
 def test_environment_and_directory_are_the_given_ones(tmp_path: Path) -> None:
     done = run(["/bin/sh", "-c", "echo $A$HOME; pwd"], timeout_s=20, env={"A": "1"}, cwd=tmp_path)
     assert done.stdout.decode() == f"1\n{tmp_path}\n"
