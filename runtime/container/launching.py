@@ -171,15 +171,24 @@ def _tail(holdings: Holdings) -> str:
 
 def _present(stale: Stale) -> Iterator[Resource]:
     """What of a stale page still exists; beside the noted, every process that lives on its files."""
+    directories = [Path(item.value) for item in stale.resources if item.kind == "dir" and stale.same_boot]
+    found = {pid for directory in directories for pid in procfs.with_mount_below(directory)}
     for item in stale.resources:
-        if (item.kind == "pid" and stale.same_boot and _runs(item)) or (
-            item.kind == "cgroup" and Path(item.value).is_dir()
-        ):
+        if _exists(item, stale.same_boot):
             yield item
-        elif item.kind == "dir" and Path(item.value).is_dir():
-            pids = procfs.with_mount_below(Path(item.value)) if stale.same_boot else ()
-            yield from (Resource("pid", f"{pid}:{process_start(pid)}") for pid in pids)
-            yield item
+            found -= {_pid(item)} if item.kind == "pid" else set()
+    yield from (Resource("pid", f"{pid}:{process_start(pid)}") for pid in found)
+
+
+def _exists(item: Resource, same_boot: bool) -> bool:
+    match item.kind:
+        case "dir":
+            return Path(item.value).is_dir()
+        case "cgroup":
+            return open_cgroup(item.value).exists()
+        case "pid":
+            return same_boot and _runs(item)
+    return False
 
 
 def _remove(items: list[Resource]) -> None:

@@ -84,6 +84,11 @@ def in_thread(call: Callable[[], ExecResult]) -> tuple[threading.Thread, list[Ex
     return thread, results
 
 
+def cgroups(instance_id: str) -> list[Path]:
+    """Every control group on this host that carries the instance's id."""
+    return [path for path in Path("/sys/fs/cgroup").rglob(f"*{instance_id}*") if path.is_dir()]
+
+
 def running(pid: int, start: int | None) -> bool:
     return process_start(pid) == start and procfs.state(pid) not in (None, "Z", "X")
 
@@ -226,6 +231,7 @@ def test_closing_leaves_nothing_and_may_be_repeated(driver: Driver, launch: Call
     assert not any(running(pid, start) for pid, start in pids.items())
     assert not any(path.exists() for path in exclusive)
     assert not list((driver.host.run / "instances").glob(f"{instance.id}*"))
+    assert cgroups(instance.id) == []
     assert instance.id not in Path("/proc/self/mountinfo").read_text()
     assert [line for line in driver.leftovers() if instance.id in line] == []
     assert not instance.alive()
@@ -239,6 +245,7 @@ def test_a_paused_instance_can_be_closed(launch: Callable[[], Instance]) -> None
     instance.pause()
     instance.close()
     assert not any(running(pid, start) for pid, start in pids.items())
+    assert cgroups(instance.id) == []
 
 
 def test_killed_from_outside_it_says_so_and_closes_cleanly(launch: Callable[[], Instance]) -> None:
@@ -272,4 +279,6 @@ def test_what_a_killed_owner_leaves_is_named_and_swept(driver: Driver) -> None:
     assert [line for line in driver.sweep() if words[0] in line]
     assert [line for line in driver.leftovers() if words[0] in line] == []
     assert not any(running(pid, start) for pid, start in pids.items())
+    assert cgroups(words[0]) == []
+    assert not list((host.root / "instances").glob(f"{words[0]}*"))
     assert not list((host.run / "instances").glob(f"{words[0]}*"))

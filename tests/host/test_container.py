@@ -17,6 +17,7 @@ from runtime.driver import Host
 from runtime.drivers.container import ContainerDriver
 from runtime.errors import TareError
 from runtime.instance import Instance
+from runtime.linux import procfs
 from runtime.spec import (
     ImageRef,
     InstanceSpec,
@@ -269,6 +270,24 @@ def test_many_start_at_once_and_all_end(driver: ContainerDriver) -> None:
         thread.join()
     assert failures == []
     assert residents(driver) <= before
+
+
+def test_a_dead_owners_frozen_container_is_thawed_killed_and_removed(
+    bench_host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = ContainerDriver(Host(root=bench_host.root, run=tmp_path))  # whose ledger holds this one alone
+    instance = driver.launch(driver.prepare(dataclasses.replace(SPEC, limits=Limits(cpuset="0"))))
+    instance.wait_ready(30)
+    (pid,) = instance.host_pids()
+    instance.pause()
+    with monkeypatch.context() as patch:
+        patch.setattr("runtime.ledger.process_start", lambda pid, proc: -1)  # the owner seems to be gone
+        swept = driver.sweep()
+    instance.close()
+    driver.close()
+    assert sorted(line.split()[1] for line in swept) == ["cgroup", "dir", "pid"]
+    assert procfs.state(pid) is None
+    assert not [path for path in residents(driver) if instance.id in path]
 
 
 OWNER = """
