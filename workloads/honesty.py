@@ -18,7 +18,7 @@ START_FACTOR = 4  # a tool's start, reading its input and a busy host against it
 
 
 def start_cost_s(instance: Instance, probe: Sequence[str]) -> float:
-    """Host seconds to run `probe` (`tool --version`): the floor under every timed run, and what warms its pages."""
+    """Host seconds of a run without work (`tool --version`): the floor under every timed run; it warms the pages."""
     return instance.exec(probe, GRACE_S).check().elapsed_ns / 1e9
 
 

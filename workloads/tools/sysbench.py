@@ -28,15 +28,15 @@ def cpu_argv(seconds: float, threads: int = 1) -> tuple[str, ...]:
     return ("sysbench", "cpu", f"--threads={threads}", f"--time={_whole(seconds)}", "--cpu-max-prime=10000", "run")
 
 
-def memory_argv(seconds: float, block_mib: int) -> tuple[str, ...]:
-    """Write one block from front to back, again and again; the total size is out of reach, so that time ends it."""
+def memory_argv(seconds: float, block_mib: int, total_mib: int = 1 << 30) -> tuple[str, ...]:
+    """Write one block from front to back until `total_mib` were written; by default time ends it, long before."""
     return (
         "sysbench",
         "memory",
         "--threads=1",
         f"--time={_whole(seconds)}",
         f"--memory-block-size={block_mib}M",
-        "--memory-total-size=1048576G",
+        f"--memory-total-size={total_mib}M",
         "--memory-oper=write",
         "--memory-access-mode=seq",
         "run",

@@ -54,8 +54,8 @@ def test_tool_that_fails_or_hangs_is_an_error(workload: type[Workload], command:
         list(workload().measure(context))
 
 
-def test_memory_block_is_a_quarter_of_a_small_limit(tmp_path: Path) -> None:
-    for limit, block in ((128 << 20, "32"), (1 << 30, "64"), (None, "64")):
+def test_memory_block_is_an_eighth_of_a_small_limit(tmp_path: Path) -> None:
+    for limit, block in ((128 << 20, "16"), (1 << 30, "64"), (None, "64")):
         context, _ = visit(tmp_path / block / str(limit), limits=Limits(memory_bytes=limit), seconds=1)
         assert one(list(OverheadMemory().measure(context)), "overhead.memory_bandwidth").labels == {"block_mib": block}
 
