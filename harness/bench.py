@@ -17,11 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness import environment, journal, schedule
+from harness.assignment import Assignment, Observer
+from harness.attempt import one_line, utc
 from harness.journal import Journal
 from harness.profiles import Profile, find_profile
 from harness.progress import duration
 from harness.results import Cell, DriverEntry, Run, RunHeader
-from harness.runner import Assignment, Engine, Observer, one_line, utc
+from harness.runner import Engine
 from harness.schedule import Planned
 from harness.selection import selector
 from runtime.driver import Driver, Host, Kind, Prepared, find_driver

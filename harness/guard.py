@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -77,16 +78,23 @@ class Guard:
 
     @contextmanager
     def limit(self, seconds: float, what: str) -> Iterator[None]:
-        """Raise Overdue about `what` if the block lasts beyond `seconds`: the last resort, for a call that hangs."""
+        """Raise Overdue about `what` if the block lasts beyond `seconds`: the last resort, for a call that hangs.
+
+        Limits nest; an inner one never extends an outer one.
+        """
         if not self._mine():
             yield
             return
-        self._what = what
-        signal.setitimer(signal.ITIMER_REAL, seconds)
+        outer, began_s = self._what, time.monotonic()
+        outer_s = signal.getitimer(signal.ITIMER_REAL)[0]
+        self._what = outer if outer_s and outer_s < seconds else what
+        signal.setitimer(signal.ITIMER_REAL, min(seconds, outer_s or seconds))
         try:
             yield
         finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
+            left_s = max(outer_s - (time.monotonic() - began_s), 1e-3) if outer_s else 0.0
+            self._what = outer
+            signal.setitimer(signal.ITIMER_REAL, left_s)
 
     def _mine(self) -> bool:
         return self._active and threading.current_thread() is threading.main_thread()

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from harness import bench, cli, environment, replay
+from harness.attempt import utc
 from harness.progress import Display
 from harness.results import Cell, Outcome, Record, RunHeader
-from harness.runner import utc
 from runtime.driver import host_from_env
 from runtime.errors import TareError
 

@@ -7,32 +7,27 @@ Not when or in which order (`harness.schedule`), not what is measured (`workload
 from __future__ import annotations
 
 import gc
-import math
 import resource
 import time
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
-from pathlib import Path
+from contextlib import contextmanager
+from dataclasses import asdict
 
-from harness import environment, schedule, stats
-from harness.guard import Guard, Overdue
+from harness import schedule
+from harness.assignment import Assignment, Observer
+from harness.attempt import FailureLog, attempt, utc
+from harness.guard import Guard
 from harness.journal import Journal
-from harness.profiles import Profile
 from harness.results import Cell, Event, Facts, Outcome, Record
 from harness.schedule import Forecast, Planned, Visit
 from runtime.driver import Driver, Prepared
 from runtime.errors import TareError
 from runtime.instance import Instance
-from runtime.spec import InstanceSpec
 from workloads import parity
-from workloads.base import Context, Stage, Workload
-from workloads.metric import Phase, Sample
+from workloads.base import Context, Stage
 
 _GRACE_S = 10.0  # beyond a cell's own limit, before a call counts as hung
-_SUSPENDED_NS = 50_000_000  # far above the time between reading two clocks
+_CLOSE_S = 90.0  # a virtual machine is asked to shut down before it is ended
 TIME_BUDGET = "time budget"
 
 
@@ -40,44 +35,6 @@ class Interrupted(TareError):
     """The run was ended from outside; it can be resumed."""
 
     exit_code = 130
-
-
-class Observer:
-    """What a run tells about itself while it goes on. The default says nothing."""
-
-    def running(self, what: str, left_s: float) -> None:
-        """`what` begins; the run is expected to last `left_s` more."""
-
-    def saying(self, text: str) -> None:
-        """The running cell reports its progress in a few words."""
-
-    def ended(self, record: Record, left_s: float) -> None:
-        """A cell has ended and its record is on the disk."""
-
-    def noted(self, text: str) -> None:
-        """Something worth a line happened."""
-
-
-@dataclass(kw_only=True)
-class Assignment:
-    """All that a run is made of.
-
-    `unusable` drivers and `left_out` cells are skipped for the reasons given. `records` and `facts_of`
-    (drivers) are what an earlier part of the run left.
-    """
-
-    profile: Profile
-    seed: int
-    planned: Sequence[Planned]
-    workloads: Mapping[str, type[Workload]]
-    drivers: Mapping[str, Driver]
-    unusable: Mapping[str, str] = field(default_factory=dict)
-    left_out: Mapping[Cell, str] = field(default_factory=dict)
-    spec: InstanceSpec
-    prepared: dict[str, Prepared] = field(default_factory=dict)
-    records: Sequence[Record] = ()
-    facts_of: frozenset[str] = frozenset()
-    logs: Path
 
 
 class Engine:
@@ -98,6 +55,7 @@ class Engine:
         self._widths: list[float] = []
         self._closing = schedule.closing_visits(self._usable(), assignment.seed)
         self._hung = False
+        self._log = FailureLog(assignment.logs)
         self._spent_s = sum(record.elapsed_ns for record in assignment.records) / 1e9
         self._began_s = time.monotonic()
         for record in assignment.records:
@@ -159,7 +117,7 @@ class Engine:
             return
         for block in range(self._profile.max_blocks):
             if schedule.stop_rule(self._profile).looks(block):
-                self._widths.append(self._width())
+                self._widths.append(schedule.widest(self._records, self._profile.key_metrics))
             visits = self._visits(block)
             begun = any(self._todo(visit) != visit.cells for visit in visits)
             reason = "" if begun else schedule.enough(self._profile, block, self._widths)
@@ -203,7 +161,7 @@ class Engine:
         try:
             prepared = self._prepare(driver)
         except Exception as error:  # noqa: BLE001 - whatever a driver raises is a counted failure, the run goes on
-            reason = self._reason(error, f"{driver.name} prepare")
+            reason = self._log.reason(error, f"{driver.name} prepare")
             for one in todo:
                 self._fail(one, visit, f"not prepared: {reason}")
             return
@@ -229,7 +187,7 @@ class Engine:
         try:
             instance = self._start(driver, prepared)
         except Exception as error:  # noqa: BLE001 - as above
-            reason = self._reason(error, f"{visit.label} launch, block {visit.block}")
+            reason = self._log.reason(error, f"{visit.label} launch, block {visit.block}")
             for one in todo:
                 self._fail(one, visit, f"no instance: {reason}", began_s)
             return
@@ -272,37 +230,32 @@ class Engine:
             deadline_ns=time.monotonic_ns() + int(one.limit_s * 1e9),
             say=self._observer.saying,
         )
-        workload = self._work.workloads[one.cell.workload]()
-        started_utc, before = utc(), environment.host_state()
-        started_ns, slept_ns = time.monotonic_ns(), _suspended_ns()
-        samples: tuple[Sample, ...] = ()
-        reason, self._hung = "", False
-        try:
-            with self._guard.limit(self._hard_s(one, driver), str(one.cell)):
-                samples = tuple(workload.measure(context))
-            _demand_valid(workload, samples)
-            if _suspended_ns() - slept_ns > _SUSPENDED_NS:
-                raise TareError(workload.name, "the host was suspended in the middle of it")
-        except Exception as error:  # noqa: BLE001 - as above
-            self._hung = isinstance(error, Overdue)
-            reason = self._reason(error, f"{one.cell}, block {visit.block}")
-        elapsed_ns = time.monotonic_ns() - started_ns
-        reason = reason or self._close_strays(instance)
+        tried = attempt(
+            self._work.workloads[one.cell.workload](),
+            context,
+            guard=self._guard,
+            hard_s=self._hard_s(one, driver),
+            log=self._log,
+            where=f"{one.cell}, block {visit.block}",
+        )
+        self._hung = tried.hung
+        strays = self._close_strays(instance)
+        reason = tried.reason or strays
         timed = instance is not None and one.stage in (Stage.LAUNCH, Stage.TEARDOWN)
         record = Record(
             cell=one.cell,
             block=visit.block,
             position=self._position(visit, one),
-            started_utc=started_utc,
-            started_ns=started_ns,
-            elapsed_ns=elapsed_ns,
+            started_utc=tried.started_utc,
+            started_ns=tried.started_ns,
+            elapsed_ns=tried.elapsed_ns,
             outcome=Outcome.FAILED if reason else Outcome.OK,
             reason=reason,
-            samples=() if reason else samples,
+            samples=() if reason else tried.samples,
             timeline=instance.timeline.events() if timed and instance is not None else (),
-            host_state=environment.HostState.delta(before, environment.host_state()),
+            host_state=tried.host_state,
         )
-        self._forecast.note_cell(one.cell, elapsed_ns / 1e9)
+        self._forecast.note_cell(one.cell, tried.elapsed_ns / 1e9)
         self._write(record)
         return record
 
@@ -315,11 +268,12 @@ class Engine:
         """Launch and wait until ready. An instance that does not become so is closed before the error goes on."""
         self._guard.check()
         ready_s = self._profile.ready_s[driver.kind]
-        with self._guard.critical():
+        with self._guard.critical(), self._guard.limit(ready_s + _GRACE_S, f"launch by {driver.name}"):
             instance = driver.launch(prepared)
             self._live.append(instance)
         try:
-            instance.wait_ready(ready_s)
+            with self._guard.limit(ready_s + _GRACE_S, f"readiness of {instance.id}"):
+                instance.wait_ready(ready_s)
         except Exception:
             self._close(instance)
             raise
@@ -331,9 +285,10 @@ class Engine:
         with self._guard.critical():
             instance.timeline.stamp("closing")
             try:
-                instance.close()
+                with self._guard.limit(_CLOSE_S, f"close of {instance.id}"):
+                    instance.close()
             except Exception as error:  # noqa: BLE001 - as above
-                reason = self._reason(error, f"close of {instance.id}")
+                reason = self._log.reason(error, f"close of {instance.id}")
             if instance in self._live:
                 self._live.remove(instance)
         return reason
@@ -353,7 +308,7 @@ class Engine:
                 if left:
                     driver.sweep()
             except Exception as error:  # noqa: BLE001 - as above
-                left = [f"could not be looked for or swept: {self._reason(error, f'{driver.name} sweep')}"]
+                left = [f"could not be looked for or swept: {self._log.reason(error, f'{driver.name} sweep')}"]
             if left:
                 self._event("leftover", {"count": len(left)}, f"{driver.name}: {'; '.join(left)}"[:1000])
                 self._observer.noted(f"{driver.name} left {len(left)} things behind, swept: {left[0]}")
@@ -378,7 +333,7 @@ class Engine:
             facts = parity.describe(instance)
             limits = tuple(asdict(reading) for reading in instance.limit_readings())
         except Exception as error:  # noqa: BLE001 - as above
-            self._event("facts-failed", detail=f"{driver.name}: {self._reason(error, f'{driver.name} facts')}")
+            self._event("facts-failed", detail=f"{driver.name}: {self._log.reason(error, f'{driver.name} facts')}")
             return
         self._facts_of.add(driver.name)
         self._journal.append(Facts(driver=driver.name, facts=facts, limits=limits))
@@ -423,43 +378,6 @@ class Engine:
         target = schedule.next_look(self._profile, blocks + 1)
         return max(0.0, min(self._forecast.left_s(usable, self._done, target), self._budget_left_s()))
 
-    def _width(self) -> float:
-        """The relative half-width of the widest interval among the profile's key metrics, all against the baseline."""
-        series: dict[tuple[str, str], list[tuple[int, float]]] = {}
-        for record in self._records:
-            for sample in record.samples:
-                if sample.phase is Phase.MEASURE and sample.metric in self._profile.key_metrics:
-                    series.setdefault((sample.metric, record.cell.label), []).append((record.block, sample.value))
-        medians = {key: stats.per_block(values) for key, values in series.items()}
-        widths = [
-            stats.relative_half_width(stats.ratio(medians[metric, "native"], values).interval)
-            for (metric, label), values in medians.items()
-            if label != "native" and (metric, "native") in medians
-        ]
-        return max(widths, default=math.inf)
-
-    def _reason(self, error: Exception, where: str) -> str:
-        """One line for the record; the traceback goes to the run's log."""
-        text = f"== {utc()} {where}\n{''.join(traceback.format_exception(error))}\n"
-        with suppress(OSError):  # a full disk must not turn a counted failure into the run's end
-            self._work.logs.mkdir(parents=True, exist_ok=True)
-            with (self._work.logs / "failures.log").open("a") as log:
-                log.write(text)
-        return one_line(error)
-
-
-def one_line(error: Exception) -> str:
-    """What went wrong in at most 300 characters; a type's name only where it is not an error meant to be read."""
-    text = " ".join(str(error).split())
-    if not isinstance(error, TareError):
-        text = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    return text[:300]
-
-
-def utc() -> str:
-    """The wall clock now, ISO 8601, UTC, milliseconds."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
 
 def _empty(cell: Cell, block: int, position: int, outcome: Outcome, reason: str, elapsed_ns: int = 0) -> Record:
     now_ns = time.monotonic_ns()
@@ -473,18 +391,6 @@ def _empty(cell: Cell, block: int, position: int, outcome: Outcome, reason: str,
         outcome=outcome,
         reason=reason or "no reason given",
     )
-
-
-def _demand_valid(workload: Workload, samples: Sequence[Sample]) -> None:
-    """Reject what must not become a number: nothing at all, an undeclared metric, NaN or infinity."""
-    if not any(sample.phase is Phase.MEASURE for sample in samples):
-        raise TareError(workload.name, "yielded no sample")
-    known = {metric.name for metric in workload.metrics}
-    for sample in samples:
-        if sample.metric not in known:
-            raise TareError(workload.name, f"yielded {sample.metric!r}, which it does not declare")
-        if not math.isfinite(sample.value):
-            raise TareError(workload.name, f"{sample.metric} came out as {sample.value}")
 
 
 def _alive(instance: Instance) -> bool:
@@ -505,11 +411,6 @@ def _collected_between_visits() -> Iterator[None]:
     finally:
         gc.enable()
         gc.unfreeze()
-
-
-def _suspended_ns() -> int:
-    """How long the host has been suspended since it booted: time that CLOCK_MONOTONIC does not count."""
-    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) - time.clock_gettime_ns(time.CLOCK_MONOTONIC)
 
 
 def _own_cpu_s() -> float:

@@ -6,18 +6,22 @@ already done, so that a resumed run goes on as the interrupted one would have.
 
 from __future__ import annotations
 
+import math
 import random
 from collections import defaultdict
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
+from harness import stats
 from harness.profiles import Profile
-from harness.results import Cell
+from harness.results import Cell, Record
 from harness.stats import StopRule
 from runtime.driver import Kind
 from workloads.base import Stage, Workload
+from workloads.metric import Phase
 
+BASELINE = "native"
 TWIN = "~aa"
 _ORDER = (Stage.LAUNCH, Stage.SESSION, Stage.TEARDOWN, Stage.OWN)
 
@@ -139,6 +143,22 @@ def next_look(profile: Profile, blocks: int) -> int:
     """How many blocks there will be at the next look, when `blocks` were finished; at most `max_blocks`."""
     rule = stop_rule(profile)
     return next((look for look in range(blocks, profile.max_blocks) if rule.looks(look)), profile.max_blocks)
+
+
+def widest(records: Iterable[Record], metrics: Container[str]) -> float:
+    """The relative half-width of the widest interval among `metrics`, each label against native; infinite for none."""
+    series: dict[tuple[str, str], list[tuple[int, float]]] = defaultdict(list)
+    for record in records:
+        for sample in record.samples:
+            if sample.phase is Phase.MEASURE and sample.metric in metrics:
+                series[sample.metric, record.cell.label].append((record.block, sample.value))
+    medians = {key: stats.per_block(values) for key, values in series.items()}
+    widths = [
+        stats.relative_half_width(stats.ratio(medians[metric, BASELINE], values).interval)
+        for (metric, label), values in medians.items()
+        if label != BASELINE and (metric, BASELINE) in medians
+    ]
+    return max(widths, default=math.inf)
 
 
 class Forecast:

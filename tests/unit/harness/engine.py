@@ -11,10 +11,11 @@ from typing import Any
 import jsonschema
 
 from harness import schedule
+from harness.assignment import Assignment, Observer
 from harness.journal import Journal
 from harness.profiles import PROFILES, Entry, Profile
 from harness.results import JOURNAL, Cell, DriverEntry, Record, Run, RunHeader
-from harness.runner import Assignment, Engine, Observer
+from harness.runner import Engine
 from runtime.driver import Kind
 from tests.fakes import SPEC, Behaviour, FakeDriver, fake_host
 from workloads.base import Context, Stage, Workload

@@ -15,8 +15,8 @@ import pytest
 
 import runtime.drivers
 from harness import bench, cli, environment, profiles
+from harness.assignment import Observer
 from harness.profiles import Entry, Profile
-from harness.runner import Observer
 from runtime.driver import Host, Kind
 from tests import fakes
 from tests.unit.harness.engine import tiny_profile

@@ -11,9 +11,10 @@ import pytest
 from click.testing import CliRunner
 
 from harness import bench, cli, environment, profiles
+from harness.assignment import Observer
 from harness.bench import Options
 from harness.results import Run
-from harness.runner import Interrupted, Observer
+from harness.runner import Interrupted
 from runtime.errors import TareError, UsageError
 from tests.fakes import fake_host
 from tests.unit.harness import fakebench

@@ -13,12 +13,13 @@ from pathlib import Path
 
 import pytest
 
+from harness.assignment import Observer
 from harness.profiles import Entry
 from harness.results import Cell, Outcome, Record
-from harness.runner import TIME_BUDGET, Interrupted, Observer
+from harness.runner import TIME_BUDGET, Interrupted
 from runtime.driver import Kind
 from runtime.errors import TareError
-from tests.fakes import Behaviour
+from tests.fakes import Behaviour, FakeInstance
 from tests.unit.harness.engine import Bench, demand_schema, launching, order, standard_workloads, tiny_profile, workload
 from workloads.base import Context, Stage
 from workloads.metric import Sample
@@ -260,7 +261,7 @@ def test_leftovers_are_recorded_and_swept(tmp_path: Path) -> None:
 
 def test_a_suspended_host_voids_the_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     readings = iter([0, 0, 0, 2 * 10**9])
-    monkeypatch.setattr("harness.runner._suspended_ns", lambda: next(readings, 2 * 10**9))
+    monkeypatch.setattr("harness.attempt._suspended_ns", lambda: next(readings, 2 * 10**9))
     run = Bench(tmp_path).run()
     assert [r.reason for r in run.records if r.outcome is Outcome.FAILED] == [
         f"{run.records[1].cell.workload}: the host was suspended in the middle of it"
@@ -318,3 +319,36 @@ def test_cells_left_out_are_skipped_with_their_reason_and_block_nothing(tmp_path
     assert skipped == left_out
     assert outcomes(run.records)["skipped"] == 2
     assert run.events[-1].event == "finished"
+
+
+def test_a_launch_and_a_close_that_hang_are_ended_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.runner._GRACE_S", 0.0)
+    monkeypatch.setattr("harness.runner._CLOSE_S", 0.1)
+    profile = tiny_profile(ready_s=dict.fromkeys(Kind, 0.1))
+    behaviours = {"container": Behaviour(launch_s=30.0)}
+    run = Bench(tmp_path / "launch", profile=profile, behaviours=behaviours).run()
+    reasons = {r.reason for r in run.records if r.cell.driver == "container" and r.cell.workload == "boot"}
+    assert reasons == {"no instance: launch by container: hung beyond its time limit"}
+    assert outcomes(tuple(r for r in run.records if r.cell.driver == "native")).keys() == {"ok"}
+    monkeypatch.setattr(FakeInstance, "close", lambda self: time.sleep(30))
+    run = Bench(tmp_path / "close", profile=profile, kinds={"container": Kind.CONTAINER}).run()
+    ends = [record for record in run.records if record.cell.workload == "end"]
+    assert all("close of tare-" in r.reason and "hung" in r.reason for r in ends)
+    assert run.events[-1].event == "finished"
+
+
+def test_what_a_failed_cell_launched_is_closed_before_the_next_cell_begins(tmp_path: Path) -> None:
+    open_then: list[int] = []
+
+    def forget(context: Context) -> Iterator[Sample]:
+        yield Sample("one.value", float(context.launch().alive()))
+        raise ValueError("oh no")
+
+    def look(context: Context) -> Iterator[Sample]:
+        open_then.append(sum(not each.closed for each in bench.drivers["container"].instances))
+        yield Sample("end.value", 1.0)
+
+    workloads = {"one": workload("one", Stage.LAUNCH, forget), "end": workload("end", Stage.SESSION, look)}
+    bench = Bench(tmp_path, workloads=workloads, kinds={"container": Kind.CONTAINER})
+    bench.run()
+    assert open_then == [1, 1]
