@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import queue
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -115,7 +116,7 @@ def race(start: Callable[[str], Contender], timeout_s: float = RACE_TIMEOUT_S) -
             name, seconds, error = results.get()
             if error is None:
                 return Accelerator(name, _account(name, seconds, failures))
-            failures[name] = str(error)
+            failures[name] = textwrap.shorten(str(error), 240, placeholder=" …")
     finally:
         for runner in runners.values():
             runner.end()

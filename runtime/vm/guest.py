@@ -149,6 +149,7 @@ class Guest(Instance):
         self._process: Pidfd | None = None
         self._channel: Channel | None = None
         self._console: Console | None = None
+        self._paused = False
         self._closed = False
 
     @classmethod
@@ -164,7 +165,7 @@ class Guest(Instance):
             guest._start()
         except BaseException:
             guest._plan = replace(plan, stop_timeout_s=0.0)
-            with suppress(TareError):
+            with suppress(TareError, OSError):
                 guest.close()
             raise
         return guest
@@ -280,11 +281,14 @@ class Guest(Instance):
         """Stop all vCPUs; QEMU itself goes on."""
         with self._connection.explained(f"pause of {self.id}"):
             self._domain.suspend()
+        self._paused = True
 
     def resume(self) -> None:
         """Let the vCPUs run again."""
-        with self._connection.explained(f"resume of {self.id}"):
-            self._domain.resume()
+        if self._paused:
+            with self._connection.explained(f"resume of {self.id}"):
+                self._domain.resume()
+            self._paused = False
 
     def console(self) -> str:
         """What the guest has printed on its serial console, the latest MiB of it."""
@@ -302,9 +306,10 @@ class Guest(Instance):
         if self._closed:
             return
         self._closed = True
-        if self._channel is not None and self.alive() and self._plan.stop_timeout_s:
+        asked = self._channel is not None and self._plan.stop_timeout_s > 0 and self.alive() and not self._paused
+        if self._channel is not None and asked:
             self._channel.stop()
-        self._end_process()
+        self._end_process(self._plan.stop_timeout_s if asked else 0.0)
         for talk in (self._channel, self._console):
             if talk is not None:
                 talk.close()
@@ -321,10 +326,10 @@ class Guest(Instance):
             raise TareError(f"virtual machine {self.id}", f"still there: {', '.join(left)}", "run: tare clean")
         self.timeline.stamp("removed")
 
-    def _end_process(self) -> None:
+    def _end_process(self, patience_s: float) -> None:
         """Killing comes before libvirt's destroy, which would ask QEMU first and wait for it."""
         if self._process is not None:
-            if not self._process.wait(self._plan.stop_timeout_s):
+            if not self._process.wait(patience_s):
                 self._process.signal(signal.SIGKILL)
                 self._process.wait(_DIE_TIMEOUT_S)
             with suppress(ChildProcessError):  # a libvirt daemon's, or reaped already
