@@ -33,7 +33,10 @@ def parse_size(text: str) -> int:
     if match is None:
         raise UsageError(f"size {text!r}", "not a number with an optional unit", "write it like 512m or 2g")
     number, unit = match.groups()
-    return int(float(number) * 1024 ** "bkmgt".index(unit.lower() or "b"))
+    size = float(number) * 1024 ** "bkmgt".index(unit.lower() or "b")
+    if size >= 1 << 63:
+        raise UsageError(f"size {text[:20]!r}", "more than the kernel can count", "write it like 512m or 2g")
+    return int(size)
 
 
 def parse_cpuset(text: str) -> frozenset[int]:
@@ -53,6 +56,11 @@ def parse_cpuset(text: str) -> frozenset[int]:
     return frozenset(cpus)
 
 
+def _names_registry(reference: str) -> bool:
+    head, slash, _ = reference.partition("/")
+    return bool(slash) and ("." in head or ":" in head or head == "localhost")
+
+
 @dataclass(frozen=True, slots=True)
 class ImageRef:
     """Names an image: `[registry/]name[:tag][@digest]`, by the distribution specification's grammar."""
@@ -62,27 +70,34 @@ class ImageRef:
     registry: str | None = None
     digest: str | None = None
 
+    def __post_init__(self) -> None:
+        def demand(good: object, part: str | None, why: str, do: str) -> None:
+            if not good:
+                raise UsageError(f"image {str(self)!r}", f"{part!r} is not {why}", do)
+
+        registry, digest = self.registry, self.digest
+        demand(registry is None or _REGISTRY.fullmatch(registry), registry, "a registry", "use HOST[:PORT]/NAME[:TAG]")
+        demand(
+            _NAME.fullmatch(self.name) and len(self.name) <= 255 and (registry or not _names_registry(self.name)),
+            self.name,
+            "an image name",
+            "use lower case: NAME[:TAG]",
+        )
+        demand(_TAG.fullmatch(self.tag), self.tag, "a tag", "use letters, digits, dots and dashes")
+        demand(digest is None or _DIGEST.fullmatch(digest), digest, "a digest", "use NAME@sha256:<64 hex digits>")
+
     @classmethod
     def parse(cls, text: str) -> Self:
         """Split a reference into its parts. A first component with a dot, a colon or `localhost` is a registry.
 
         Raises UsageError when a part breaks the grammar.
         """
-        rest, _, digest = text.partition("@")
-        if digest and _DIGEST.fullmatch(digest) is None:
-            raise UsageError(f"image {text!r}", f"{digest!r} is not a sha256 digest", "use NAME@sha256:<64 hex digits>")
+        rest, at, digest = text.partition("@")
         registry: str | None = None
-        head, slash, tail = rest.partition("/")
-        if slash and ("." in head or ":" in head or head == "localhost"):
-            if _REGISTRY.fullmatch(head) is None:
-                raise UsageError(f"image {text!r}", f"{head!r} is not a registry", "use HOST[:PORT]/NAME[:TAG]")
-            registry, rest = head, tail
+        if _names_registry(rest):
+            registry, _, rest = rest.partition("/")
         name, colon, tag = rest.partition(":")
-        if _NAME.fullmatch(name) is None or len(name) > 255:
-            raise UsageError(f"image {text!r}", f"{name!r} is not an image name", "use lower case: NAME[:TAG]")
-        if colon and _TAG.fullmatch(tag) is None:
-            raise UsageError(f"image {text!r}", f"{tag!r} is not a tag", "use letters, digits, dots and dashes")
-        return cls(name=name, tag=tag or "latest", registry=registry, digest=digest or None)
+        return cls(name=name, tag=tag if colon else "latest", registry=registry, digest=digest if at else None)
 
     def __str__(self) -> str:
         registry = f"{self.registry}/" if self.registry else ""

@@ -34,13 +34,15 @@ def looks_like_a_registry(name: str) -> bool:
 
 
 COMPONENT = st.from_regex(r"[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*", fullmatch=True)
+NAMES = st.lists(COMPONENT, min_size=1, max_size=3).map("/".join).filter(lambda name: len(name) < 256)
+REGISTRIES = st.sampled_from(["localhost", "localhost:5000", "registry.example", "10.0.0.1:80"])
+WHERE = st.tuples(NAMES, REGISTRIES) | st.tuples(NAMES.filter(lambda name: not looks_like_a_registry(name)), st.none())
 REFERENCES = st.builds(
-    ImageRef,
-    name=st.lists(COMPONENT, min_size=1, max_size=3).map("/".join),
+    lambda where, tag, digest: ImageRef(name=where[0], registry=where[1], tag=tag, digest=digest),
+    where=WHERE,
     tag=st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,20}", fullmatch=True),
-    registry=st.none() | st.sampled_from(["localhost", "localhost:5000", "registry.example", "10.0.0.1:80"]),
     digest=st.none() | st.just(DIGEST),
-).filter(lambda made: len(made.name) < 256 and bool(made.registry or not looks_like_a_registry(made.name)))
+)
 
 
 @pytest.mark.parametrize(
@@ -69,7 +71,13 @@ def test_size_that_is_none_is_refused(text: str) -> None:
         parse_size(text)
 
 
-@given(st.integers(0, 2**40), st.sampled_from("bkmgt"))
+@pytest.mark.parametrize("text", ["9" * 400, "8388608t", "9223372036854775808"])
+def test_size_beyond_the_kernels_counters_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="more than the kernel can count"):
+        parse_size(text)
+
+
+@given(st.integers(0, 2**22), st.sampled_from("bkmgt"))
 def test_whole_sizes_are_exact(number: int, unit: str) -> None:
     assert parse_size(f"{number}{unit}") == number * 1024 ** "bkmgt".index(unit)
 
@@ -140,6 +148,21 @@ def test_reference_is_split_by_the_grammar(text: str, reference: ImageRef) -> No
 def test_reference_that_breaks_the_grammar_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match=r"^image"):
         ImageRef.parse(text)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"name": "0.0/0"},
+        {"name": "A"},
+        {"name": "a", "tag": ""},
+        {"name": "a", "registry": "x/y"},
+        {"name": "a", "digest": "d"},
+    ],
+)
+def test_reference_made_by_hand_is_held_to_the_grammar(fields: dict[str, str]) -> None:
+    with pytest.raises(UsageError, match=r"^image"):
+        ImageRef(**fields)
 
 
 @given(REFERENCES)
