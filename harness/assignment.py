@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.profiles import Profile
-from harness.results import Cell, Record
+from harness.results import Record
 from harness.schedule import Planned
 from runtime.driver import Driver, Prepared
 from runtime.spec import InstanceSpec
@@ -34,8 +34,8 @@ class Observer:
 class Assignment:
     """All that a run is made of.
 
-    `unusable` drivers and `left_out` cells are skipped for the reasons given. `records` and `facts_of`
-    (drivers) are what an earlier part of the run left.
+    `unusable` drivers are skipped for the reasons given. `records` and `facts_of` (drivers) are what an
+    earlier part of the run left.
     """
 
     profile: Profile
@@ -44,7 +44,6 @@ class Assignment:
     workloads: Mapping[str, type[Workload]]
     drivers: Mapping[str, Driver]
     unusable: Mapping[str, str] = field(default_factory=dict)
-    left_out: Mapping[Cell, str] = field(default_factory=dict)
     spec: InstanceSpec
     prepared: dict[str, Prepared] = field(default_factory=dict)
     records: Sequence[Record] = ()

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from harness import hoststate
 from harness.guard import Guard, Overdue
+from harness.hoststate import HostState, host_state
 from runtime.errors import TareError
 from workloads.base import Context, Workload
 from workloads.metric import Phase, Sample
@@ -54,11 +54,13 @@ class FailureLog:
 
 
 def attempt(
-    workload: Workload, context: Context, *, guard: Guard, hard_s: float, log: FailureLog, where: str
+    workload: Workload, context: Context, *, before: HostState, guard: Guard, hard_s: float, log: FailureLog, where: str
 ) -> Attempt:
-    """Measure once; at the latest after `hard_s` seconds the cell counts as hung. `where` names it in the log."""
-    started_utc, before = utc(), hoststate.host_state()
-    started_ns, suspended_ns = time.monotonic_ns(), _suspended_ns()
+    """Measure once; at the latest after `hard_s` seconds the cell counts as hung. `where` names it in the log.
+
+    What the host did is told since `before`.
+    """
+    started_utc, started_ns, suspended_ns = utc(), time.monotonic_ns(), _suspended_ns()
     samples: tuple[Sample, ...] = ()
     reason, hung = "", False
     try:
@@ -76,7 +78,7 @@ def attempt(
         samples=() if reason else samples,
         reason=reason,
         hung=hung,
-        host_state=before.delta(hoststate.host_state()),
+        host_state=before.delta(host_state()),
     )
 
 

@@ -121,6 +121,7 @@ def opened(
     Raises TareError, in one line and before anything is touched, for what can be seen to fail beforehand.
     """
     planned = tuple(one for one in plan.planned if keep(one.cell))
+    kinds = {name: driver.kind for name, driver in plan.drivers.items()}
     directory = plan.run.directory if plan.run else directory or plan.out
     preflight(host, directory or Path("results"), resumed=plan.run is not None)
     captured = environment.capture()
@@ -128,9 +129,7 @@ def opened(
     if plan.run is not None:
         journal.check_same(plan.run, fingerprint=fingerprint, settings=plan.profile.settings())
     with ExitStack() as stack:
-        image = ready_image(
-            host, observer, machine=any(plan.drivers[one.cell.driver].kind is Kind.VM for one in planned)
-        )
+        image = ready_image(host, observer, machine=Kind.VM in {kinds[one.cell.driver] for one in planned})
         drivers = {name: driver(host) for name, driver in plan.drivers.items()}
         for each in drivers.values():
             stack.callback(each.close)
@@ -146,13 +145,15 @@ def opened(
         else:
             book, run = Journal.create(directory, header), None
         stack.enter_context(book)
+        emulated = {entry.name for entry in entries if entry.facts.get("accelerator") == "tcg"}
+        cells = {one.cell for one in planned}
+        planned = schedule.plan(plan.profile, kinds, plan.workloads, cells.__contains__, emulated)
         assignment = Assignment(
             profile=plan.profile,
             seed=plan.seed,
             planned=planned,
             workloads=plan.workloads,
             drivers=drivers,
-            left_out=_left_out(plan.profile, planned, entries),
             unusable={entry.name: _why(entry) for entry in entries if not entry.usable},
             spec=spec,
             prepared=prepared,
@@ -216,17 +217,6 @@ def _entry(driver: Driver, spec: InstanceSpec, prepared: dict[str, Prepared], ob
         mend=found.mend,
         facts=dict(found.facts),
     )
-
-
-def _left_out(profile: Profile, planned: tuple[Planned, ...], entries: tuple[DriverEntry, ...]) -> dict[Cell, str]:
-    """The cells that the profile has no time for where their driver runs under software emulation."""
-    slow = {entry.name for entry in entries if entry.usable and entry.facts.get("accelerator") == "tcg"}
-    reason = f"left out of profile {profile.name} under software emulation"
-    return {
-        one.cell: reason
-        for one in planned
-        if one.cell.driver in slow and one.cell.driver in profile.entry(one.cell.workload).spared
-    }
 
 
 def _why(entry: DriverEntry) -> str:

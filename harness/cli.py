@@ -48,6 +48,7 @@ def bench(
         click.echo("\n".join(str(one.cell) for one in plan.planned))
         return 0
     with Display(sys.stdout) as display, benching.opened(plan, host_from_env(), display) as run:
+        display.prefer = plan.profile.key_metrics
         display.noted(benching.summary(plan, run))
         run.engine.run()
         failed = run.engine.count(Outcome.FAILED)

@@ -49,8 +49,6 @@ class Guard:
         self._active = False
 
     def _ended(self, number: int, frame: FrameType | None) -> None:
-        if self._pending:
-            return  # the end is on its way; a second Ctrl-C must not break the cleaning up
         self._pending = True
         self.check()
 
@@ -73,7 +71,7 @@ class Guard:
     def check(self) -> None:
         """Raise KeyboardInterrupt if the end was asked for and held back."""
         if self._pending and not self._raised and self._depth == 0 and self._mine():
-            self._raised = True  # once only: what follows is the cleaning up
+            self._raised = True  # once only: a second Ctrl-C must not break the cleaning up
             raise KeyboardInterrupt
 
     @contextmanager

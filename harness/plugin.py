@@ -106,6 +106,7 @@ class Front:
     def _measure(self, chosen: set[Cell]) -> None:
         with Display(sys.stdout) as display:
             display.noted("")
+            display.prefer = self.plan.profile.key_metrics
             keep = chosen.__contains__
             with bench.opened(self.plan, host_from_env(), display, keep=keep, directory=self.directory) as run:
                 self.header = run.header

@@ -5,6 +5,7 @@ On a terminal the last line moves; elsewhere (a log, a pipe) everything is plain
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self, TextIO
 
@@ -27,22 +28,27 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
 
 
-def figure(record: Record) -> str:
-    """The end of a cell's line: its reason, or its first metric's name, median and count."""
+def figure(record: Record, prefer: Sequence[str] = ()) -> str:
+    """The end of a cell's line: its reason, or one metric's name, median and count: the first of `prefer`, or any."""
     if record.outcome is not Outcome.OK:
         return record.reason
-    first = record.samples[0].metric
+    names = [sample.metric for sample in record.samples]
+    first = next((name for name in prefer if name in names), names[0])
     values = sorted(sample.value for sample in record.samples if sample.metric == first)
     more = f", {len(values)} samples" if len(values) > 1 else ""
     return f"{first} {values[len(values) // 2]:.4g}{more}"
 
 
 class Display(Observer):
-    """Shows a run on `stream`; a context manager. The moving line appears only on a terminal."""
+    """Shows a run on `stream`; a context manager. The moving line appears only on a terminal.
+
+    `prefer` names the metrics to show of a cell that has several.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._console = Console(file=stream, highlight=False, soft_wrap=not stream.isatty())
         self._live = self._console.is_terminal
+        self.prefer: Sequence[str] = ()
         self._what = ""
         self._left_s = 0.0
         # One refresh a second: the display must not be a load on the host that is measured.
@@ -85,7 +91,7 @@ class Display(Observer):
             f"{record.block + 1:>3}  ",
             (f"{record.outcome:<7}", style),
             f"  {record.cell!s:<34} {duration(record.elapsed_ns / 1e9):>9}  ",
-            figure(record),
+            figure(record, self.prefer),
         )
         if not self._live:
             line.append(f"  ({duration(left_s)} left)")

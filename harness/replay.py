@@ -50,9 +50,10 @@ class Replay:
     per: str = ""
 
 
-def choose(metrics: Sequence[Metric], records: Sequence[Record]) -> Replay | None:
-    """The first of `metrics` that is a time or a rate and has samples, or None."""
-    for metric in metrics:
+def choose(metrics: Sequence[Metric], records: Sequence[Record], prefer: Sequence[str] = ()) -> Replay | None:
+    """The first of `metrics` that is a time or a rate and has samples, or None; those of `prefer` come first."""
+    ranks = {name: rank for rank, name in enumerate(prefer)}
+    for metric in sorted(metrics, key=lambda metric: ranks.get(metric.name, len(ranks))):
         values = samples(metric.name, records)
         if not values:
             continue

@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import resource
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 
@@ -17,6 +17,7 @@ from harness import schedule
 from harness.assignment import Assignment, Observer
 from harness.attempt import FailureLog, attempt, utc
 from harness.guard import Guard
+from harness.hoststate import HostState, host_state
 from harness.journal import Journal
 from harness.results import Cell, Event, Facts, Outcome, Record
 from harness.schedule import Forecast, Planned, Visit
@@ -96,20 +97,15 @@ class Engine:
 
     def _usable(self) -> list[Planned]:
         """What can be measured, in the plan's order."""
-        return [one for one in self._work.planned if not self._excuse(one.cell)]
-
-    def _excuse(self, cell: Cell) -> str:
-        return self._work.unusable.get(cell.driver) or self._work.left_out.get(cell, "")
+        return [one for one in self._work.planned if one.cell.driver not in self._work.unusable]
 
     def _skip_unusable(self) -> None:
-        skipped: dict[tuple[str, str], int] = {}
-        for position, one in enumerate(self._work.planned):
-            reason = self._excuse(one.cell)
-            if reason and (one.cell, 0) not in self._done:
+        for driver, reason in self._work.unusable.items():
+            cells = [one for one in self._work.planned if one.cell.driver == driver and (one.cell, 0) not in self._done]
+            for position, one in enumerate(cells):
                 self._write(_empty(one.cell, 0, position, Outcome.SKIPPED, reason), quietly=True)
-                skipped[one.cell.driver, reason] = skipped.get((one.cell.driver, reason), 0) + 1
-        for (driver, reason), count in skipped.items():
-            self._observer.noted(f"{driver}: {count} cells skipped: {reason}")
+            if cells:
+                self._observer.noted(f"{driver}: {len(cells)} cells skipped: {reason}")
 
     def _blocks(self) -> None:
         planned = self._usable()
@@ -135,13 +131,21 @@ class Engine:
     def _visits(self, block: int) -> tuple[Visit, ...]:
         return schedule.block_visits(self._usable(), self._work.seed, block)
 
-    def _fits(self, part_s: float, block: int) -> bool:
-        """Whether there is time for this part and for everything owed that costs less: the dearest goes first."""
-        visits = list(self._closing)
-        for owed in range(block, max(block + 1, self._profile.min_blocks)):
-            visits += self._visits(owed)
-        parts = [part for visit in visits for part in self._forecast.parts_s(visit.driver, self._todo(visit))]
-        return part_s + sum(part for part in parts if part < part_s) <= self._budget_left_s()
+    def _fits(self, part_s: float, one: Planned, block: int) -> bool:
+        """Whether there is time for this part of a visit and for what is owed and comes before it.
+
+        That is whatever costs less, so that the dearest falls first, and every cell that has but one
+        chance: a block more or less is a wider interval, a closing visit is a row of the report.
+        """
+        closing_s = self._parts_s(self._closing)
+        if one.once:
+            return part_s + sum(each for each in closing_s if each < part_s) <= self._budget_left_s()
+        blocks = range(block, max(block + 1, self._profile.min_blocks))
+        cheaper_s = [each for owed in blocks for each in self._parts_s(self._visits(owed)) if each < part_s]
+        return part_s + sum(closing_s) + sum(cheaper_s) <= self._budget_left_s()
+
+    def _parts_s(self, visits: Iterable[Visit]) -> list[float]:
+        return [part_s for visit in visits for part_s in self._forecast.parts_s(visit.driver, self._todo(visit))]
 
     def _todo(self, visit: Visit) -> tuple[Planned, ...]:
         return tuple(one for one in visit.cells if (one.cell, visit.block) not in self._done)
@@ -152,7 +156,7 @@ class Engine:
             return
         self._guard.check()
         shared = [one for one in todo if one.stage is not Stage.OWN]
-        if shared and not self._fits(self._forecast.shared_s(visit.driver, shared), visit.block):
+        if shared and not self._fits(self._forecast.shared_s(visit.driver, shared), shared[0], visit.block):
             for one in shared:
                 self._skip(one, visit.block, self._position(visit, one), TIME_BUDGET)
             todo = tuple(one for one in todo if one.stage is Stage.OWN)
@@ -175,13 +179,13 @@ class Engine:
             self._give_back(driver)
 
     def _own(self, visit: Visit, driver: Driver, prepared: Prepared, one: Planned) -> None:
-        if not self._fits(self._forecast.cell_s(one), visit.block):
+        if not self._fits(self._forecast.cell_s(one), one, visit.block):
             self._skip(one, visit.block, self._position(visit, one), TIME_BUDGET)
         else:
             self._cell(visit, one, driver, prepared, None)
 
     def _shared(self, visit: Visit, driver: Driver, prepared: Prepared, todo: Sequence[Planned]) -> None:
-        began_s = time.monotonic()
+        began_s, before = time.monotonic(), host_state()
         self._observer.running(f"{visit.label} starts, block {visit.block + 1}", self.left_s())
         instance: Instance | None = None
         try:
@@ -199,26 +203,35 @@ class Engine:
             if lost:
                 self._fail(one, visit, lost)
                 continue
-            record = self._cell(visit, one, driver, prepared, instance)
+            record = self._cell(visit, one, driver, prepared, instance, before if one.stage is Stage.LAUNCH else None)
             if not _alive(instance):
                 lost = f"the instance died during {one.cell.workload}: {record.reason or 'without a word'}"[:300]
             elif self._hung:
                 lost = f"something still runs in the instance: {record.reason}"[:300]
         if not lost:
             self._facts(driver, instance)
-        began_s = time.monotonic()
+        began_s, before = time.monotonic(), host_state()
         close_error = self._close(instance)
         self._forecast.note_boot(driver.name, boot_s + time.monotonic() - began_s)
         for one in todo:
             if one.stage is Stage.TEARDOWN and (lost or close_error):
                 self._fail(one, visit, lost or f"not closed cleanly: {close_error}")
             elif one.stage is Stage.TEARDOWN:
-                self._cell(visit, one, driver, prepared, instance)
+                self._cell(visit, one, driver, prepared, instance, before)
 
     def _cell(
-        self, visit: Visit, one: Planned, driver: Driver, prepared: Prepared, instance: Instance | None
+        self,
+        visit: Visit,
+        one: Planned,
+        driver: Driver,
+        prepared: Prepared,
+        instance: Instance | None,
+        before: HostState | None = None,
     ) -> Record:
-        """Run one cell and write its record; a failure is in the record, never raised."""
+        """Run one cell and write its record; a failure is in the record, never raised.
+
+        `before` is the host's state when what the cell measures began, if that was earlier.
+        """
         self._observer.running(f"{one.cell}, block {visit.block + 1}", self.left_s())
         context = Context(
             driver=driver,
@@ -233,6 +246,7 @@ class Engine:
         tried = attempt(
             self._work.workloads[one.cell.workload](),
             context,
+            before=before or host_state(),
             guard=self._guard,
             hard_s=self._hard_s(one, driver),
             log=self._log,
@@ -371,9 +385,10 @@ class Engine:
     def left_s(self) -> float:
         """Seconds the run is expected to last from now: until the next look at the widths, never past the budget."""
         usable = self._usable()
-        cells = [one.cell for one in usable if not one.once]
         blocks = 0
-        while cells and all((cell, blocks) in self._done for cell in cells):
+        while (due := [one.cell for one in usable if one.due(blocks)]) and self._done.issuperset(
+            (cell, blocks) for cell in due
+        ):
             blocks += 1
         target = schedule.next_look(self._profile, blocks + 1)
         return max(0.0, min(self._forecast.left_s(usable, self._done, target), self._budget_left_s()))

@@ -28,14 +28,22 @@ _ORDER = (Stage.LAUNCH, Stage.SESSION, Stage.TEARDOWN, Stage.OWN)
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A cell with all that decides how it runs: stage, whether once a run, parameters, time-out and expected time."""
+    """A cell with all that decides how it runs: stage, when, parameters, time-out and expected time.
+
+    `once`: in a closing visit instead of the blocks. `rare`: in the first block alone.
+    """
 
     cell: Cell
     stage: Stage
     once: bool
+    rare: bool
     params: dict[str, float] = field(hash=False)
     limit_s: float
     expect_s: float
+
+    def due(self, block: int) -> bool:
+        """Whether the cell belongs to this block."""
+        return not self.once and (block == 0 or not self.rare)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +62,12 @@ def plan(
     drivers: Mapping[str, Kind],
     workloads: Mapping[str, type[Workload]],
     select: Callable[[Cell], bool] = lambda cell: True,
+    emulated: Container[str] = (),
 ) -> tuple[Planned, ...]:
     """Every cell of a run, sorted by workload and label, before any order.
 
-    The baseline (kind NATIVE) appears a second time under a label ending in `~aa`, for what is
+    `emulated` are the drivers that run under software emulation, as far as that is known. The baseline
+    (kind NATIVE) appears a second time under a label ending in `~aa`, for what is
     measured on a shared instance: its two columns are the same thing and must agree.
     """
     found = []
@@ -75,6 +85,7 @@ def plan(
                             cell=cell,
                             stage=workload.stage,
                             once=entry.once,
+                            rare=driver in entry.rare and driver in emulated,
                             params=entry.params_for(kind),
                             limit_s=entry.limit_s,
                             expect_s=entry.expect_s + entry.boots * profile.boot_s(driver),
@@ -85,7 +96,8 @@ def plan(
 
 def block_visits(planned: Iterable[Planned], seed: int, block: int) -> tuple[Visit, ...]:
     """Block number `block`: one visit a label, in an order and with session orders drawn from (seed, block)."""
-    return _visits([one for one in planned if not one.once], _rng(f"{seed}:{block}"), block, 0)
+    due = [one for one in planned if one.due(block)]
+    return _visits(due, _rng(f"{seed}:{block}"), block, 0)
 
 
 def closing_visits(planned: Iterable[Planned], seed: int) -> tuple[Visit, ...]:
@@ -207,7 +219,8 @@ class Forecast:
         total_s = 0.0
         boots: dict[tuple[str, str, bool], int] = defaultdict(int)
         for one in planned:
-            missing = sum((one.cell, block) not in done for block in range(1 if one.once else blocks))
+            due = (0,) if one.once else [block for block in range(blocks) if one.due(block)]
+            missing = sum((one.cell, block) not in done for block in due)
             total_s += missing * self.cell_s(one)
             if one.stage is not Stage.OWN:
                 key = (one.cell.driver, one.cell.label, one.once)

@@ -15,7 +15,7 @@ def measured_cell(request: pytest.FixtureRequest, benchmark: Any) -> None:
     front = request.config.stash[plugin.BENCH]
     records = front.records(cell)
     metrics = front.plan.workloads[cell.workload].metrics
-    chosen = replay.choose(metrics, records)
+    chosen = replay.choose(metrics, records, front.plan.profile.key_metrics)
     benchmark.extra_info.update(replay.extra_info(metrics, records, chosen))
     if chosen is not None:
         clock = request.node.get_closest_marker("benchmark").kwargs["timer"]

@@ -83,7 +83,6 @@ class Bench:
     kinds: dict[str, Kind] = field(default_factory=lambda: {"native": Kind.NATIVE, "container": Kind.CONTAINER})
     behaviours: dict[str, Behaviour] = field(default_factory=dict)
     unusable: dict[str, str] = field(default_factory=dict)
-    left_out: dict[Cell, str] = field(default_factory=dict)
     seed: int = 7
 
     def __post_init__(self) -> None:
@@ -113,7 +112,6 @@ class Bench:
                 workloads=self.workloads,
                 drivers=self.drivers,
                 unusable=self.unusable,
-                left_out=self.left_out,
                 spec=SPEC,
                 records=run.records if run else (),
                 facts_of=frozenset(facts.driver for facts in run.facts) if run else frozenset(),

@@ -69,6 +69,15 @@ def test_a_line_torn_at_any_byte_is_cut_off_and_the_run_goes_on(tmp_path: Path) 
         assert (tmp_path / JOURNAL).read_bytes() == whole
 
 
+def test_every_line_is_on_the_disk_before_the_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[bytes] = []
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append((tmp_path / JOURNAL).read_bytes()))
+    with Journal.create(tmp_path, header()) as journal:
+        for block in range(3):
+            journal.append(record(block))
+            assert synced[-1].count(b"\n") == block + 2
+
+
 def test_a_second_writer_is_kept_out(tmp_path: Path) -> None:
     with Journal.create(tmp_path, header()), pytest.raises(JournalError, match="another process is writing it"):
         Journal.resume(tmp_path)

@@ -72,12 +72,12 @@ def test_one_test_a_cell_replayed_into_pytest_benchmark(tmp_path: Path) -> None:
         for record in run.records
         if str(record.cell) == "startup[container]"
         for sample in record.samples
-        if sample.metric == "startup.spawned"
+        if sample.metric == "startup.ready"
     ]
     assert startup["stats"]["data"] == recorded
-    assert startup["extra_info"]["replayed"] == "startup.spawned"
+    assert startup["extra_info"]["replayed"] == "startup.ready"
     assert startup["extra_info"]["replayed_unit"] == "s"
-    assert startup["extra_info"]["metrics"]["startup.ready"]["samples"] == len(recorded)
+    assert startup["extra_info"]["metrics"]["startup.spawned"]["samples"] == len(recorded)
     cpu = by_name["overhead_cpu[container]"]
     rates = [r.samples[0].value for r in run.records if str(r.cell) == "overhead_cpu[container]"]
     assert cpu["stats"]["data"] == pytest.approx([1 / rate for rate in rates])

@@ -58,6 +58,13 @@ def test_the_first_metric_that_is_a_time_is_chosen_and_warm_up_is_left_out() -> 
     assert info["blocks"] == {"ok": 3, "failed": 0, "skipped": 0}
 
 
+def test_a_preferred_metric_comes_before_the_workloads_first() -> None:
+    records = [record("early", 1.0), record("late", 2.0)]
+    chosen = replay.choose([metric("early", "s"), metric("late", "s")], records, prefer=["none", "late"])
+    assert chosen is not None
+    assert chosen.metric.name == "late"
+
+
 def test_no_digit_is_lost_on_the_virtual_clock() -> None:
     clock, seen = replay.VirtualClock(), list[float]()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import os
 import random
@@ -19,7 +20,7 @@ from harness.results import Cell, Outcome, Record
 from harness.runner import TIME_BUDGET, Interrupted
 from runtime.driver import Kind
 from runtime.errors import TareError
-from tests.fakes import Behaviour, FakeInstance
+from tests.fakes import SPEC, Behaviour, FakeInstance
 from tests.unit.harness.engine import Bench, demand_schema, launching, order, standard_workloads, tiny_profile, workload
 from workloads.base import Context, Stage
 from workloads.metric import Sample
@@ -312,15 +313,6 @@ def test_when_time_is_short_the_dearest_visits_fall_first_and_the_cheap_ones_kee
     assert blocks["container", "skipped"] == 6 - blocks["container", "ok"]
 
 
-def test_cells_left_out_are_skipped_with_their_reason_and_block_nothing(tmp_path: Path) -> None:
-    left_out = {Cell("one", "container", "container"): "too slow here", Cell("last", "native", "native"): "no time"}
-    run = Bench(tmp_path, left_out=left_out).run()
-    skipped = {record.cell: record.reason for record in run.records if record.outcome is Outcome.SKIPPED}
-    assert skipped == left_out
-    assert outcomes(run.records)["skipped"] == 2
-    assert run.events[-1].event == "finished"
-
-
 def test_a_launch_and_a_close_that_hang_are_ended_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("harness.runner._GRACE_S", 0.0)
     monkeypatch.setattr("harness.runner._CLOSE_S", 0.1)
@@ -352,3 +344,121 @@ def test_what_a_failed_cell_launched_is_closed_before_the_next_cell_begins(tmp_p
     bench = Bench(tmp_path, workloads=workloads, kinds={"container": Kind.CONTAINER})
     bench.run()
     assert open_then == [1, 1]
+
+
+def test_the_garbage_collector_waits_until_between_visits(tmp_path: Path) -> None:
+    enabled: list[bool] = []
+
+    def look(context: Context) -> Iterator[Sample]:
+        enabled.append(gc.isenabled())
+        yield Sample("one.value", 1.0)
+
+    collected: list[str] = []
+    gc.callbacks.append(lambda phase, info: collected.append(phase))
+    try:
+        Bench(tmp_path, workloads={"one": workload("one", Stage.SESSION, look)}).run()
+    finally:
+        gc.callbacks.pop()
+    assert not any(enabled)
+    assert len(collected) >= 2 * len(enabled)
+    assert gc.isenabled()
+
+
+def test_teardown_begins_when_closing_is_asked_for_whatever_the_driver_stamps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def close(self: FakeInstance) -> None:
+        self.closed = True
+        self.timeline.stamp("removed")
+
+    monkeypatch.setattr(FakeInstance, "close", close)
+    run = Bench(tmp_path, kinds={"container": Kind.CONTAINER}).run()
+    for record in run.records:
+        if record.cell.workload == "end":
+            names = [name for name, _ in record.timeline]
+            assert names[-2:] == ["closing", "removed"]
+
+
+def test_a_cell_whose_instance_could_not_be_closed_is_no_number(tmp_path: Path) -> None:
+    def forget(context: Context) -> Iterator[Sample]:
+        yield Sample("own.value", float(context.launch().alive()))
+
+    workloads = {"own": workload("own", Stage.OWN, forget)}
+    bench = Bench(
+        tmp_path,
+        workloads=workloads,
+        kinds={"container": Kind.CONTAINER},
+        behaviours={"container": Behaviour(leave_on_close=True)},
+    )
+    run = bench.run()
+    assert {(r.outcome, r.samples) for r in run.records} == {(Outcome.FAILED, ())}
+    assert all("told to leave something behind" in record.reason for record in run.records)
+
+
+def test_an_instance_that_does_not_become_ready_is_closed_before_anyone_hears_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(self: FakeInstance, timeout_s: float) -> None:
+        raise TareError("readiness", "it never came")
+
+    still_open: list[object] = []
+
+    def launch(context: Context) -> Iterator[Sample]:
+        try:
+            context.launch()
+        finally:
+            still_open.extend(bench.open_instances())
+        yield Sample("own.value", 1.0)
+
+    monkeypatch.setattr(FakeInstance, "wait_ready", never)
+    bench = Bench(tmp_path, workloads={"own": workload("own", Stage.OWN, launch)})
+    run = bench.run()
+    assert {record.reason for record in run.records} == {"readiness: it never came"}
+    assert still_open == []
+
+
+def test_what_a_killed_run_left_is_swept_before_anything_is_measured(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    stale = bench.drivers["container"].launch(bench.drivers["container"].prepare(SPEC))
+    stale.closed = True
+    seen: list[list[str]] = []
+
+    class Watching(Observer):
+        def running(self, what: str, left_s: float) -> None:
+            seen.append(bench.drivers["container"].leftovers())
+
+    run = bench.run(Watching())
+    assert not any(seen)
+    assert [event.event for event in run.events][:2] == ["started", "leftover"]
+
+
+def test_the_host_state_of_a_startup_covers_the_boot(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, behaviours={"container": Behaviour(launch_s=0.2)}, kinds={"container": Kind.CONTAINER})
+    run = bench.run()
+    covered = {r.cell.workload: r.host_state["elapsed_s"] for r in run.records if r.block == 0}
+    assert covered["boot"] >= 0.2
+    assert covered["one"] < 0.2
+    assert covered["end"] < 0.2
+
+
+def test_what_has_but_one_chance_is_not_given_up_for_another_block(tmp_path: Path) -> None:
+    def slow(context: Context) -> Iterator[Sample]:
+        time.sleep(0.2)
+        yield Sample("one.value", 1.0)
+
+    def slower(context: Context) -> Iterator[Sample]:
+        time.sleep(0.5)
+        yield Sample("last.value", 1.0)
+
+    profile = tiny_profile(
+        min_blocks=8,
+        max_blocks=8,
+        budget_s=1.6,
+        entries={"one": Entry(expect_s=0.2), "last": Entry(once=True, expect_s=0.5)},
+    )
+    workloads = {"one": workload("one", Stage.OWN, slow), "last": workload("last", Stage.OWN, slower)}
+    run = Bench(tmp_path, profile=profile, workloads=workloads, kinds={"container": Kind.CONTAINER}).run()
+    ended = Counter((record.cell.workload, str(record.outcome)) for record in run.records)
+    assert ended["last", "ok"] == 1
+    assert 0 < ended["one", "ok"] < 8
+    assert ended["one", "skipped"] == 8 - ended["one", "ok"]
