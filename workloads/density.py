@@ -32,7 +32,7 @@ PROBE_TIMEOUT_S = 30.0
 TASK_RESERVE = 1000  # tasks the host keeps for itself
 WALKERS = 4  # threads that probe and close: both mostly wait
 LOOKS = 16  # instances whose memory is read at the top
-POINTS = 60  # of the memory curve, about
+POINTS = 60  # of the memory curve: one each up to this many, then as many again up to the cap
 FIRST, P95_NEEDS = 10, 200  # a percentile q needs 10 ÷ (1 − q) values
 
 

@@ -28,6 +28,7 @@ say root_mount "$(sed -n 's|^[^ ]* / \([^ ]* [^ ]*\) .*|\1|p' /proc/mounts | tai
 for disk in vda sda nvme0n1; do
   say "disk_cache_$disk" "$(first /sys/block/$disk/queue/write_cache)"
 done
+say sched_autogroup "$(first /proc/sys/kernel/sched_autogroup_enabled)"
 say cgroup_cpu_max "$(first /sys/fs/cgroup/cpu.max /sys/fs/cgroup/cpu/cpu.cfs_quota_us)"
 say cgroup_memory_max "$(first /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes)"
 say cgroup_pids_max "$(first /sys/fs/cgroup/pids.max /sys/fs/cgroup/pids/pids.max)"
