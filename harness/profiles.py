@@ -124,7 +124,7 @@ def _entries(
             once=True,
             params={"time_s": ramp_s, "idle_s": 2.0},
             by_kind=caps,
-            expect_s=ramp_s + 8,
+            expect_s=ramp_s + 4,
             limit_s=ramp_s + 120,
         ),
     }
@@ -168,10 +168,10 @@ _SMOKE = replace(
     max_blocks=1,
     budget_s=85.0,
     entries=_entries(
-        seconds=0.3,
+        seconds=0.2,
         disk_mib=8,
         repeats=2,
-        ramp_s=3.0,
+        ramp_s=2.0,
         containers=20,
         machines=2,
         drivers={
