@@ -65,7 +65,8 @@ def test_a_dead_owners_machine_is_found_process_first_page_last(scene: Scene) ->
 
 def test_a_living_owners_machine_is_left_alone(scene: Scene) -> None:
     scene.page(LIVE, "vm", dead=False)
-    (scene.host.root / "instances" / LIVE / "disk.qcow2").touch()
+    for name in ("disk.qcow2", "variables.fd"):
+        (scene.host.root / "instances" / LIVE / name).touch()
     scene.qemu(70, LIVE)
     assert scene.found("vm") == []
 
