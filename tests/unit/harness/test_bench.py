@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -10,9 +11,10 @@ from types import SimpleNamespace
 import pytest
 from click.testing import CliRunner
 
-from harness import bench, cli, environment, profiles
+from harness import bench, cli, doctor, environment, profiles
 from harness.assignment import Observer
 from harness.bench import Options
+from harness.hostchecks import Check, Status
 from harness.results import Run
 from harness.runner import Interrupted
 from runtime.errors import TareError, UsageError
@@ -167,3 +169,15 @@ def test_failed_cells_make_the_command_fail(monkeypatch: pytest.MonkeyPatch) -> 
     assert done.return_value == 1
     assert "2 cells failed" in done.output
     assert "told to fail" in done.output
+
+
+@pytest.mark.parametrize(("status", "code"), [(Status.OK, 0), (Status.BLOCK, 1)])
+def test_the_doctor_says_what_it_found_in_words_and_in_json(
+    monkeypatch: pytest.MonkeyPatch, status: Status, code: int
+) -> None:
+    monkeypatch.setattr(doctor, "checks", lambda host: [Check("kvm", status, "it is there", "modprobe kvm")])
+    done = CliRunner().invoke(cli.doctor, [], standalone_mode=False)
+    assert (done.return_value, "it is there" in done.output, "modprobe kvm" in done.output) == (code, True, True)
+    done = CliRunner().invoke(cli.doctor, ["--json"], standalone_mode=False)
+    assert done.return_value == code
+    assert json.loads(done.output)[0]["name"] == "kvm"

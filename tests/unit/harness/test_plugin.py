@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from harness.results import Run
+from harness.results import JOURNAL, Run
 from tests.unit.harness.engine import demand_schema
 
 ROOT = Path(__file__).parents[3]
 
 
-def front(directory: Path, *arguments: str, **behaviours: dict[str, Any]) -> tuple[int, str]:
-    """Run `tox -e bench`'s command in `directory`; its exit code and output."""
+def started(directory: Path, *arguments: str, **behaviours: dict[str, Any]) -> subprocess.Popen[str]:
+    """`tox -e bench`'s command in `directory`, running."""
     argv = [
         sys.executable,
         "-m",
@@ -29,7 +31,7 @@ def front(directory: Path, *arguments: str, **behaviours: dict[str, Any]) -> tup
         "-p",
         "tests.unit.harness.fakebench",
     ]
-    done = subprocess.run(
+    return subprocess.Popen(
         [*argv, "-p", "harness.plugin", "--rootdir", str(ROOT), str(ROOT / "harness" / "test_cells.py"), *arguments],
         cwd=directory,
         env={
@@ -41,10 +43,14 @@ def front(directory: Path, *arguments: str, **behaviours: dict[str, Any]) -> tup
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=60,
-        check=False,
     )
-    return done.returncode, done.stdout
+
+
+def front(directory: Path, *arguments: str, **behaviours: dict[str, Any]) -> tuple[int, str]:
+    """Run it to its end; exit code and output."""
+    with started(directory, *arguments, **behaviours) as process:
+        output, _ = process.communicate(timeout=60)
+    return process.returncode, output
 
 
 def touched(directory: Path) -> list[str]:
@@ -154,3 +160,27 @@ def test_a_mistake_is_one_line_and_nothing_is_touched(tmp_path: Path, arguments:
     assert why in output
     assert "Traceback" not in output
     assert touched(tmp_path) == ["taken"]
+
+
+def test_ctrl_c_exits_130_with_the_command_that_goes_on_and_resume_completes_the_run(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with started(tmp_path, "--out", "out", container={"exec_s": 0.1}) as process:
+        until_s = time.monotonic() + 30
+        while not (out / JOURNAL).exists() or len(Run.load(out).records) < 3:
+            assert process.poll() is None
+            assert time.monotonic() < until_s
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    assert "tare bench --resume out" in output
+    assert "REPORT" not in output
+    before = Run.load(out)
+    assert before.events[-1].event == "interrupted"
+    code, output = front(tmp_path, "--resume", "out")
+    assert code == 0, output
+    run = Run.load(out)
+    assert run.records[: len(before.records)] == before.records
+    assert {record.cell for record in run.records} == set(run.header.cells)
+    assert f"{len(run.header.cells)} passed" in output
+    assert "REPORT OF out" in output

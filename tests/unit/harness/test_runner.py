@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from harness.assignment import Observer
+from harness.journal import JournalError
 from harness.profiles import Entry
 from harness.results import Cell, Outcome, Record
 from harness.runner import TIME_BUDGET, Interrupted
@@ -462,3 +463,25 @@ def test_what_has_but_one_chance_is_not_given_up_for_another_block(tmp_path: Pat
     assert ended["last", "ok"] == 1
     assert 0 < ended["one", "ok"] < 8
     assert ended["one", "skipped"] == 8 - ended["one", "ok"]
+
+
+def test_a_journal_that_can_no_longer_be_written_ends_the_run_and_gives_the_host_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, left = os.fsync, [9]
+
+    def fsync(fd: int) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(28, "No space left on device")
+        real(fd)
+
+    bench = Bench(tmp_path)
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(JournalError, match="No space left"):
+        bench.run()
+    monkeypatch.undo()
+    assert bench.open_instances() == []
+    assert len(bench.load().records) > 0
+    run = bench.run()
+    assert {(record.cell, record.block) for record in run.records} == everything(bench)
