@@ -17,8 +17,10 @@ from harness.bench import Options
 from harness.hostchecks import Check, Status
 from harness.results import Run
 from harness.runner import Interrupted
+from runtime.driver import Prepared
 from runtime.errors import TareError, UsageError
-from tests.fakes import fake_host
+from runtime.spec import InstanceSpec
+from tests.fakes import FakeDriver, fake_host
 from tests.unit.harness import fakebench
 from tests.unit.harness.engine import demand_schema
 from tests.unit.harness.test_runner import Stopping
@@ -146,6 +148,37 @@ def test_under_software_emulation_rare_cells_run_in_the_first_block_alone(
         records = run(tmp_path, Options(out=tmp_path / accelerator)).records
         assert [r.block for r in records if str(r.cell) == "overhead_cpu[container]"] == expected
         assert [r.block for r in records if str(r.cell) == "startup[container]"] == [0, 1]
+
+
+def test_a_drivers_facts_are_those_after_it_was_prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = FakeDriver.prepare
+
+    def prepare(self: FakeDriver, spec: InstanceSpec) -> Prepared:
+        self.behaviour.facts["accelerator"] = "tcg"
+        return real(self, spec)
+
+    monkeypatch.setattr(FakeDriver, "prepare", prepare)
+    entry = run(tmp_path, Options(drivers=("container",), select="startup")).header.driver("container")
+    assert entry is not None
+    assert entry.facts == {"accelerator": "tcg"}
+
+
+def test_a_driver_that_cannot_be_prepared_is_skipped_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = FakeDriver.prepare
+
+    def prepare(self: FakeDriver, spec: InstanceSpec) -> Prepared:
+        if self.name == "container":
+            raise TareError("firmware", "there is none", "install ovmf")
+        return real(self, spec)
+
+    monkeypatch.setattr(FakeDriver, "prepare", prepare)
+    done = run(tmp_path, Options(select="startup"))
+    skipped = [record for record in done.records if record.cell.driver == "container"]
+    assert [(str(r.outcome), "firmware: there is none (install ovmf)" in r.reason) for r in skipped] == [
+        ("skipped", True)
+    ]
 
 
 def test_the_command_measures_reports_and_says_where(tmp_path: Path) -> None:
