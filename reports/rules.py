@@ -129,22 +129,13 @@ def disk(evidence: Evidence, claim: Claim) -> Row:
     container, vm = (
         [evidence.summary(metric, label, sums[label], "B") for label in side] for side in evidence.sides(claim)
     )
-    guard = claim.limits["guard"]
     halves = (
-        against(_counted(container[0], sums[CONTAINER], guard), limit, below=True, key="half.disk"),
-        against(_counted(vm[0], sums[vm[0].label], guard), limit, below=False, key="half.disk"),
+        against(container[0], limit, below=True, key="half.disk"),
+        against(vm[0], limit, below=False, key="half.disk"),
     )
     return settle(
         evidence, claim, container, vm, combine(*halves), _ratio(sums[CONTAINER], sums[vm[0].label], emulated=False)
     )
-
-
-def _counted(estimate: Estimate, counts: dict[int, float], guard: float) -> Estimate:
-    # Too few blocks for an interval: the extremes of what was counted, widened by the guard, stand in for one.
-    if estimate.interval is not None or not counts or estimate.value is None:
-        return estimate
-    low, high = min(counts.values()) / guard, max(counts.values()) * guard
-    return replace(estimate, interval=Interval(estimate.value, low, high, 0.0, len(counts)))
 
 
 def relative(evidence: Evidence, metric: str, label: str) -> dict[int, float]:

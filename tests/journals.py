@@ -34,10 +34,10 @@ METRICS: dict[str, tuple[str, Better, bool, dict[str, float]]] = {
     "footprint.instance_allocated": (
         "B", Better.LOWER, False, {"native": 16384, "container": 40960, "microvm": 4 * MIB, "vm": 31 * MIB},
     ),
-    "footprint.marginal_allocated": (
+    "growth.marginal_allocated": (
         "B", Better.LOWER, False, {"native": 16384, "container": 40960, "microvm": 4 * MIB, "vm": 31 * MIB},
     ),
-    "footprint.written_64mib": (
+    "growth.written_64mib": (
         "B", Better.LOWER, False, {"native": 64 * MIB, "container": 64 * MIB, "microvm": 66 * MIB, "vm": 67 * MIB},
     ),
     "overhead.cpu_events": (
@@ -62,6 +62,7 @@ WORKLOADS = {
     "startup": ("startup.",),
     "teardown": ("teardown.",),
     "footprint": ("footprint.",),
+    "growth": ("growth.",),
     "overhead_cpu": ("overhead.cpu",),
     "overhead_memory": ("overhead.memory",),
     "overhead_disk": ("overhead.disk",),
@@ -224,7 +225,7 @@ class Synthetic:
                 if name.startswith(WORKLOADS[cell.workload]):
                     value = typical.get("container" if cell.driver == "docker" else cell.driver)
                     if value is not None:
-                        noise = 1.0 if name.startswith("footprint") else rng.gauss(1, 0.012)
+                        noise = 1.0 if name.startswith(("footprint", "growth")) else rng.gauss(1, 0.012)
                         yield Sample(name, value * noise * self.scale.get((name, cell.driver), 1.0))
         if cell.workload == "startup":
             yield Sample("startup.ready", 99.0, Phase.WARMUP)

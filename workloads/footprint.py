@@ -1,4 +1,4 @@
-"""Disk footprint: what an image, an instance, one more instance and 64 MiB of writes occupy on the host."""
+"""Disk footprint: what an image occupies on the host, and what one instance of it adds."""
 
 from __future__ import annotations
 
@@ -8,62 +8,35 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from runtime.instance import Instance
-from workloads.base import Context, Invalid, Stage, Workload
+from workloads.base import Context, Stage, Workload
 from workloads.metric import Better, Metric, Sample
 
 IMAGE_ALLOCATED = Metric("footprint.image_allocated", "B", Better.LOWER, "blocks shared by all instances of the image")
 IMAGE_LOGICAL = Metric("footprint.image_logical", "B", Better.LOWER, "apparent size of the same files")
-INSTANCE = Metric("footprint.instance_allocated", "B", Better.LOWER, "blocks of instance 1 alone")
-MARGINAL = Metric("footprint.marginal_allocated", "B", Better.LOWER, "blocks that one more instance adds")
-WRITTEN = Metric("footprint.written_64mib", "B", Better.LOWER, "blocks added by 64 MiB written and synced inside")
-PATH = "/var/tmp/tare-written"  # noqa: S108 - inside the instance, on its own writable root
-WRITTEN_BYTES = 64 << 20
+INSTANCE = Metric("footprint.instance_allocated", "B", Better.LOWER, "blocks of one fresh instance alone")
 TIMEOUT_S = 120.0
 
 
 class Footprint(Workload):
     """st_blocks × 512 over the instance's paths on the host, each inode once.
 
-    Runs before any other workload has written, on the block's fresh instance and on a second one launched
-    beside it, which is also the one written to: the shared instance is left as it was. The written bytes are
-    random (no layer can store them smaller) and are flushed by the instance, then by the host, before blocks
-    are counted.
+    Runs on the block's fresh instance before any other workload has written, after the instance and then
+    the host have flushed.
     """
 
     name = "footprint"
     stage = Stage.LAUNCH
-    metrics = (IMAGE_ALLOCATED, IMAGE_LOGICAL, INSTANCE, MARGINAL, WRITTEN)
+    metrics = (IMAGE_ALLOCATED, IMAGE_LOGICAL, INSTANCE)
 
     def measure(self, context: Context) -> Iterator[Sample]:
-        """Yield bytes, one sample a metric. Raises TareError when a write fails inside, OSError for a missing path."""
-        first = context.shared
-        paths = first.disk_paths()
+        """Yield bytes, one sample a metric. Raises TareError when flushing inside fails, OSError for a missing path."""
+        paths = context.shared.disk_paths()
+        context.shared.exec(("sync",), TIMEOUT_S).check()
         if paths.shared:
-            image = Blocks().add(paths.shared)
+            image = settled(paths.shared)
             yield Sample(IMAGE_ALLOCATED.name, image.allocated)
             yield Sample(IMAGE_LOGICAL.name, image.logical)
-        first.exec(("sync",), TIMEOUT_S).check()
-        alone = _settled((*paths.shared, *paths.exclusive))
-        yield Sample(INSTANCE.name, Blocks().add(paths.exclusive).allocated)
-        with context.launch() as second:
-            second.exec(("sync",), TIMEOUT_S).check()
-            others = second.disk_paths()
-            both = _settled((*paths.shared, *paths.exclusive, *others.shared, *others.exclusive))
-            yield Sample(MARGINAL.name, both.allocated - alone.allocated)
-            yield Sample(WRITTEN.name, _write(second, others.exclusive))
-
-
-def _write(instance: Instance, paths: Iterable[Path]) -> int:
-    """Bytes that writing 64 MiB inside adds to `paths`."""
-    before = _settled(paths)
-    argv = ("dd", "if=/dev/urandom", f"of={PATH}", "bs=1M", f"count={WRITTEN_BYTES >> 20}", "conv=fsync")
-    instance.exec(argv, TIMEOUT_S).check()
-    instance.exec(("sync",), TIMEOUT_S).check()
-    added = _settled(paths).allocated - before.allocated
-    if added < 0.9 * WRITTEN_BYTES:
-        raise Invalid("footprint", f"64 MiB written inside show as {added} B on the host: not flushed, or elsewhere")
-    return added
+        yield Sample(INSTANCE.name, settled(paths.exclusive).allocated)
 
 
 @dataclass(slots=True)
@@ -105,7 +78,7 @@ class Blocks:
         return True
 
 
-def _settled(paths: Iterable[Path]) -> Blocks:
+def settled(paths: Iterable[Path]) -> Blocks:
     """Count after the host has flushed: delayed allocation decides about blocks only then."""
     os.sync()
     return Blocks().add(paths)

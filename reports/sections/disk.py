@@ -13,9 +13,9 @@ from reports.units import human
 
 PARTS = (
     ("footprint.image_allocated", "image"),
-    ("footprint.instance_allocated", "first instance"),
-    ("footprint.marginal_allocated", "one more instance"),
-    ("footprint.written_64mib", "after 64 MiB of writes"),
+    ("footprint.instance_allocated", "one instance"),
+    ("growth.marginal_allocated", "one more instance"),
+    ("growth.written_64mib", "after 64 MiB of writes"),
 )
 
 
@@ -52,11 +52,11 @@ class Disk(ClaimSection):
                 bounds=[Bound(row.claim.limits["gigabyte_bytes"], "1 GB")],
                 data=sample_table("disk-parts-data", "Allocated bytes, every sample", lanes, "B"),
             )
-        medians = view.medians("footprint.written_64mib")
+        medians = view.medians("footprint.instance_allocated")
         if medians:
             yield from figures.drift(
                 "disk-order",
-                "After 64 MiB of writes, block by block: a line that is not flat holds more than the writes",
+                "What one fresh instance adds, block by block: a line that is not flat holds more than the instance",
                 medians,
-                data=sample_table("disk-order-data", "Bytes added by 64 MiB of writes", medians, "B"),
+                data=sample_table("disk-order-data", "Bytes of one fresh instance", medians, "B"),
             )

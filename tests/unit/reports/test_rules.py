@@ -86,17 +86,7 @@ def test_estimate_without_an_interval_decides_nothing() -> None:
     assert against(seen, 60.0, below=True, key="half.startup").holds is None
 
 
-def test_bytes_on_disk_are_counted_so_one_block_may_decide(rows: Judge) -> None:
-    assert rows(blocks=1, scale=LARGE)["disk"].ruling is Ruling.CONFIRMED
-
-
-def test_one_count_near_the_border_decides_nothing(rows: Judge) -> None:
-    # The made-up VM takes about 511 MiB; twice that is within a quarter of 1 GB.
-    row = rows(blocks=1, scale={("footprint.image_allocated", "vm"): 2.0})["disk"]
-    assert ruled(row) == (Ruling.QUALIFIED, "reason.container_open")
-
-
-@pytest.mark.parametrize("claim", ["startup", "performance", "isolation", "overhead-free"])
+@pytest.mark.parametrize("claim", ["startup", "disk", "performance", "isolation", "overhead-free"])
 def test_fewer_than_six_blocks_conclude_nothing(rows: Judge, claim: str) -> None:
     assert ruled(rows(accelerator="kvm", blocks=5)[claim]) == (Ruling.UNMEASURABLE, "reason.few_blocks")
 
