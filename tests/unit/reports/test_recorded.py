@@ -10,9 +10,9 @@ from reports import render
 from reports.claims import Ruling
 from reports.sections.base import View
 from tests.unit.reports.conftest import view
+from workloads.base import all_workloads
 
 RUN = Path(__file__).resolve().parents[2] / "data" / "run"
-from workloads.base import all_workloads
 
 
 @pytest.fixture(scope="module")
