@@ -11,7 +11,7 @@ import hashlib
 import os
 import shutil
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import ceil
 from pathlib import Path
@@ -21,14 +21,22 @@ from runtime.command import run
 from runtime.driver import Driver, Host, Kind, Prepared
 from runtime.errors import TareError, UsageError
 from runtime.images.disk import Machine
-from runtime.images.store import ImageStore
+from runtime.images.store import Image, ImageStore
 from runtime.instance import Availability
 from runtime.spec import ImageRef, InstanceSpec, NetworkMode
 from runtime.vm import accelerator, sweep
 from runtime.vm.accelerator import Accelerator
 from runtime.vm.connection import Connection, connect, import_libvirt
-from runtime.vm.domain import DirectKernel, Firmware
-from runtime.vm.guest import Guest, Plan, guest_memory_bytes, overhead_bytes, require_host_memory, write_emulator
+from runtime.vm.domain import MIB, DirectKernel, Firmware
+from runtime.vm.guest import Guest
+from runtime.vm.plan import (
+    DEFAULT_MEMORY_BYTES,
+    Plan,
+    guest_memory_bytes,
+    overhead_bytes,
+    require_host_memory,
+    write_emulator,
+)
 
 QEMU = "qemu-system-x86_64"
 # (code, variables) as Debian/Ubuntu, Fedora, Arch and openSUSE ship them: raw images without Secure Boot's keys.
@@ -81,10 +89,12 @@ class _Libvirt(Driver):
     def prepare(self, spec: InstanceSpec) -> PreparedGuest:
         """Make the machine's disk, choose the accelerator (a race, once per boot of the host), plan the guest."""
         refuse(spec)
-        machine = ImageStore(self.host.root).machine(spec.image)
+        store = ImageStore(self.host.root)
+        machine = store.machine(spec.image)
         emulator = write_emulator(self.host, find_qemu())
         self._accelerator = chosen = self._choose(machine, emulator)
         plan = self._plan(spec, machine, emulator, chosen.name)
+        plan = replace(plan, env=(*environment(store.resolve(spec.image)), *spec.env))
         require_host_memory(plan.memory_bytes + overhead_bytes(chosen.name))
         self._connect().machine_type(emulator, chosen.name)  # so that no launch pays for libvirt's first look at QEMU
         return PreparedGuest(spec, plan, chosen)
@@ -132,12 +142,12 @@ class _Libvirt(Driver):
         """The accelerator for this host: demanded, or remembered, or found by a race of the lightest guest."""
         if (answer := accelerator.forced()) is not None:
             return answer
-        cache, wanted = self.host.root / "cache/accelerator.json", accelerator.key(machine.digest)
+        wanted = accelerator.key(machine.digest)
         with _race_lock:
-            if (answer := accelerator.recall(cache, wanted)) is None:
+            if (answer := accelerator.recall(self._cache, wanted)) is None:
                 problem = accelerator.kvm_problem()
                 answer = Accelerator("tcg", problem) if problem else self._race(machine, emulator)
-                accelerator.keep(cache, wanted, answer)
+                accelerator.keep(self._cache, wanted, answer)
         return answer
 
     def _race(self, machine: Machine, emulator: Path) -> Accelerator:
@@ -162,15 +172,30 @@ class _Libvirt(Driver):
         }
 
     def _accelerator_facts(self) -> dict[str, str]:
-        chosen = self._accelerator or accelerator.forced()
+        chosen = self._accelerator or accelerator.forced() or self._recalled()
         if chosen is None:
             return {"accelerator": "unknown", "accelerator reason": "found out when an image is prepared"}
+        overhead, default = overhead_bytes(chosen.name) // MIB, DEFAULT_MEMORY_BYTES // MIB
         return {
             "accelerator": chosen.name,
             "accelerator reason": chosen.reason,
             "accelerator forced": "yes" if chosen.forced else "no",
             "cpu model": "host-passthrough" if chosen.name == "kvm" else "max",
+            "guest memory": f"the limit less {overhead} MiB for QEMU; {default} MiB without a limit",
+            "vcpus": "the CPU limit, rounded up, on one socket; 1 without a limit",
         }
+
+    def _recalled(self) -> Accelerator | None:
+        """What an earlier process found out for a machine that is here."""
+        store = ImageStore(self.host.root)
+        machines = (store.machine_if_built(image) for image in store.images())
+        keys = (accelerator.key(machine.digest) for machine in machines if machine is not None)
+        answers = (accelerator.recall(self._cache, key) for key in keys)
+        return next((answer for answer in answers if answer is not None), None)
+
+    @property
+    def _cache(self) -> Path:
+        return self.host.root / "cache/accelerator.json"
 
 
 class VmDriver(_Libvirt):
@@ -200,6 +225,12 @@ def refuse(spec: InstanceSpec) -> None:
     for asked, what, do in wishes:
         if asked:
             raise UsageError("virtual machine", f"{what} is not possible yet", do)
+
+
+def environment(image: Image) -> tuple[tuple[str, str], ...]:
+    """The variables that the image's configuration gives to its processes."""
+    words = image.config.get("config", {}).get("Env") or ()
+    return tuple((name, value) for name, found, value in (str(word).partition("=") for word in words) if found)
 
 
 def find_qemu() -> Path:

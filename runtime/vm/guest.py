@@ -10,9 +10,7 @@ in the instance's run directory and then become QEMU: born inside, on v1 and v2,
 
 from __future__ import annotations
 
-import hashlib
 import os
-import shlex
 import shutil
 import signal
 import socket
@@ -20,7 +18,7 @@ import struct
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,15 +32,12 @@ from runtime.instance import DiskPaths, ExecResult, Instance, LimitReading, Time
 from runtime.ledger import Entry, Ledger, new_id, process_start
 from runtime.linux import procfs, syscalls
 from runtime.linux.pidfd import Pidfd
-from runtime.spec import InstanceSpec, Limits, Ready
+from runtime.spec import Ready
 from runtime.vm.connection import Connection
 from runtime.vm.console import Console
-from runtime.vm.domain import MIB, TRANSLATION_CACHE_MIB, DirectKernel, Domain, Firmware, domain_xml
+from runtime.vm.domain import DirectKernel, Domain, Firmware, domain_xml
+from runtime.vm.plan import Plan, host_limits, overhead_bytes, require_host_memory
 
-DEFAULT_MEMORY_BYTES = 256 * MIB
-MINIMUM_MEMORY_BYTES = 96 * MIB  # below it Debian's kernel and initramfs do not fit
-QEMU_THREADS_MIN = 64  # QEMU aborts when it cannot start a worker
-_QEMU_BYTES = 48 * MIB  # heap, stacks and firmware of an idle QEMU 7.2 without graphics
 _DIE_TIMEOUT_S = 10.0
 _ACCEPT_TIMEOUT_S = 10.0
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
@@ -50,86 +45,6 @@ _MARKS = {"firmware": b"BdsDxe: ", "kernel": b"EFI stub: "}
 
 _adopters = 0
 _adopters_lock = threading.Lock()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """All that can be known before a launch. A Firmware's `variables` are the template of each guest's own.
-
-    `memory_bytes` is the guest's; `stop_timeout_s` is how long a guest may take to power itself off.
-    """
-
-    driver: str
-    spec: InstanceSpec
-    accelerator: str
-    emulator: Path
-    base: Path
-    cache: str
-    memory_bytes: int
-    vcpus: int
-    boot: Firmware | DirectKernel
-    stop_timeout_s: float
-
-
-def overhead_bytes(accelerator: str) -> int:
-    """What QEMU itself may use beside the guest's memory."""
-    return _QEMU_BYTES + (TRANSLATION_CACHE_MIB * MIB if accelerator == "tcg" else 0)
-
-
-def guest_memory_bytes(limits: Limits, accelerator: str) -> int:
-    """The memory the guest sees: what a limit on the whole domain leaves beside QEMU, in whole MiB.
-
-    Raises TareError when that is too little to boot.
-    """
-    if limits.memory_bytes is None:
-        return DEFAULT_MEMORY_BYTES
-    rest = (limits.memory_bytes - overhead_bytes(accelerator)) // MIB * MIB
-    if rest < MINIMUM_MEMORY_BYTES:
-        need = (MINIMUM_MEMORY_BYTES + overhead_bytes(accelerator)) // MIB
-        raise TareError(
-            f"memory limit of {limits.memory_bytes // MIB} MiB",
-            f"QEMU under {accelerator} and a booting guest need {need} MiB together",
-            "raise the limit",
-        )
-    return rest
-
-
-def require_host_memory(need_bytes: int, meminfo: Path = Path("/proc/meminfo")) -> None:
-    """Raise TareError when the host has less than `need_bytes` available."""
-    rows = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
-    available = int(rows["MemAvailable"].split()[0]) * 1024
-    if need_bytes > available:
-        raise TareError(
-            f"virtual machine of {need_bytes // MIB} MiB",
-            f"the host has {available // MIB} MiB available",
-            "lower the memory limit or stop something",
-        )
-
-
-def write_emulator(host: Host, qemu: Path) -> Path:
-    """The program libvirt is to start for `qemu`; see the module's docstring.
-
-    Its name changes with QEMU's file, because libvirt remembers an emulator's abilities by path and time.
-    """
-    info = qemu.stat()
-    script = (
-        "#!/bin/sh\n"
-        f"# For {qemu} of {info.st_size} bytes, changed {info.st_mtime_ns}.\n"
-        f"joins={shlex.quote(str(host.run / 'vm'))}/${{2#guest=}}\n"
-        "joins=${joins%%,*}/cgroup\n"
-        'if [ "$1" = -name ] && [ -e "$joins" ]; then\n'
-        '\twhile read -r procs; do echo 0 >"$procs" || exit 1; done <"$joins"\n'
-        "fi\n"
-        f'exec {shlex.quote(str(qemu))} "$@"\n'
-    )
-    path = host.root / "cache" / f"qemu-{hashlib.sha256(script.encode()).hexdigest()[:12]}"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        new = path.with_suffix(f".{os.getpid()}")
-        new.write_text(script)
-        new.chmod(0o700)
-        new.rename(path)
-    return path
 
 
 class Guest(Instance):
@@ -142,7 +57,7 @@ class Guest(Instance):
         self._connection = connection
         self._files = host.root / "instances" / self.id
         self._sockets = host.run / "vm" / self.id
-        self._cgroup: Cgroup = open_cgroup(self.id, _host_limits(plan.spec.limits), io_path=host.root)
+        self._cgroup: Cgroup = open_cgroup(self.id, host_limits(plan.spec.limits), io_path=host.root)
         self._entry: Entry = Ledger(host.run).open(self.id, plan.driver)
         self._domain: Any = None
         self._pid = 0
@@ -187,7 +102,7 @@ class Guest(Instance):
         for directory in self._cgroup.directories():
             self._entry.note("cgroup", str(directory))
         self._cgroup.create()
-        self._cgroup.apply(_host_limits(self._plan.spec.limits))
+        self._cgroup.apply(host_limits(self._plan.spec.limits))
         inside = self._cgroup.clone_into()
         joins = self._cgroup.join_files() if inside is None else (inside / "cgroup.procs",)
         (self._sockets / "cgroup").write_text("".join(f"{path}\n" for path in joins))
@@ -256,7 +171,7 @@ class Guest(Instance):
 
     def exec(self, argv: Sequence[str], timeout_s: float) -> ExecResult:
         """Run `argv` inside, through the agent."""
-        return self._talk().exec(argv, timeout_s, env=dict(self._plan.spec.env))
+        return self._talk().exec(argv, timeout_s, env=dict(self._plan.env))
 
     def usage(self) -> Usage:
         """The control group's accounts of the whole QEMU process."""
@@ -271,7 +186,7 @@ class Guest(Instance):
 
     def limit_readings(self) -> tuple[LimitReading, ...]:
         """Every limit as the control group of the whole domain holds it."""
-        return self._cgroup.readings(_host_limits(self._plan.spec.limits))
+        return self._cgroup.readings(host_limits(self._plan.spec.limits))
 
     def alive(self) -> bool:
         """Whether QEMU runs."""
@@ -349,11 +264,6 @@ class Guest(Instance):
             (self._sockets.exists(), str(self._sockets)),
         )
         return [what for there, what in checks if there]
-
-
-def _host_limits(limits: Limits) -> Limits:
-    """`limits` for QEMU's group: a guest's processes are no processes of the host, so `pids` bounds QEMU's threads."""
-    return limits if limits.pids is None else replace(limits, pids=max(limits.pids, QEMU_THREADS_MIN))
 
 
 @contextmanager

@@ -98,6 +98,9 @@ def test_accelerator_is_found_by_race_kept_and_told(microvm: MicrovmDriver) -> N
     facts = microvm.probe().facts
     assert facts["accelerator"] == prepared.accelerator.name
     assert facts["accelerator reason"] == prepared.accelerator.reason
+    another = MicrovmDriver(microvm.host)  # of a later process: it finds the answer without preparing
+    assert another.probe().facts["accelerator"] == prepared.accelerator.name
+    another.close()
     nothing_left(microvm)
 
 
@@ -158,6 +161,14 @@ def test_memory_of_the_guest_is_charged_to_it_from_the_start(microvm: MicrovmDri
         assert usage.pss_bytes <= rss
         # All anonymous memory, QEMU's own included; the program's pages may be charged to whoever came first.
         assert usage.memory_bytes > 0.8 * rss
+
+
+def test_commands_get_the_images_and_the_specs_environment(microvm: MicrovmDriver) -> None:
+    spec = dataclasses.replace(SPEC, env=(("COLOUR", "blue"),))
+    with microvm.launch(microvm.prepare(spec)) as guest:
+        guest.wait_ready(READY_S)
+        names = [line.partition(b"=")[0] for line in guest.exec(["env"], 60).stdout.splitlines()]
+        assert sorted(names) == [b"COLOUR", b"PATH"]
 
 
 def test_what_the_guest_writes_stays_in_its_overlay(microvm: MicrovmDriver) -> None:

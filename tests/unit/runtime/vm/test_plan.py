@@ -10,42 +10,42 @@ import pytest
 from runtime.driver import Host
 from runtime.errors import TareError
 from runtime.spec import Limits
-from runtime.vm import guest
+from runtime.vm import plan
 from runtime.vm.domain import MIB
 
 
 def test_without_a_limit_the_guest_gets_the_default() -> None:
-    assert guest.guest_memory_bytes(Limits(), "kvm") == guest.DEFAULT_MEMORY_BYTES
+    assert plan.guest_memory_bytes(Limits(), "kvm") == plan.DEFAULT_MEMORY_BYTES
 
 
 @pytest.mark.parametrize("accelerator", ["kvm", "tcg"])
 def test_guest_and_qemu_share_the_limit(accelerator: str) -> None:
     limits = Limits(memory_bytes=512 * MIB + 4096)
-    memory = guest.guest_memory_bytes(limits, accelerator)
-    assert memory + guest.overhead_bytes(accelerator) == 512 * MIB
+    memory = plan.guest_memory_bytes(limits, accelerator)
+    assert memory + plan.overhead_bytes(accelerator) == 512 * MIB
 
 
 def test_emulation_costs_more_than_virtualisation() -> None:
-    assert guest.overhead_bytes("tcg") > guest.overhead_bytes("kvm")
+    assert plan.overhead_bytes("tcg") > plan.overhead_bytes("kvm")
 
 
 def test_a_limit_too_small_to_boot_in_is_refused_with_what_is_needed() -> None:
     with pytest.raises(TareError, match="need 208 MiB"):
-        guest.guest_memory_bytes(Limits(memory_bytes=128 * MIB), "tcg")
+        plan.guest_memory_bytes(Limits(memory_bytes=128 * MIB), "tcg")
 
 
 def test_a_guest_larger_than_the_host_has_room_for_is_refused(tmp_path: Path) -> None:
     meminfo = tmp_path / "meminfo"
     meminfo.write_text("MemTotal:  900000 kB\nMemAvailable:  524288 kB\nHugePages_Total:  0\n")
-    guest.require_host_memory(512 * MIB, meminfo)
+    plan.require_host_memory(512 * MIB, meminfo)
     with pytest.raises(TareError, match="the host has 512 MiB available"):
-        guest.require_host_memory(512 * MIB + 1, meminfo)
+        plan.require_host_memory(512 * MIB + 1, meminfo)
 
 
 def test_pids_bound_qemus_threads_but_never_starve_it() -> None:
-    assert guest._host_limits(Limits(pids=3)).pids == guest.QEMU_THREADS_MIN
-    assert guest._host_limits(Limits(pids=5000)).pids == 5000
-    assert guest._host_limits(Limits()).pids is None
+    assert plan.host_limits(Limits(pids=3)).pids == plan.QEMU_THREADS_MIN
+    assert plan.host_limits(Limits(pids=5000)).pids == 5000
+    assert plan.host_limits(Limits()).pids is None
 
 
 class Emulator:
@@ -58,7 +58,7 @@ class Emulator:
         self.qemu.chmod(0o700)
 
     def start(self, *words: str) -> subprocess.CompletedProcess[str]:
-        script = guest.write_emulator(self.host, self.qemu)
+        script = plan.write_emulator(self.host, self.qemu)
         return subprocess.run([str(script), *words], capture_output=True, text=True, check=False)
 
     def instance(self, joins: str) -> None:
@@ -92,7 +92,7 @@ def test_emulator_without_an_instance_is_plain_qemu(tmp_path: Path) -> None:
 
 def test_emulator_gets_a_new_name_when_qemu_changes(tmp_path: Path) -> None:
     emulator = Emulator(tmp_path)
-    first = guest.write_emulator(emulator.host, emulator.qemu)
-    assert guest.write_emulator(emulator.host, emulator.qemu) == first
+    first = plan.write_emulator(emulator.host, emulator.qemu)
+    assert plan.write_emulator(emulator.host, emulator.qemu) == first
     emulator.qemu.write_text("#!/bin/sh\necho another\n")
-    assert guest.write_emulator(emulator.host, emulator.qemu) != first
+    assert plan.write_emulator(emulator.host, emulator.qemu) != first

@@ -1,0 +1,109 @@
+"""What is known of a guest before its launch: its share of the limits, and the script that starts QEMU inside them.
+
+A limit binds the whole domain, so guest and QEMU share it. Not the launch itself (`guest`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shlex
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from runtime.driver import Host
+from runtime.errors import TareError
+from runtime.spec import InstanceSpec, Limits
+from runtime.vm.domain import MIB, TRANSLATION_CACHE_MIB, DirectKernel, Firmware
+
+DEFAULT_MEMORY_BYTES = 256 * MIB
+MINIMUM_MEMORY_BYTES = 96 * MIB  # below it Debian's kernel and initramfs do not fit
+QEMU_THREADS_MIN = 64  # QEMU aborts when it cannot start a worker
+_QEMU_BYTES = 48 * MIB  # heap, stacks and firmware of an idle QEMU 7.2 without graphics
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """All that can be known before a launch. A Firmware's `variables` are the template of each guest's own.
+
+    `env` is what commands get, `memory_bytes` the guest's memory, `stop_timeout_s` how long it may take to
+    power itself off.
+    """
+
+    driver: str
+    spec: InstanceSpec
+    accelerator: str
+    emulator: Path
+    base: Path
+    cache: str
+    memory_bytes: int
+    vcpus: int
+    boot: Firmware | DirectKernel
+    stop_timeout_s: float
+    env: tuple[tuple[str, str], ...] = ()
+
+
+def overhead_bytes(accelerator: str) -> int:
+    """What QEMU itself may use beside the guest's memory."""
+    return _QEMU_BYTES + (TRANSLATION_CACHE_MIB * MIB if accelerator == "tcg" else 0)
+
+
+def guest_memory_bytes(limits: Limits, accelerator: str) -> int:
+    """The memory the guest sees: what a limit on the whole domain leaves beside QEMU, in whole MiB.
+
+    Raises TareError when that is too little to boot.
+    """
+    if limits.memory_bytes is None:
+        return DEFAULT_MEMORY_BYTES
+    rest = (limits.memory_bytes - overhead_bytes(accelerator)) // MIB * MIB
+    if rest < MINIMUM_MEMORY_BYTES:
+        need = (MINIMUM_MEMORY_BYTES + overhead_bytes(accelerator)) // MIB
+        raise TareError(
+            f"memory limit of {limits.memory_bytes // MIB} MiB",
+            f"QEMU under {accelerator} and a booting guest need {need} MiB together",
+            "raise the limit",
+        )
+    return rest
+
+
+def require_host_memory(need_bytes: int, meminfo: Path = Path("/proc/meminfo")) -> None:
+    """Raise TareError when the host has less than `need_bytes` available."""
+    rows = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+    available = int(rows["MemAvailable"].split()[0]) * 1024
+    if need_bytes > available:
+        raise TareError(
+            f"virtual machine of {need_bytes // MIB} MiB",
+            f"the host has {available // MIB} MiB available",
+            "lower the memory limit or stop something",
+        )
+
+
+def write_emulator(host: Host, qemu: Path) -> Path:
+    """The program libvirt is to start for `qemu`; see the module's docstring.
+
+    Its name changes with QEMU's file, because libvirt remembers an emulator's abilities by path and time.
+    """
+    info = qemu.stat()
+    script = (
+        "#!/bin/sh\n"
+        f"# For {qemu} of {info.st_size} bytes, changed {info.st_mtime_ns}.\n"
+        f"joins={shlex.quote(str(host.run / 'vm'))}/${{2#guest=}}\n"
+        "joins=${joins%%,*}/cgroup\n"
+        'if [ "$1" = -name ] && [ -e "$joins" ]; then\n'
+        '\twhile read -r procs; do echo 0 >"$procs" || exit 1; done <"$joins"\n'
+        "fi\n"
+        f'exec {shlex.quote(str(qemu))} "$@"\n'
+    )
+    path = host.root / "cache" / f"qemu-{hashlib.sha256(script.encode()).hexdigest()[:12]}"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        new = path.with_suffix(f".{os.getpid()}")
+        new.write_text(script)
+        new.chmod(0o700)
+        new.rename(path)
+    return path
+
+
+def host_limits(limits: Limits) -> Limits:
+    """`limits` for QEMU's group: a guest's processes are no processes of the host, so `pids` bounds QEMU's threads."""
+    return limits if limits.pids is None else replace(limits, pids=max(limits.pids, QEMU_THREADS_MIN))
