@@ -14,6 +14,7 @@ from runtime.errors import TareError
 from runtime.instance import Instance
 from workloads import hostview
 from workloads.base import Context, Invalid, Stage, Workload
+from workloads.idle import settle
 from workloads.metric import Better, Metric, Sample
 
 INSTANCES = Metric("density.instances", "count", Better.HIGHER, "instances running at once within the service level")
@@ -101,6 +102,9 @@ class Ramp:
                 self._context.say(f"{self._count} instances")
         if within == 0:
             raise self._failure or Invalid("density", f"not one instance within the service level: {limiter}")
+        if limiter not in ("died", "failures"):
+            for instance in self._instances[-self._width :]:
+                settle(instance)  # the last ones' boot is not the idle cost of all
         return [*self._ramp_samples(within, limiter), *self._top_samples(idle_before)]
 
     @property
