@@ -138,8 +138,8 @@ def _entries(
 
 # One block: sessions native 6 + 6, container 6, microvm 2 + 3.5 to boot, vm 5 + 24; leakage native and container 4.5
 # each: 61 s at the most, seven take 7.2 min. In the first, or in all where VMs are not emulated, also: overhead
-# microvm 9, vm 12, leakage microvm 14. Closing: growth 1 + 1 + 8, enforcement 2 + 3 + 5, density 20 + 25: about 1 min. Seven
-# unanimous blocks carry three tested claims through Holm's correction (`stats.blocks_needed`).
+# microvm 9, vm 12, leakage microvm 14. Closing: growth 1 + 1 + 8, enforcement 2 + 3 + 5, density 20 + 25: about
+# 1 min. Seven unanimous blocks carry three tested claims through Holm's correction (`stats.blocks_needed`).
 # Where a host is slower than that, the dearest visits (the vm's) are the first to fall to the budget.
 _QUICK = Profile(
     name="quick",
