@@ -25,8 +25,9 @@ class Idle(Workload):
 
     On the block's fresh instance, before other workloads have filled its page cache and touched its memory, but
     once its boot is over and a quarter second went by with less than 5 % of a CPU (waited for 10 s at most: an
-    instance that is never so quiet is measured as it is; the wait is in the label `settled_s`). Nothing is executed inside meanwhile, so that asking does not wake it. Memory by two
-    methods: PSS splits shared pages among their users; the cgroup charges page cache and kernel memory too.
+    instance that is never so quiet is measured as it is; the wait is in the label `settled_s`). Nothing is
+    executed inside meanwhile, so that asking does not wake it. Memory by two methods: PSS splits shared pages
+    among their users; the cgroup charges page cache and kernel memory too.
     """
 
     name = "idle"

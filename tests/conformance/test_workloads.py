@@ -15,6 +15,7 @@ from runtime.driver import Kind
 from runtime.errors import TareError
 from runtime.spec import ImageRef, InstanceSpec, Limits
 from tests.fakes import Behaviour, FakeDriver, FakeInstance, fake_host
+from workloads import idle
 from workloads.base import Context, Stage, Workload, all_workloads
 from workloads.metric import Metric, Sample
 
@@ -29,6 +30,14 @@ CASES = [
     for name, workload in sorted(WORKLOADS.items())
     for kind in sorted(workload.kinds)
 ]
+
+
+@pytest.fixture(autouse=True)
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fakes have no boot to wait for."""
+    monkeypatch.setattr(idle, "QUIET_WINDOW_S", 0.001)
+
+
 DEATH_IS_A_RESULT = {"density"}  # it ends the ramp and is named as what limited it: see its unit tests
 
 

@@ -11,12 +11,18 @@ from runtime.driver import Kind
 from runtime.errors import TareError
 from tests.fakes import Behaviour, FakeInstance
 from tests.unit.workloads.visits import one, values, visit
-from workloads import density, hostview
+from workloads import density, hostview, idle
 from workloads.base import Invalid
 from workloads.density import Density, latency_breached, nearest_rank, slope
 from workloads.metric import Sample
 
 GIB = 1 << 30
+
+
+@pytest.fixture(autouse=True)
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fakes have no boot to wait for."""
+    monkeypatch.setattr(idle, "QUIET_WINDOW_S", 0.001)
 
 
 def run(directory: Path, behaviour: Behaviour | None = None, **params: float) -> list[Sample]:
