@@ -264,6 +264,8 @@ class _Tree:
         elif member.islnk():
             self._hard_link(parent, name, member)
         elif member.issym():
+            if not member.linkname:
+                raise _RefusedError("links to nothing")
             os.symlink(member.linkname, name, dir_fd=parent)
             self._own(parent, name, member)
         elif member.isfifo():

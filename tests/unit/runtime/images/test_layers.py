@@ -129,6 +129,7 @@ def test_sparse_file_stays_sparse(target: Path, tmp_path: Path) -> None:
         ([member("file", b""), member("file/below", b"")], "leads through 'file'"),
         ([member("hard", kind=tarfile.LNKTYPE, linkname="../outside/secret")], "leaves the layer"),
         ([member("hard", kind=tarfile.LNKTYPE, linkname="nowhere")], "does not hold"),
+        ([member("soft", kind=tarfile.SYMTYPE, linkname="")], "links to nothing"),
         (
             [
                 member("up", kind=tarfile.SYMTYPE, linkname="../outside"),
