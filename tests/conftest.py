@@ -6,8 +6,14 @@ import os
 from typing import NoReturn
 
 import pytest
+from hypothesis import settings
 
 pytest_plugins = ["tests.fixtures"]
+
+# A shared host stalls at times: no deadline. CI must say the same of the same commit; local runs keep exploring.
+settings.register_profile("tare", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "tare")
 
 
 def skip_or_fail(reason: str) -> NoReturn:
