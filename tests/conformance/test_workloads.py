@@ -35,7 +35,8 @@ CASES = [
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fakes have no boot to wait for."""
-    monkeypatch.setattr(idle, "QUIET_WINDOW_S", 0.001)
+    monkeypatch.setattr(idle, "QUIET_WINDOW_S", 0.0)
+    monkeypatch.setattr(idle, "QUIET_SHARE", math.inf)
 
 
 DEATH_IS_A_RESULT = {"density"}  # it ends the ramp and is named as what limited it: see its unit tests

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,8 @@ GIB = 1 << 30
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fakes have no boot to wait for."""
-    monkeypatch.setattr(idle, "QUIET_WINDOW_S", 0.001)
+    monkeypatch.setattr(idle, "QUIET_WINDOW_S", 0.0)
+    monkeypatch.setattr(idle, "QUIET_SHARE", math.inf)
 
 
 def run(directory: Path, behaviour: Behaviour | None = None, **params: float) -> list[Sample]:
