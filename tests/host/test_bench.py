@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.results import JOURNAL, Outcome, Run
+from harness.results import Outcome, ResultsError, Run
 from runtime.driver import Host, find_driver
 from tests.fixtures import bench_host  # noqa: F401 - a fixture
 from tests.unit.harness.engine import demand_schema
@@ -116,9 +116,17 @@ def test_ctrl_c_in_the_middle_leaves_a_clean_host_and_says_how_to_go_on(host: Ho
     assert leftovers(host) == []
 
 
+def recorded(out: Path) -> int:
+    """How many records the journal holds; none while its first line is being written."""
+    try:
+        return len(Run.load(out).records)
+    except ResultsError:
+        return 0
+
+
 def await_records(process: subprocess.Popen[bytes] | subprocess.Popen[str], out: Path, count: int) -> None:
     until_s = time.monotonic() + LIMIT_S
-    while not (out / JOURNAL).exists() or len(Run.load(out).records) < count:
+    while recorded(out) < count:
         assert process.poll() is None, "the run ended before it could be stopped"
         assert time.monotonic() < until_s
         time.sleep(0.05)
