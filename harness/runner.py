@@ -70,7 +70,7 @@ class Engine:
         journal cannot be written.
         """
         self._began_s = time.monotonic()
-        began_cpu_s = _own_cpu_s()
+        began_cpu_s = self._own_cpu_s()
         self._event("resumed" if self._done else "started")
         try:
             with self._guard, _collected_between_visits():
@@ -373,8 +373,13 @@ class Engine:
     def _figures(self, began_cpu_s: float) -> dict[str, float]:
         """How long this part of the run took and how much of one CPU the harness itself used of it."""
         elapsed_s = time.monotonic() - self._began_s
-        cpu_s = _own_cpu_s() - began_cpu_s
+        cpu_s = self._own_cpu_s() - began_cpu_s
         return {"elapsed_s": elapsed_s, "harness_cpu_s": cpu_s, "harness_cpu_fraction": cpu_s / max(elapsed_s, 1e-9)}
+
+    def _own_cpu_s(self) -> float:
+        """CPU seconds of this process and of the drivers' own, instances left out."""
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        return usage.ru_utime + usage.ru_stime + sum(driver.own_cpu_s() for driver in self._work.drivers.values())
 
     def _position(self, visit: Visit, one: Planned) -> int:
         return visit.first + visit.cells.index(one)
@@ -426,8 +431,3 @@ def _collected_between_visits() -> Iterator[None]:
     finally:
         gc.enable()
         gc.unfreeze()
-
-
-def _own_cpu_s() -> float:
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime

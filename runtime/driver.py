@@ -89,6 +89,10 @@ class Driver(ABC):
     def sweep(self) -> list[str]:
         """Remove all leftovers and return what was removed, one line each."""
 
+    def own_cpu_s(self) -> float:
+        """CPU seconds used by processes of the driver itself, its instances left out; 0 where it has none."""
+        return 0.0
+
     def close(self) -> None:  # noqa: B027 - most drivers hold nothing
         """Release what the driver itself holds: launcher process, connection, event loop."""
 

@@ -157,6 +157,10 @@ class LauncherDriver(Driver):
     def _stale(self) -> list[Stale]:
         return list(self._ledger.stale(self.name))
 
+    def own_cpu_s(self) -> float:
+        """What the launcher has used."""
+        return self.launcher.cpu_s()
+
     def close(self) -> None:
         """End the launcher."""
         self.launcher.close()

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -179,3 +180,18 @@ print(*sorted(sys.modules))
         modules = set(output.read().split())
     assert "runtime.container.child" in modules
     assert not modules & {"pandas", "click", "pyroute2", "subprocess", "threading", "json", "pathlib", "logging"}
+
+
+def test_launchers_own_cpu_time_is_known_and_grows() -> None:
+    client = LauncherClient()
+    assert client.cpu_s() == 0
+    try:
+        client.start()
+        seen = client.cpu_s()
+        deadline = time.monotonic() + 10
+        while (now := client.cpu_s()) == seen == 0 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert now > 0
+    finally:
+        client.close()
+    assert client.cpu_s() == 0
