@@ -10,12 +10,10 @@ in the instance's run directory and then become QEMU: born inside, on v1 and v2,
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import socket
 import struct
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -30,21 +28,18 @@ from runtime.driver import Host
 from runtime.errors import TareError
 from runtime.instance import DiskPaths, ExecResult, Instance, LimitReading, Timeline, Usage
 from runtime.ledger import Entry, Ledger, new_id, process_start
-from runtime.linux import procfs, syscalls
+from runtime.linux import procfs
 from runtime.linux.pidfd import Pidfd
 from runtime.spec import Ready
+from runtime.vm.adoption import adopting, reap
 from runtime.vm.connection import Connection
 from runtime.vm.console import Console
 from runtime.vm.domain import DirectKernel, Domain, Firmware, domain_xml
-from runtime.vm.plan import Plan, host_limits, overhead_bytes, require_host_memory
+from runtime.vm.plan import JOINS, Plan, host_limits, overhead_bytes, require_host_memory
 
 _DIE_TIMEOUT_S = 10.0
 _ACCEPT_TIMEOUT_S = 10.0
-_PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 _MARKS = {"firmware": b"BdsDxe: ", "kernel": b"EFI stub: "}
-
-_adopters = 0
-_adopters_lock = threading.Lock()
 
 
 class Guest(Instance):
@@ -105,14 +100,14 @@ class Guest(Instance):
         self._cgroup.apply(host_limits(self._plan.spec.limits))
         inside = self._cgroup.clone_into()
         joins = self._cgroup.join_files() if inside is None else (inside / "cgroup.procs",)
-        (self._sockets / "cgroup").write_text("".join(f"{path}\n" for path in joins))
+        (self._sockets / JOINS).write_text("".join(f"{path}\n" for path in joins))
 
     def _start(self) -> None:
         """Listen first: QEMU connects as it starts, so no byte of the guest's can come too early."""
         xml = domain_xml(self._describe())
         with _listening(self._sockets / "agent") as agent, _listening(self._sockets / "console") as console:
             self._entry.note("domain", self.id)
-            with self._connection.explained(f"virtual machine {self.id}", "see: tare doctor"), _adopting():
+            with self._connection.explained(f"virtual machine {self.id}", "see: tare doctor"), adopting(self._sockets):
                 self._domain = self._connection.handle.createXML(xml, 0)
             self.timeline.stamp("spawned")
             ours = agent.accept()[0]
@@ -247,8 +242,7 @@ class Guest(Instance):
             if not self._process.wait(patience_s):
                 self._process.signal(signal.SIGKILL)
                 self._process.wait(_DIE_TIMEOUT_S)
-            with suppress(ChildProcessError):  # a libvirt daemon's, or reaped already
-                os.waitid(os.P_PIDFD, self._process.fileno(), os.WEXITED | os.WNOHANG)
+            reap(self._process)
             self.timeline.stamp("stopped")
         if self._domain is not None:
             with suppress(self._connection.libvirt.libvirtError):  # it is gone, as it should be
@@ -264,25 +258,6 @@ class Guest(Instance):
             (self._sockets.exists(), str(self._sockets)),
         )
         return [what for there, what in checks if there]
-
-
-@contextmanager
-def _adopting() -> Iterator[None]:
-    """Make this process the parent of the QEMU that embedded libvirt starts, detached, inside the block.
-
-    Otherwise init is; libvirt, which looks every 200 ms whether a killed QEMU is gone, then waits for
-    init to reap it, and there are inits that take seconds. Only inside, so that no other orphan comes here.
-    """
-    global _adopters  # noqa: PLW0603 - a process attribute
-    with _adopters_lock:
-        _adopters += 1
-        syscalls.prctl(_PR_SET_CHILD_SUBREAPER, 1)
-    try:
-        yield
-    finally:
-        with _adopters_lock:
-            _adopters -= 1
-            syscalls.prctl(_PR_SET_CHILD_SUBREAPER, int(_adopters > 0))
 
 
 @contextmanager

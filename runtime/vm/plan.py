@@ -14,11 +14,14 @@ from pathlib import Path
 from runtime.driver import Host
 from runtime.errors import TareError
 from runtime.spec import InstanceSpec, Limits
+from runtime.vm.adoption import STARTED
 from runtime.vm.domain import MIB, TRANSLATION_CACHE_MIB, DirectKernel, Firmware
 
 DEFAULT_MEMORY_BYTES = 256 * MIB
 MINIMUM_MEMORY_BYTES = 96 * MIB  # below it Debian's kernel and initramfs do not fit
 QEMU_THREADS_MIN = 64  # QEMU aborts when it cannot start a worker
+JOINS = "cgroup"
+"""The file in an instance's run directory that names what to write 0 to, to enter its control group."""
 _QEMU_BYTES = 48 * MIB  # heap, stacks and firmware of an idle QEMU 7.2 without graphics
 
 
@@ -87,10 +90,11 @@ def write_emulator(host: Host, qemu: Path) -> Path:
     script = (
         "#!/bin/sh\n"
         f"# For {qemu} of {info.st_size} bytes, changed {info.st_mtime_ns}.\n"
-        f"joins={shlex.quote(str(host.run / 'vm'))}/${{2#guest=}}\n"
-        "joins=${joins%%,*}/cgroup\n"
-        'if [ "$1" = -name ] && [ -e "$joins" ]; then\n'
-        '\twhile read -r procs; do echo 0 >"$procs" || exit 1; done <"$joins"\n'
+        f"own={shlex.quote(str(host.run / 'vm'))}/${{2#guest=}}\n"
+        "own=${own%%,*}\n"
+        'if [ "$1" = -name ] && [ -d "$own" ]; then\n'
+        f'\techo $$ >"$own/{STARTED}"\n'
+        f'\twhile read -r procs; do echo 0 >"$procs" || exit 1; done <"$own/{JOINS}" || exit 1\n'
         "fi\n"
         f'exec {shlex.quote(str(qemu))} "$@"\n'
     )

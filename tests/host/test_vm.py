@@ -231,8 +231,10 @@ def test_a_file_that_is_no_kernel_is_refused_by_qemu_in_its_words(microvm: Micro
 
 def test_a_damaged_disk_ends_with_the_consoles_last_words(microvm: MicrovmDriver, tmp_path: Path) -> None:
     prepared = microvm.prepare(SPEC)
-    (tmp_path / "disk").write_bytes(bytes(8 << 20))
-    with pytest.raises(TareError, match="stage1: "):
+    with (tmp_path / "disk").open("wb") as disk, prepared.plan.base.open("rb") as whole:
+        disk.write(whole.read(65 << 20))  # the partitions are there, the root file system is not
+        disk.truncate(prepared.plan.base.stat().st_size)
+    with pytest.raises(TareError, match="stage1: /dev/vda2: "):
         ready_within(microvm, broken(prepared, base=tmp_path / "disk"), READY_S)
     nothing_left(microvm)
 

@@ -11,6 +11,7 @@ from runtime.driver import Host
 from runtime.errors import TareError
 from runtime.spec import Limits
 from runtime.vm import plan
+from runtime.vm.adoption import STARTED
 from runtime.vm.domain import MIB
 
 
@@ -64,7 +65,8 @@ class Emulator:
     def instance(self, joins: str) -> None:
         directory = self.host.run / "vm/tare-0123456789ab"
         directory.mkdir(parents=True)
-        (directory / "cgroup").write_text(joins)
+        (directory / plan.JOINS).write_text(joins)
+        (directory / STARTED).touch()
 
 
 def test_emulator_enters_every_group_and_becomes_qemu(tmp_path: Path) -> None:
@@ -76,6 +78,7 @@ def test_emulator_enters_every_group_and_becomes_qemu(tmp_path: Path) -> None:
     done = emulator.start("-name", "guest=tare-0123456789ab,debug-threads=on", "-S", "a b")
     assert done.stdout == "4:-name guest=tare-0123456789ab,debug-threads=on -S a b\n"
     assert [group.read_text() for group in groups] == ["0\n", "0\n"]
+    assert (emulator.host.run / "vm/tare-0123456789ab" / STARTED).read_text().strip().isdigit()
 
 
 def test_emulator_starts_nothing_outside_its_group(tmp_path: Path) -> None:
@@ -84,6 +87,14 @@ def test_emulator_starts_nothing_outside_its_group(tmp_path: Path) -> None:
     done = emulator.start("-name", "guest=tare-0123456789ab")
     assert done.returncode != 0
     assert done.stdout == ""
+
+
+def test_emulator_starts_nothing_when_its_groups_are_not_named(tmp_path: Path) -> None:
+    emulator = Emulator(tmp_path)
+    emulator.instance("")
+    (emulator.host.run / "vm/tare-0123456789ab" / plan.JOINS).unlink()
+    done = emulator.start("-name", "guest=tare-0123456789ab")
+    assert (done.returncode != 0, done.stdout) == (True, "")
 
 
 def test_emulator_without_an_instance_is_plain_qemu(tmp_path: Path) -> None:
