@@ -63,6 +63,10 @@ class Draft:
     out: Path | None
     run: Run | None
 
+    def units(self) -> dict[str, str]:
+        """The unit of every metric, by name."""
+        return {metric.name: metric.unit for workload in self.workloads.values() for metric in workload.metrics}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opened:

@@ -49,6 +49,7 @@ def bench(
         return 0
     with Display(sys.stdout) as display, benching.opened(plan, host_from_env(), display) as run:
         display.prefer = plan.profile.key_metrics
+        display.units = plan.units()
         display.noted(benching.summary(plan, run))
         run.engine.run()
         failed = run.engine.count(Outcome.FAILED)

@@ -107,6 +107,7 @@ class Front:
         with Display(sys.stdout) as display:
             display.noted("")
             display.prefer = self.plan.profile.key_metrics
+            display.units = self.plan.units()
             keep = chosen.__contains__
             with bench.opened(self.plan, host_from_env(), display, keep=keep, directory=self.directory) as run:
                 self.header = run.header

@@ -5,7 +5,7 @@ On a terminal the last line moves; elsewhere (a log, a pipe) everything is plain
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Self, TextIO
 
@@ -28,7 +28,17 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
 
 
-def figure(record: Record, prefer: Sequence[str] = ()) -> str:
+def amount(value: float, unit: str) -> str:
+    """Three digits and the unit a person would say: `8.66 ms`, `266 MiB`, `4.45e+03 events/s`."""
+    steps = {"s": ("s", "ms", "µs"), "B": ("B", "KiB", "MiB", "GiB"), "B/s": ("B/s", "KiB/s", "MiB/s", "GiB/s")}
+    names, factor = steps.get(unit, (unit,)), 1e-3 if unit == "s" else 1024.0
+    power = 0
+    while power < len(names) - 1 and (0 < abs(value) < 1 if unit == "s" else abs(value) >= 1024):
+        value, power = value / factor, power + 1
+    return f"{value:.3g} {names[power]}".rstrip()
+
+
+def figure(record: Record, prefer: Sequence[str] = (), units: Mapping[str, str] | None = None) -> str:
     """The end of a cell's line: its reason, or one metric's name, median and count: the first of `prefer`, or any."""
     if record.outcome is not Outcome.OK:
         return record.reason
@@ -36,19 +46,20 @@ def figure(record: Record, prefer: Sequence[str] = ()) -> str:
     first = next((name for name in prefer if name in names), names[0])
     values = sorted(sample.value for sample in record.samples if sample.metric == first)
     more = f", {len(values)} samples" if len(values) > 1 else ""
-    return f"{first} {values[len(values) // 2]:.4g}{more}"
+    return f"{first} {amount(values[len(values) // 2], (units or {}).get(first, ''))}{more}"
 
 
 class Display(Observer):
     """Shows a run on `stream`; a context manager. The moving line appears only on a terminal.
 
-    `prefer` names the metrics to show of a cell that has several.
+    `prefer` names the metrics to show of a cell that has several, `units` the unit of each.
     """
 
     def __init__(self, stream: TextIO) -> None:
         self._console = Console(file=stream, highlight=False, soft_wrap=not stream.isatty())
         self._live = self._console.is_terminal
         self.prefer: Sequence[str] = ()
+        self.units: Mapping[str, str] = {}
         self._what = ""
         self._left_s = 0.0
         # One refresh a second: the display must not be a load on the host that is measured.
@@ -91,7 +102,7 @@ class Display(Observer):
             f"{record.block + 1:>3}  ",
             (f"{record.outcome:<7}", style),
             f"  {record.cell!s:<34} {duration(record.elapsed_ns / 1e9):>9}  ",
-            figure(record, self.prefer),
+            figure(record, self.prefer, self.units),
         )
         if not self._live:
             line.append(f"  ({duration(left_s)} left)")

@@ -6,7 +6,7 @@ import io
 
 import pytest
 
-from harness.progress import Display, duration
+from harness.progress import Display, amount, duration
 from harness.results import Cell, Outcome, Record
 from workloads.metric import Sample
 
@@ -33,9 +33,28 @@ def test_durations_read_aloud(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [
+        (0.00866, "s", "8.66 ms"),
+        (21.6, "s", "21.6 s"),
+        (4.2e-7, "s", "0.42 µs"),
+        (0, "s", "0 s"),
+        (278_921_216, "B", "266 MiB"),
+        (3e9, "B/s", "2.79 GiB/s"),
+        (512, "B", "512 B"),
+        (-0.02, "1", "-0.02 1"),
+        (4449.2, "events/s", "4.45e+03 events/s"),
+    ],
+)
+def test_amounts_read_aloud_with_their_unit(value: float, unit: str, text: str) -> None:
+    assert amount(value, unit) == text
+
+
 def test_plain_lines_off_a_terminal_say_block_outcome_figure_and_time_left() -> None:
     stream = io.StringIO()
     with Display(stream) as display:
+        display.units = {"startup.ready": "s"}
         display.running("startup[container], block 3", 61)
         display.ended(record(Outcome.OK, "", 0.25, 0.5, 0.75), 60)
         display.ended(record(Outcome.FAILED, "no [brackets] are markup"), 5)
@@ -43,7 +62,7 @@ def test_plain_lines_off_a_terminal_say_block_outcome_figure_and_time_left() -> 
     lines = stream.getvalue().splitlines()
     assert len(lines) == 3
     words = " ".join(lines[0].split())
-    assert words == "3 ok startup[container] 1.5 s startup.ready 0.5, 3 samples (1 min 00 s left)"
+    assert words == "3 ok startup[container] 1.5 s startup.ready 500 ms, 3 samples (1 min 00 s left)"
     assert "no [brackets] are markup" in lines[1]
     assert "\x1b" not in stream.getvalue()
 
