@@ -15,6 +15,7 @@ from typing import Any
 
 from runtime.command import run
 from runtime.errors import TareError
+from runtime.vm.connection import import_libvirt
 
 PROGRAMS = ("qemu-system-x86_64", "qemu-system-aarch64", "runc", "crun", "youki", "docker", "podman")
 LIBRARIES = ("numpy", "pandas", "pyroute2", "pytest", "pytest-benchmark", "scipy")
@@ -29,10 +30,9 @@ def collect_programs(names: Iterable[str] = PROGRAMS) -> dict[str, Any]:
             facts = {"version": _first_line([path, "--version"]), "sha256": _digest(Path(path))}
             found[name] = {key: value for key, value in facts.items() if value}
     try:
-        import libvirt
-    except ImportError:
+        number = import_libvirt().getVersion()
+    except TareError:
         return found
-    number = libvirt.getVersion()
     return found | {"libvirt": {"version": f"{number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}"}}
 
 
