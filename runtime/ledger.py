@@ -23,15 +23,17 @@ def new_id() -> str:
 
 
 def process_start(pid: int, proc: Path = Path("/proc")) -> int | None:
-    """When process `pid` started, in clock ticks since boot (proc(5), stat field 22); None if there is none.
+    """When process `pid` started, in clock ticks since boot (proc(5), stat field 22); None if none runs.
 
-    With the pid it names a process for good: pids are reused, this pair is not within one boot.
+    With the pid it names a process for good: pids are reused, this pair is not within one boot. A
+    zombie does not run: it holds nothing any more, and some inits take seconds to reap an orphan.
     """
     try:
         stat = (proc / str(pid) / "stat").read_text()
     except OSError:
         return None
-    return int(stat[stat.rindex(")") + 2 :].split()[19])
+    fields = stat[stat.rindex(")") + 2 :].split()
+    return None if fields[0] in "ZX" else int(fields[19])
 
 
 def boot_id(proc: Path = Path("/proc")) -> str:

@@ -58,6 +58,14 @@ def test_process_start_of_nothing_is_none(tmp_path: Path) -> None:
     assert process_start(7, tmp_path) is None
 
 
+@pytest.mark.parametrize("state", ["Z", "X"])
+def test_a_process_that_only_waits_to_be_reaped_does_not_run(tmp_path: Path, state: str) -> None:
+    add_process(tmp_path, 7, 12345)
+    stat = tmp_path / "7/stat"
+    stat.write_text(stat.read_text().replace(" S ", f" {state} "))
+    assert process_start(7, tmp_path) is None
+
+
 def test_process_start_on_this_host_names_this_process() -> None:
     start = process_start(os.getpid())
     assert start is not None
