@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -19,11 +20,14 @@ LEAK = Metric("leakage.leak", "ratio", Better.LOWER, "1 − rate beside the neig
 SLOWDOWN = Metric("leakage.slowdown", "ratio", Better.LOWER, "1 − rate beside it ÷ rate beside the placebo", True)
 PRESSURE = Metric("leakage.antagonist_rate", "bogo-ops/s", Better.HIGHER, "what the antagonist got done", True)
 ENTITLED, PLACEBO = "entitled", "placebo"
-FILE_MIB = 16
+WRITERS, FILE_MIB = 2, 16
 DIRECTORY = "/var/tmp"  # noqa: S108 - inside the antagonist's instance, on its own writable root
 
-# `$0` is the file for the pid; what follows is the antagonist, which keeps the shell's pid.
-START = 'echo $$ > "$0" && exec "$@"'
+# `$0` is the file for the pid, `$1` a nice value for the session; what follows is the antagonist, which keeps the
+# shell's pid. The kernel's autogroup weighs a whole session outside any cgroup like one task: the nice value gives
+# the processes the weight they would have apart. In a container, which may not and need not, it does nothing.
+START = '{ echo "$1" > /proc/$$/autogroup; } 2>/dev/null; shift; echo $$ > "$0" && exec "$@"'
+NICE_STEP = 1.25  # the weight of a nice level against the next
 # Until the antagonist has a child at work, or has ended. Runs before the timed window, until the first sighting.
 AWAIT = """
 until [ -s "$0" ]; do sleep 0.02; done
@@ -43,8 +47,7 @@ class Leakage(Workload):
     computing processes as the host has CPUs; `fsync`: writers of 16 MiB files that flush every write. One fresh
     pair a cell; a warm-up second, then the conditions in seeded random order, `seconds` each (default 1). Both
     instances carry the spec's limits: CPUs shared under quotas that fit. On `native` nothing is limited: the
-    control that shows the antagonists work (weakened where the kernel's autogroup lets all hogs together weigh
-    no more than the victim: see the parity table). Leakage is against `entitled` (its zero means: got what its limits
+    control that shows the antagonists work. Leakage is against `entitled` (its zero means: got what its limits
     promise), slowdown against `placebo`; the placebo's own leak is the false-positive rate.
     """
 
@@ -55,11 +58,9 @@ class Leakage(Workload):
     def measure(self, context: Context) -> Iterator[Sample]:
         """Yield raw rates, then the derived ratios. Raises TareError when victim or antagonist fails or dies."""
         seconds = context.param("seconds", 1)
-        conditions: list[tuple[str, tuple[str, ...] | None]] = [
-            (ENTITLED, None),
-            (PLACEBO, None),
-            *antagonists(seconds, hogs=int(context.param("hogs", 2 * (os.cpu_count() or 1)))).items(),
-        ]
+        hogs = int(context.param("hogs", 2 * (os.cpu_count() or 1)))
+        conditions: list[tuple[str, tuple[str, ...] | None]] = [(ENTITLED, None), (PLACEBO, None)]
+        conditions += antagonists(seconds, hogs=hogs).items()
         context.rng.shuffle(conditions)
         rates: dict[str, float] = {}
         with ExitStack() as stack:
@@ -85,12 +86,18 @@ class Leakage(Workload):
 
 
 def antagonists(seconds: float, *, hogs: int) -> dict[str, tuple[str, ...]]:
-    """The command of each antagonist by name; their own time-out is only a backstop."""
+    """What START is given to run each antagonist, by name; their own time-out is only a backstop."""
     backstop_s = seconds + 2 * GRACE_S
+    fsync = stress_ng.fsync_argv(WRITERS, backstop_s, directory=DIRECTORY, file_mib=FILE_MIB)
     return {
-        "cpu": stress_ng.cpu_argv(hogs, backstop_s, directory=DIRECTORY),
-        "fsync": stress_ng.fsync_argv(2, backstop_s, directory=DIRECTORY, file_mib=FILE_MIB),
+        "cpu": (session_nice(hogs), *stress_ng.cpu_argv(hogs, backstop_s, directory=DIRECTORY)),
+        "fsync": (session_nice(WRITERS), *fsync),
     }
+
+
+def session_nice(processes: int) -> str:
+    """The nice value at which a session weighs as much as that many tasks at nice 0."""
+    return str(max(-20, -round(math.log(processes, NICE_STEP))))
 
 
 def _rate(victim: Instance, seconds: float, start_s: float) -> float:
@@ -134,6 +141,7 @@ class Antagonist:
 
     def __init__(self, instance: Instance, name: str, argv: tuple[str, ...]) -> None:
         self._instance = instance
+        self._name = name
         self._argv = argv
         self._pid_file = f"/tmp/tare-antagonist-{name}"  # noqa: S108 - inside the instance
         self._thread = threading.Thread(target=self._run, name=f"antagonist-{name}", daemon=True)
@@ -156,13 +164,13 @@ class Antagonist:
         if not working:
             self.stop()
             self.result()
-            raise Invalid("leakage", f"the antagonist {self._argv[1]} never came to work")
+            raise Invalid("leakage", f"the antagonist {self._name} never came to work")
 
     def demand_running(self) -> None:
         """Raise if it ended before it was told to: the victim's window was then not wholly under pressure."""
         if not self._thread.is_alive():
             self.result()
-            raise Invalid("leakage", f"the antagonist {self._argv[1]} ended early")
+            raise Invalid("leakage", f"the antagonist {self._name} ended early")
 
     def stop(self) -> None:
         """Interrupt it and wait until every process of it is gone. Raises TareError if the instance is."""
@@ -170,10 +178,10 @@ class Antagonist:
             self._instance.exec(("/bin/sh", "-c", STOP, self._pid_file), GRACE_S)
         self._thread.join(GRACE_S)
         if self._thread.is_alive():
-            raise TareError("leakage", f"the antagonist {self._argv[1]} does not stop")
+            raise TareError("leakage", f"the antagonist {self._name} does not stop")
 
     def result(self) -> ExecResult:
         """What it printed. Raises what its run raised, TareError when it failed."""
         if isinstance(self._outcome, ExecResult):
             return self._outcome.check()
-        raise self._outcome or TareError("leakage", f"the antagonist {self._argv[1]} has not ended")
+        raise self._outcome or TareError("leakage", f"the antagonist {self._name} has not ended")

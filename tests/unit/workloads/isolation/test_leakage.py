@@ -122,8 +122,13 @@ def test_victim_with_a_slow_clock_is_invalid(tmp_path: Path) -> None:
 
 def test_hogs_outnumber_the_cpus_as_told() -> None:
     commands = antagonists(1, hogs=6)
-    assert commands["cpu"][:3] == ("stress-ng", "--cpu", "6")
+    assert commands["cpu"][1:4] == ("stress-ng", "--cpu", "6")
     assert "wr-seq,fsync" in commands["fsync"]
+
+
+@pytest.mark.parametrize(("processes", "nice"), [(1, "0"), (4, "-6"), (16, "-12"), (1000, "-20")])
+def test_session_of_hogs_is_given_the_weight_of_its_processes(processes: int, nice: str) -> None:
+    assert antagonists(1, hogs=processes)["cpu"][0] == nice
 
 
 def test_first_run_of_the_victim_is_kept_as_warmup(tmp_path: Path) -> None:
