@@ -1,0 +1,62 @@
+"""The container driver on a real kernel with cgroup v2 alone: our own tests, run inside the stand-in.
+
+Boots once (half a minute under emulation). Each test here runs one file there and passes if all of it does.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from runtime.driver import Host
+from runtime.errors import TareError
+from tests.conftest import skip_or_fail
+from tests.guest.standin import FIRMWARE, StandIn, booted
+
+FILES = {
+    "cgroup v2": ("tests/guest/inside.py",),
+    "the driver's contract": ("tests/conformance/test_drivers.py", "-k", "container"),
+    "the baseline's contract": ("tests/conformance/test_drivers.py", "-k", "native"),
+    "groups": ("tests/host/test_cgroups.py",),
+    "confinement": ("tests/host/test_container.py",),
+}
+# True on v1 alone; `inside.py` says what holds on v2.
+NOT_HERE = (
+    "tests/host/test_cgroups.py::test_a_frozen_process_does_not_run_until_thawed",  # a fatal signal ends it frozen
+    "tests/host/test_container.py::test_it_is_confined_as_declared",  # no CAP_MKNOD where no group guards devices
+)
+
+
+@pytest.fixture(scope="module")
+def standin(bench_host: Host) -> Iterator[StandIn]:
+    for tool in ("qemu-system-x86_64", "mmdebstrap", "mke2fs"):
+        if shutil.which(tool) is None:
+            skip_or_fail(f"needs {tool}")
+    if not FIRMWARE.exists():
+        skip_or_fail("needs OVMF")
+    with tempfile.TemporaryDirectory(prefix="standin-", dir=bench_host.root.parent) as scratch:
+        try:
+            with booted(bench_host, Path(scratch)) as machine:
+                yield machine
+        except TareError as error:
+            pytest.fail(str(error))
+
+
+def test_it_has_cgroup_v2_and_nothing_else(standin: StandIn) -> None:
+    mounts = standin.run("cat", "/proc/self/mountinfo").check().stdout.decode()
+    kinds = {line.partition(" - ")[2].split()[0] for line in mounts.splitlines()}
+    assert "cgroup2" in kinds
+    assert "cgroup" not in kinds
+    offered = standin.run("cat", "/sys/fs/cgroup/cgroup.controllers").check().stdout.decode().split()
+    assert {"cpu", "cpuset", "io", "memory", "pids"} <= set(offered)
+
+
+@pytest.mark.parametrize("what", FILES)
+def test_all_pass_inside(standin: StandIn, what: str) -> None:
+    result = standin.pytest(*FILES[what], *(f"--deselect={name}" for name in NOT_HERE))
+    print((result.stdout + result.stderr).decode())  # noqa: T201 - shown by pytest when it fails
+    assert result.exit_code == 0
