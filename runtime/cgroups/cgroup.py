@@ -17,7 +17,7 @@ from pathlib import Path
 
 from runtime.errors import TareError
 from runtime.instance import LimitReading, Usage
-from runtime.spec import Limits
+from runtime.spec import Limits, parse_cpuset
 
 PERIOD_US = 100_000
 """The CFS bandwidth period: the kernel's default, and Docker's."""
@@ -140,8 +140,15 @@ def members(directory: Path) -> tuple[int, ...]:
     """The processes in a cgroup directory; none when it does not exist."""
     try:
         return tuple(int(word) for word in (directory / "cgroup.procs").read_text().split())
-    except (FileNotFoundError, ProcessLookupError):
+    except OSError as error:
+        if not absent(error):
+            raise
         return ()
+
+
+def absent(error: OSError) -> bool:
+    """Whether `error` says that the group is not there: never made, or removed since its file was opened (ENODEV)."""
+    return error.errno in (errno.ENOENT, errno.ENODEV, errno.ESRCH)
 
 
 def kill_members(directory: Path) -> None:
@@ -210,6 +217,14 @@ def whole_pages(size_bytes: int) -> str:
     """A memory limit as the kernel keeps it: rounded down to pages."""
     page = os.sysconf("SC_PAGE_SIZE")
     return str(size_bytes // page * page)
+
+
+def cpu_list(text: str) -> str:
+    """A CPU list as the kernel shows it: `3,1,0` → `0-1,3`."""
+    cpus = parse_cpuset(text)
+    firsts = sorted(cpu for cpu in cpus if cpu - 1 not in cpus)
+    lasts = sorted(cpu for cpu in cpus if cpu + 1 not in cpus)
+    return ",".join(f"{a}-{b}" if a != b else str(a) for a, b in zip(firsts, lasts, strict=True))
 
 
 def line_of_device(device: str | None) -> Callable[[str], str]:

@@ -13,6 +13,7 @@ from time import monotonic
 from runtime.cgroups.cgroup import (
     PERIOD_US,
     Cgroup,
+    cpu_list,
     limit,
     line_of_device,
     need_device,
@@ -149,7 +150,7 @@ class V1Cgroup(Cgroup):
             return name, self._file(name, file), value, value
 
         if limits.cpuset is not None:
-            yield plain("cpuset", "cpuset.cpus", limits.cpuset)
+            yield plain("cpuset", "cpuset.cpus", cpu_list(limits.cpuset))
         if limits.cpus is not None:
             yield plain("cpus", "cpu.cfs_period_us", str(PERIOD_US))
             yield plain("cpus", "cpu.cfs_quota_us", str(round(limits.cpus * PERIOD_US)))

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import select
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from time import monotonic
 
 from runtime.cgroups.cgroup import (
     PERIOD_US,
     Cgroup,
+    absent,
+    cpu_list,
     limit,
     line_of_device,
     need_device,
@@ -28,8 +29,8 @@ from runtime.errors import TareError
 from runtime.instance import LimitReading, Usage
 from runtime.spec import Limits
 
-WANTED = ("cpu", "memory", "pids", "io", "cpuset")
-"""Controllers enabled for the instances' groups, as far as the host offers them."""
+WANTED = ("cpuset", "io", "cpu", "memory", "pids")
+"""Controllers enabled for the instances' groups, in this order, as far as the host offers them: the last it does."""
 
 
 class V2Cgroup(Cgroup):
@@ -60,17 +61,24 @@ class V2Cgroup(Cgroup):
         return (("", ""),)
 
     def create(self) -> None:
-        """Make the directory; the first since boot makes the parent and hands the controllers down to it."""
+        """Make the directory; the first since boot makes the parent and hands the controllers down to it.
+
+        That may be half done, by a process at it right now or one that died: who sees it completes it.
+        """
         try:
             self.path.mkdir()
         except FileNotFoundError:
             self._parent.mkdir(exist_ok=True)
-            for directory in (self._mount, self._parent):
-                offered = (directory / "cgroup.controllers").read_text().split()
-                for name in WANTED:
-                    if name in offered:
-                        write(directory / "cgroup.subtree_control", f"+{name}")
             self.path.mkdir(exist_ok=True)
+        if not (self.path / f"{WANTED[-1]}.max").exists():
+            self._hand_down()
+
+    def _hand_down(self) -> None:
+        for directory in (self._mount, self._parent):
+            offered = (directory / "cgroup.controllers").read_text().split()
+            for name in WANTED:
+                if name in offered:
+                    write(directory / "cgroup.subtree_control", f"+{name}")
 
     def apply(self, limits: Limits) -> None:
         """Write every limit."""
@@ -97,7 +105,7 @@ class V2Cgroup(Cgroup):
             return name, self.path / file, value, value
 
         if limits.cpuset is not None:
-            yield plain("cpuset", "cpuset.cpus", limits.cpuset)
+            yield plain("cpuset", "cpuset.cpus", cpu_list(limits.cpuset))
         if limits.cpus is not None:
             yield plain("cpus", "cpu.max", f"{round(limits.cpus * PERIOD_US)} {PERIOD_US}")
         if limits.cpu_weight is not None:
@@ -169,15 +177,21 @@ class V2Cgroup(Cgroup):
 
     def remove(self, timeout_s: float = 5.0) -> None:
         """Remove the group, waiting for the kernel's word that the last process has left."""
-        with suppress(FileNotFoundError), (self.path / "cgroup.events").open() as events:
-            deadline = monotonic() + timeout_s
+        try:
+            self._await_empty(monotonic() + timeout_s)
+        except OSError as error:
+            if not absent(error):
+                raise
+        super().remove(timeout_s)
+
+    def _await_empty(self, deadline: float) -> None:
+        with (self.path / "cgroup.events").open() as events:
             poller = select.poll()
             poller.register(events, select.POLLPRI)
             while _parse_keyed(events.read()).get("populated") == 1 and monotonic() < deadline:
                 self.kill()
                 poller.poll(max(0.0, deadline - monotonic()) * 1000)
                 events.seek(0)
-        super().remove(timeout_s)
 
 
 def _parse_keyed(text: str) -> dict[str, int]:

@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 
 from runtime.cgroups.detect import detect
+from runtime.cgroups.v2 import V2Cgroup
 from runtime.driver import Host
 from runtime.drivers.container import ContainerDriver
+from runtime.errors import TareError
 from runtime.instance import Instance
 from runtime.linux import procfs
 from runtime.spec import ImageRef, InstanceSpec, Limits
@@ -81,6 +83,50 @@ def test_its_own_view_of_the_hierarchy_is_read_only(launch: Launch) -> None:
     for attempt in ("echo max > /sys/fs/cgroup/pids.max", "mkdir /sys/fs/cgroup/x"):
         assert instance.exec(["/bin/sh", "-c", attempt], EXEC_S).exit_code != 0
     assert instance.exec(["cat", "/sys/fs/cgroup/pids.max"], EXEC_S).check().stdout == b"50\n"
+
+
+def test_a_parent_without_its_controllers_gets_them() -> None:
+    """What a process leaves that died while it made the first group since boot."""
+    parent = ROOT / "tare-half"
+    parent.mkdir()
+    try:
+        _apply_and_remove(V2Cgroup("one", ROOT, parent=parent.name))
+    finally:
+        parent.rmdir()
+
+
+def test_the_first_groups_may_be_made_at_once() -> None:
+    failures: list[Exception] = []
+    for attempt in range(20):
+        parent, start = f"tare-race-{attempt}", threading.Barrier(4)
+
+        def make(name: str, parent: str = parent, start: threading.Barrier = start) -> None:
+            start.wait()
+            try:
+                _apply_and_remove(V2Cgroup(name, ROOT, parent=parent))
+            except (TareError, OSError) as error:
+                failures.append(error)
+
+        threads = [threading.Thread(target=make, args=(name,)) for name in "abcd"]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        (ROOT / parent).rmdir()
+    assert failures == []
+
+
+def _apply_and_remove(group: V2Cgroup) -> None:
+    try:
+        group.create()
+        group.apply(Limits(cpus=0.5, memory_bytes=64 * MIB, pids=5))
+    finally:
+        group.remove()
+
+
+@pytest.mark.parametrize("cpuset", ["0", "0,1", "0-1", "1,0"])
+def test_a_cpu_list_holds_however_it_is_written(launch: Launch, cpuset: str) -> None:
+    assert [reading.holds for reading in launch(Limits(cpuset=cpuset)).limit_readings()] == [True]
 
 
 def test_no_group_guards_devices_so_none_can_be_made_or_opened(launch: Launch) -> None:

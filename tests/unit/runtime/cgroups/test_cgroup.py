@@ -8,7 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from runtime.cgroups.cgroup import line_of_device, number, pauses, remove_directories, scheduler, whole_pages, write
+from runtime.cgroups.cgroup import (
+    cpu_list,
+    line_of_device,
+    members,
+    number,
+    pauses,
+    remove_directories,
+    scheduler,
+    whole_pages,
+    write,
+)
 from runtime.errors import TareError
 
 
@@ -77,3 +87,23 @@ def test_the_scheduler_in_use_is_the_one_in_brackets(tmp_path: Path) -> None:
     (queue / "scheduler").write_text("none [mq-deadline] bfq\n")
     assert scheduler("8:0", tmp_path) == "mq-deadline"
     assert scheduler("8:1", tmp_path) == ""
+
+
+@pytest.mark.parametrize(("text", "shown"), [("0", "0"), ("0,1", "0-1"), ("5,0-2", "0-2,5"), ("1-1,3", "1,3")])
+def test_a_cpu_list_as_the_kernel_shows_it(text: str, shown: str) -> None:
+    assert cpu_list(text) == shown
+
+
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.ENODEV])
+def test_a_group_that_is_gone_has_no_members(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def read_text(path: Path) -> str:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, "read_text", read_text)
+    assert members(tmp_path) == ()
+
+
+def test_other_errors_of_reading_members_are_told(tmp_path: Path) -> None:
+    (tmp_path / "cgroup.procs").mkdir()
+    with pytest.raises(IsADirectoryError):
+        members(tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -100,7 +101,44 @@ def test_first_group_hands_the_controllers_down(
 
     monkeypatch.setattr(Path, "mkdir", mkdir)
     V2Cgroup("tare-1", v2_mount, parent="new").create()
-    assert [value for _, value in kernel] == ["+cpu", "+memory", "+pids", "+io", "+cpuset", "+cpu", "+memory"]
+    assert [value for _, value in kernel] == ["+cpuset", "+io", "+cpu", "+memory", "+pids", "+cpu", "+memory"]
+
+
+def test_a_half_made_parent_is_completed_and_a_whole_one_left_alone(
+    v2_mount: Path, kernel: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parent = v2_mount / "tare"
+    (parent / "cgroup.controllers").write_text("cpu memory pids\n")
+    (parent / "cgroup.subtree_control").touch()
+    V2Cgroup("tare-1", v2_mount).create()
+    assert [value for _, value in kernel][-3:] == ["+cpu", "+memory", "+pids"]
+    kernel.clear()
+    made = Path.mkdir
+
+    def mkdir(path: Path) -> None:
+        made(path)
+        (path / "pids.max").touch()
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    V2Cgroup("tare-2", v2_mount).create()
+    assert kernel == []
+
+
+def test_a_group_that_vanishes_while_it_is_read_is_removed(v2_mount: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    group = V2Cgroup("tare-1", v2_mount)
+    (v2_mount / "tare/tare-1").mkdir()
+
+    def vanish(deadline: float) -> None:
+        raise OSError(errno.ENODEV, "No such device")
+
+    monkeypatch.setattr(group, "_await_empty", vanish)
+    group.remove()
+    assert not group.exists()
+
+
+def test_a_cpu_list_is_written_as_the_kernel_shows_it(v2_mount: Path, kernel: list[tuple[str, str]]) -> None:
+    V2Cgroup("tare-0", v2_mount).apply(Limits(cpuset="3,1,0"))
+    assert kernel == [("cpuset.cpus", "0-1,3")]
 
 
 def test_freezing_reads_the_event_file_until_it_says_so(v2_mount: Path, monkeypatch: pytest.MonkeyPatch) -> None:
