@@ -86,6 +86,7 @@ def test_microvm_runs_the_agent_as_init_and_powers_off_by_itself(microvm: Microv
         guest.wait_ready(READY_S)
         assert [name for name, _ in guest.timeline] == ["request", "disk", "spawned", "userland", "ready"]
         assert guest.exec(["readlink", "/proc/1/exe"], 60).stdout == b"/usr/lib/tare/agent\n"
+        assert b" no_timer_check" in guest.exec(["cat", "/proc/cmdline"], 60).stdout
     assert "Power down" in guest.console()
 
 
