@@ -9,6 +9,7 @@ Constants are named as in the kernel's headers. Nothing here knows what a contai
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import platform
 from collections.abc import Callable, Iterable
@@ -48,6 +49,11 @@ PR_SET_NO_NEW_PRIVS: Final = 38
 PR_CAP_AMBIENT: Final = 47
 PR_CAP_AMBIENT_CLEAR_ALL: Final = 4
 
+# linux/openat2.h
+RESOLVE_NO_SYMLINKS: Final = 0x04
+RESOLVE_BENEATH: Final = 0x08
+RESOLVE_IN_ROOT: Final = 0x10
+
 # linux/close_range.h, linux/seccomp.h, linux/capability.h
 CLOSE_RANGE_CLOEXEC: Final = 4
 SECCOMP_SET_MODE_FILTER: Final = 1
@@ -55,8 +61,8 @@ _LINUX_CAPABILITY_VERSION_3: Final = 0x20080522
 
 # asm/unistd_64.h and asm-generic/unistd.h: the calls that the C library does not wrap
 _NUMBERS: Final = {
-    "x86_64": {"pivot_root": 155, "capset": 126, "seccomp": 317, "clone3": 435, "close_range": 436},
-    "aarch64": {"pivot_root": 41, "capset": 91, "seccomp": 277, "clone3": 435, "close_range": 436},
+    "x86_64": {"pivot_root": 155, "capset": 126, "seccomp": 317, "clone3": 435, "close_range": 436, "openat2": 437},
+    "aarch64": {"pivot_root": 41, "capset": 91, "seccomp": 277, "clone3": 435, "close_range": 436, "openat2": 437},
 }
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -95,6 +101,7 @@ _capset = _call("capset", _pointer, _pointer)
 _seccomp = _call("seccomp", _ulong, _ulong, _pointer)
 _clone3 = _call("clone3", _pointer, ctypes.c_size_t)
 _close_range = _call("close_range", _ulong, _ulong, _ulong)
+_openat2 = _call("openat2", _long, _text, _pointer, ctypes.c_size_t)
 
 
 def _check(result: int, call: str, about: str = "") -> int:
@@ -169,6 +176,19 @@ def seccomp_set_filter(program: bytes) -> None:
 def close_range(first: int, last: int, flags: int) -> None:
     """Close descriptors, or mark them."""
     _check(_close_range(first, last, flags), f"close_range {first}")
+
+
+_OpenHow = ctypes.c_uint64 * 3  # struct open_how: flags, mode, resolve
+
+
+def openat2(directory: int, path: bytes, flags: int, resolve: int, mode: int = 0) -> int:
+    """Open `path` below the descriptor `directory` by the rules `resolve`; returns a close-on-exec descriptor."""
+    how = _OpenHow(flags | os.O_CLOEXEC, mode, resolve)
+    while True:
+        result = _openat2(directory, path, ctypes.byref(how), ctypes.sizeof(how))
+        # Something was renamed while `..` was resolved: the manual says to try again.
+        if result != -1 or ctypes.get_errno() != errno.EAGAIN:
+            return _check(result, "openat2", os.fsdecode(path))
 
 
 class _CloneArguments(ctypes.Structure):
