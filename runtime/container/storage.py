@@ -8,6 +8,7 @@ Lean: what a launch needs and nothing else, so that a process that launches may 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 CONSOLE = "console.log"
 _SKELETON = ("dev", "etc", "proc", "sys")
@@ -32,6 +33,22 @@ def skeleton(root: str) -> str:
         except OSError:  # somebody else was faster
             _remove_all(partial)
     return final
+
+
+def overlay_options(layers: Sequence[str], directory: str | None) -> str:
+    """The options of an overlay of `layers`, topmost last, under the writable one in `directory`; None: read-only.
+
+    Without redirects, whatever the host's default: the upper directory alone must say what changed.
+    """
+    options = "redirect_dir=off,lowerdir=" + ":".join(_escaped(layer) for layer in reversed(layers))
+    if directory is not None:
+        options += f",upperdir={_escaped(directory)}/upper,workdir={_escaped(directory)}/work"
+    return options
+
+
+def _escaped(path: str) -> str:
+    """A path inside overlay's options, where colon and comma separate and the backslash escapes."""
+    return path.replace("\\", "\\\\").replace(":", "\\:").replace(",", "\\,")
 
 
 def make(directory: str) -> None:
