@@ -18,6 +18,14 @@ ALLOWED = {
     "runtime.spec": ("runtime.errors",),
     "runtime.images": ("runtime.images", "runtime.linux", "runtime.spec", "runtime.errors", "runtime.command"),
     "runtime.cgroups": ("runtime.cgroups", "runtime.linux", "runtime.spec", "runtime.errors", "runtime.instance"),
+    "runtime.network": (
+        "runtime.network",
+        "runtime.linux",
+        "runtime.spec",
+        "runtime.ledger",
+        "runtime.errors",
+        "runtime.command",
+    ),
     "runtime.instance": ("runtime.spec", "runtime.errors"),
     "runtime.channel": ("runtime.instance", "runtime.errors"),
     "runtime.command": ("runtime.errors",),
@@ -34,8 +42,9 @@ ALLOWED = {
     "tare": ("runtime.errors",),
 }
 FORBIDDEN = {
-    "runtime.container": ("runtime.vm",),
-    "runtime.vm": ("runtime.container",),
+    "runtime.container": ("runtime.vm", "runtime.commands", "runtime.drivers"),
+    "runtime.vm": ("runtime.container", "runtime.commands", "runtime.drivers"),
+    "runtime.drivers": ("runtime.commands",),
 }
 
 
