@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from runtime.spec import ImageRef, InstanceSpec, Limits, Ready
 from tests.conftest import skip_or_fail
 
 ROUNDS = 40
+THREADS, LAUNCHES = 4, 200
 IMAGE = ImageRef.parse("tare/debian:bookworm")
 LIMITS = Limits(memory_bytes=256 << 20, pids=100)
 NAMESPACES = ("mount", "uts", "ipc", "net", "pid", "cgroup")
@@ -150,4 +152,20 @@ def test_launch_to_userland_of_the_agent(benchmark: Any, bench_host: Host) -> No
     benchmark.pedantic(cycle, rounds=ROUNDS, warmup_rounds=2)
     driver.close()
     benchmark.extra_info.update({name: round(statistics.median(times), 3) for name, times in phases.items()})
+    print(benchmark.extra_info)  # noqa: T201
+
+
+def test_launches_per_second(benchmark: Any, bench_host: Host) -> None:
+    driver = ContainerDriver(bench_host)
+    prepared = driver.prepare(InstanceSpec(image=IMAGE, argv=("/bin/true",), ready=Ready.USERLAND, limits=LIMITS))
+
+    def cycle(_: int) -> None:
+        with driver.launch(prepared) as instance:
+            instance.wait_ended(30)  # type: ignore[attr-defined]
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        benchmark.pedantic(lambda: list(pool.map(cycle, range(LAUNCHES))), rounds=5, warmup_rounds=1)
+    driver.close()
+    rate = LAUNCHES / benchmark.stats.stats.median if benchmark.stats else 0.0
+    benchmark.extra_info.update(threads=THREADS, launches_per_s=round(rate))
     print(benchmark.extra_info)  # noqa: T201
