@@ -38,7 +38,12 @@ class DockerEngine:
     def docker(self, *words: str, timeout_s: float = 120, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run `docker WORDS…`; a failure shows what it printed."""
         done = subprocess.run(
-            self.command(*words), capture_output=True, text=True, timeout=timeout_s, stdin=subprocess.DEVNULL
+            self.command(*words),
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            stdin=subprocess.DEVNULL,
         )
         if check and done.returncode != 0:
             raise AssertionError(f"docker {' '.join(words)}: exit {done.returncode}: {done.stderr or done.stdout}")
