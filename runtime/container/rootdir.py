@@ -1,0 +1,183 @@
+"""The root directory of a container as a descriptor, whether the container runs or not, and safe ways through it.
+
+Whatever lies in it was made by somebody who may want to be let out: every path is resolved by the kernel inside that
+root (openat2), never by name from the host's. Nothing is mounted where the host can see it. Not for what is copied
+(`copying`) nor for starting anything.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from runtime.container.storage import overlay_options
+from runtime.errors import TareError
+from runtime.ledger import process_start
+from runtime.linux import syscalls
+from runtime.linux.syscalls import MNT_DETACH, MS_BIND, MS_RDONLY, MS_REC, MS_SLAVE, RESOLVE_IN_ROOT
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """A host path that the container shows at `target`."""
+
+    source: Path
+    target: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContainerFiles:
+    """What a container's files are made of.
+
+    `layers`, topmost last, lie under the writable one in `directory`; `bound` over it while it does not run. `pid` and
+    `pid_start` (`ledger.process_start`) name its first process while it does.
+    """
+
+    name: str
+    layers: tuple[Path, ...]
+    directory: Path
+    pid: int | None = None
+    pid_start: int | None = None
+    bound: tuple[Bound, ...] = ()
+
+    @property
+    def upper(self) -> Path:
+        """Its writable layer."""
+        return self.directory / "upper"
+
+
+@contextmanager
+def opened(files: ContainerFiles) -> Iterator[int]:
+    """A descriptor of the container's root directory, as its processes see it or would see it."""
+    with ExitStack() as stack:
+        if files.pid is not None:
+            yield stack.enter_context(_running(files, files.pid))
+        else:
+            lower = [str(layer) for layer in files.layers]
+            yield stack.enter_context(_mounted(lower, str(files.directory), files.bound))
+
+
+@contextmanager
+def opened_layers(layers: Sequence[Path]) -> Iterator[int]:
+    """A descriptor of the read-only root directory that `layers` make together, topmost last."""
+    with ExitStack() as stack:
+        if len(layers) == 1:  # an overlay of one layer is none
+            descriptor = os.open(layers[0], _DIRECTORY)
+            stack.callback(os.close, descriptor)
+            yield descriptor
+        else:
+            yield stack.enter_context(_mounted([str(layer) for layer in layers], None, ()))
+
+
+@contextmanager
+def _running(files: ContainerFiles, pid: int) -> Iterator[int]:
+    gone = TareError(f"container {files.name}", "it has just ended", "try again")
+    try:
+        descriptor = os.open(f"/proc/{pid}/root", _DIRECTORY)
+    except (FileNotFoundError, ProcessLookupError):
+        raise gone from None
+    try:
+        if process_start(pid) != files.pid_start:  # another process has got its number
+            raise gone
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _mounted(layers: Sequence[str], directory: str | None, bound: Sequence[Bound]) -> Iterator[int]:
+    """The overlay, mounted in the namespace of a thread that lives as long as this context."""
+    ready: Future[int] = Future()
+    done = threading.Event()
+    thread = threading.Thread(target=_hold, args=(layers, directory, bound, ready, done), daemon=True)
+    thread.start()
+    try:
+        yield ready.result()
+    finally:
+        done.set()
+        thread.join()
+
+
+def _hold(
+    layers: Sequence[str],
+    directory: str | None,
+    bound: Sequence[Bound],
+    ready: Future[int],
+    done: threading.Event,
+) -> None:
+    """The thread's work. Its mounts end with it at the latest; taken off one by one, they have ended when it has."""
+    try:
+        with ExitStack() as stack:
+            syscalls.unshare(syscalls.CLONE_NEWNS)
+            syscalls.mount(None, b"/", None, MS_REC | MS_SLAVE, None)
+            target = os.fsencode(layers[-1] if directory is None else f"{directory}/upper")
+            options = os.fsencode(overlay_options(layers, directory))
+            syscalls.mount(b"overlay", target, b"overlay", MS_RDONLY if directory is None else 0, options)
+            stack.callback(syscalls.umount2, target, MNT_DETACH)
+            root = os.open(target, _DIRECTORY)
+            stack.callback(os.close, root)
+            for each in bound:
+                _bind(root, each)
+            ready.set_result(root)
+            done.wait()
+    except BaseException as error:
+        if ready.done():
+            raise
+        ready.set_exception(error)
+
+
+def _bind(root: int, bound: Bound) -> None:
+    descriptor = _make_target(root, bound.target, directory=bound.source.is_dir())
+    try:
+        syscalls.mount(os.fsencode(bound.source), b"/proc/self/fd/%d" % descriptor, None, MS_BIND | MS_REC, None)
+    finally:
+        os.close(descriptor)
+
+
+def _make_target(root: int, path: str, *, directory: bool) -> int:
+    """An O_PATH descriptor of `path` inside `root`, made where it is missing, as the first start would."""
+    try:
+        return open_inside(root, path, os.O_PATH)
+    except FileNotFoundError:
+        above, name = os.path.split(path.rstrip("/"))
+        parent = _make_target(root, above, directory=True)
+    try:
+        if directory:
+            os.mkdir(name, 0o755, dir_fd=parent)
+        else:
+            os.mknod(name, stat.S_IFREG | 0o644, dir_fd=parent)
+    finally:
+        os.close(parent)
+    return open_inside(root, path, os.O_PATH)
+
+
+def open_inside(root: int, path: str, flags: int) -> int:
+    """Open `path`, absolute or not, as if `root` were the root directory; links lead nowhere else.
+
+    Raises OSError as open(2) does; a link of /proc that leads out is ELOOP.
+    """
+    return syscalls.openat2(root, os.fsencode(path) or b".", flags, RESOLVE_IN_ROOT)
+
+
+# File systems made of kernel objects: their files are no data, and reading some of them waits for ever.
+_PSEUDO = ("proc", "sysfs", "devpts", "mqueue", "cgroup", "cgroup2", "debugfs", "tracefs", "securityfs", "bpf")
+
+
+def pseudo_devices(pid: int, proc: Path = Path("/proc")) -> frozenset[int]:
+    """The device numbers (as in `st_dev`) of the pseudo file systems that process `pid` has mounted, /dev included."""
+    devices = set()
+    for line in (proc / str(pid) / "mountinfo").read_text(errors="surrogateescape").splitlines():
+        fields, _, rest = line.partition(" - ")
+        number, _, target = fields.split()[2:5]
+        if rest.split()[0] in _PSEUDO or target == "/dev":
+            major, _, minor = number.partition(":")
+            devices.add(os.makedev(int(major), int(minor)))
+    return frozenset(devices)
