@@ -10,6 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from runtime.cgroups.resources import Resources
+from runtime.linux.profile import Seccomp as Seccomp  # noqa: PLC0414 - a part of Config, to be had from here
+from runtime.linux.profile import SyscallArgument as SyscallArgument  # noqa: PLC0414
+from runtime.linux.profile import SyscallRule as SyscallRule  # noqa: PLC0414
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +99,7 @@ class IdMapping:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MountPoint:
-    """One mount, as in fstab(5): options are the words of mount(8), `bind`, `ro`, `rprivate`, `size=64m`…"""
+    """One mount, as in fstab(5): options are the words of mount(8): `bind`, `ro`, `rprivate`, `size=64m` and so on."""
 
     destination: str
     type: str | None = None
@@ -155,39 +158,6 @@ class Device:
     file_mode: int | None = None
     uid: int = 0
     gid: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SyscallArgument:
-    """`op` compares argument `index` with `value` (and `value_two`, for SCMP_CMP_MASKED_EQ)."""
-
-    index: int
-    value: int
-    op: str
-    value_two: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SyscallRule:
-    """What happens at these calls when all `args` hold."""
-
-    names: tuple[str, ...]
-    action: str
-    errno_ret: int | None = None
-    args: tuple[SyscallArgument, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Seccomp:
-    """A system-call filter: actions are SCMP_ACT_…, architectures SCMP_ARCH_…"""
-
-    default_action: str
-    default_errno_ret: int | None = None
-    architectures: tuple[str, ...] = ()
-    flags: tuple[str, ...] = ()
-    listener_path: str | None = None
-    listener_metadata: str | None = None
-    syscalls: tuple[SyscallRule, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
