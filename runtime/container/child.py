@@ -5,45 +5,77 @@ Runs in a copy of the launcher. Never returns into it.
 
 from __future__ import annotations
 
+import fcntl
 import marshal
 import os
 import socket
 from collections.abc import Sequence
+from contextlib import suppress
 
-from runtime.container.steps import Step
+from runtime.container.steps import Context, Step, Talking
 from runtime.linux.syscalls import CLOSE_RANGE_CLOEXEC, close_range
 
 FIRST_SPARE = 16
 """Descriptors below this are free for the instance: the launcher keeps all of its own at or above it."""
 
 
-def run(steps: Sequence[Step], streams: Sequence[tuple[int, int]], report: socket.socket) -> None:
+def run(
+    steps: Sequence[Step], streams: Sequence[tuple[int, int]], report: socket.socket, target: int, waits: bool
+) -> None:
     """Duplicate each (source, target) of `streams`, execute `steps`; the last one replaces this program.
 
-    Before that one, an empty-handed message on `report`, a close-on-exec socket, carries a descriptor of
+    `target` is the pidfd that a step may join, or -1. With `waits` a first message of the parent is waited
+    for. Before the last step, a message `root` on `report`, a close-on-exec socket, carries a descriptor of
     the root directory. What fails is told there as a marshalled (index of the step, errno, text). An end
     of file without such words means that the program runs; a plan without one ends with 0.
     """
     index = -1
     try:
         os.setsid()
-        for source, target in streams:
-            os.dup2(source, target)
-        close_range(max((2, *(target for _, target in streams))) + 1, 0xFFFFFFFF, CLOSE_RANGE_CLOEXEC)
+        if streams:
+            report, target = _arrange(streams, report, target)
+        close_range(max((2, *(number for _, number in streams))) + 1, 0xFFFFFFFF, CLOSE_RANGE_CLOEXEC)
+        if waits and not report.recv(16):
+            os._exit(127)
+        context = Context(report, target)
         last = len(steps) - 1
         for index, step in enumerate(steps):
             if index == last:
                 _show_root(report)
-            step.execute()
+            if isinstance(step, Talking):
+                step.talk(context)
+            else:
+                step.execute()
         os._exit(0)
     except OSError as error:
         words = (index, error.errno or 0, str(error))
     except BaseException as error:  # noqa: BLE001 - a copy of the launcher must end here, whatever happens
         words = (index, 0, repr(error))
-    report.send(marshal.dumps(words))
+    report.send(marshal.dumps(words), socket.MSG_NOSIGNAL)
     os._exit(127)
+
+
+def _arrange(streams: Sequence[tuple[int, int]], report: socket.socket, target: int) -> tuple[socket.socket, int]:
+    """Put every stream at its number and nothing else below the highest; ours move out of the way."""
+    targets = [number for _, number in streams]
+    spare = max(FIRST_SPARE, *targets) + 1
+    if report.fileno() < spare:
+        report = socket.socket(fileno=fcntl.fcntl(report.detach(), fcntl.F_DUPFD_CLOEXEC, spare))
+    if 0 <= target < spare:
+        target = fcntl.fcntl(target, fcntl.F_DUPFD_CLOEXEC, spare)
+    # A source may be the target of another: those are moved first.
+    sources = [fcntl.fcntl(source, fcntl.F_DUPFD_CLOEXEC, spare) if source < spare else source for source, _ in streams]
+    for source, number in zip(sources, targets, strict=True):
+        os.dup2(source, number)
+    for number in range(3, max(targets)):
+        if number not in targets:
+            close_range(number, number, CLOSE_RANGE_CLOEXEC)
+    return report, target
 
 
 def _show_root(report: socket.socket) -> None:
     """Let the launcher hold the root file system, so that its end need not wait for the kernel to let go of it."""
-    socket.send_fds(report, [b"root"], [os.open(b"/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)])
+    descriptor = os.open(b"/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    with suppress(BrokenPipeError):  # whoever created a held container need not stay for its start
+        socket.send_fds(report, [b"root"], [descriptor], socket.MSG_NOSIGNAL)
+    os.close(descriptor)

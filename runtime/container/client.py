@@ -10,6 +10,7 @@ import itertools
 import marshal
 import os
 import queue
+import signal
 import socket
 import subprocess
 import sys
@@ -33,7 +34,10 @@ _BOOT = (
 
 
 class Child:
-    """A process that the launcher cloned. `pid` is the host's number of it."""
+    """A process that the launcher cloned. `pid` is the host's number of it.
+
+    `console` is the terminal's master where its program has one, else -1; whoever uses it closes it.
+    """
 
     def __init__(self, bury: Callable[[int], None]) -> None:
         self.pid = 0
@@ -42,7 +46,9 @@ class Child:
         self.exit_code: int | None = None
         self.stopped_ns: int | None = None
         self.pidfd: Pidfd | None = None
+        self.console = -1
         self._root = -1
+        self._waits = False
         self._bury = bury
         self._failure: tuple[int, int, str] | None = None
         self._answered = threading.Event()
@@ -100,10 +106,18 @@ class LauncherClient:
                 return 0.0
             return time.clock_gettime(~self._process.pid << 3 | _CPUCLOCK_SCHED)
 
-    def launch(self, plan: Plan, descriptors: Sequence[int], timeout_s: float = 30.0) -> Child:
+    def launch(
+        self,
+        plan: Plan,
+        descriptors: Sequence[int],
+        timeout_s: float = 30.0,
+        *,
+        prepare: Callable[[int], None] | None = None,
+    ) -> Child:
         """Carry out `plan` and return once its program is executing.
 
-        `descriptors` are duplicated on the way; the caller keeps its own. Raises TareError when a
+        `descriptors` are duplicated on the way; the caller keeps its own. When the child waits on the way
+        (`Place.waits`), `prepare` is called with its pid, and then it goes on. Raises TareError when a
         step fails (`exit_code` 127 or 126 when it was the last one) or nothing is heard for `timeout_s`.
         """
         child, token = Child(self._bury), next(self._tokens)
@@ -117,9 +131,32 @@ class LauncherClient:
             raise TareError("launch", f"the launcher takes no plan: {error.strerror}", "shorten the command") from error
         if not child._answered.wait(timeout_s):
             raise TareError("launch", f"no answer from the launcher in {timeout_s:g} s")
+        if child._waits:
+            self._let_on(child, token, control, prepare, timeout_s)
         if child._failure is not None:
             raise _explained(plan, *child._failure)
         return child
+
+    def _let_on(
+        self,
+        child: Child,
+        token: int,
+        control: socket.socket,
+        prepare: Callable[[int], None] | None,
+        timeout_s: float,
+    ) -> None:
+        child._answered.clear()
+        child._waits = False
+        if prepare is not None:
+            try:
+                prepare(child.pid)
+            except BaseException:
+                with suppress(ProcessLookupError):
+                    os.kill(child.pid, signal.SIGKILL)  # it is the launcher's child and not reaped yet
+                raise
+        control.send(marshal.dumps((token,)))
+        if not child._answered.wait(timeout_s):
+            raise TareError("launch", f"no answer from the launcher in {timeout_s:g} s")
 
     def close(self) -> None:
         """End the launcher; instances that were to die with it do."""
@@ -174,7 +211,7 @@ class LauncherClient:
     def _read(self, control: socket.socket) -> None:
         while True:
             try:
-                message, received, _, _ = socket.recv_fds(control, 65536, 2, socket.MSG_CMSG_CLOEXEC)
+                message, received, _, _ = socket.recv_fds(control, 65536, 3, socket.MSG_CMSG_CLOEXEC)
             except OSError:
                 message, received = b"", []
             if not message:
@@ -192,10 +229,13 @@ class LauncherClient:
                 os.close(descriptor)
             return
         match kind, words:
-            case "running", [int(pid), int(spawned_ns), int(executed_ns)]:
+            case "running", [int(pid), int(spawned_ns), int(executed_ns), root, console]:
                 child.pid, child.spawned_ns, child.executed_ns = pid, spawned_ns, executed_ns
                 child.pidfd = Pidfd(received.pop(0))
-                child._root = received.pop(0) if received else -1
+                child._root = received.pop(0) if root else -1
+                child.console = received.pop(0) if console else -1
+            case "waits", [int(pid), str()]:
+                child.pid, child._waits = pid, True
             case "failed", [int(index), int(number), str(text)]:
                 child._failure = index, number, text
                 child._ended.set()

@@ -3,6 +3,8 @@
 It imports little, has one thread and holds nothing but sockets and pidfds, so that a clone copies few
 pages. Plans come in over a SOCK_SEQPACKET socket, one message each, with the descriptors they need;
 what became of them goes back the same way. No shell, no polling, no process per instance.
+
+How a child is cloned and heard is `spawning`, which serves other lean processes too.
 """
 
 from __future__ import annotations
@@ -16,59 +18,15 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Any, Final
 
 from runtime.container import child
+from runtime.container.spawning import Flat, Spawned, spawn
 from runtime.container.steps import Row, Step, from_row
-from runtime.linux import syscalls
 
 MESSAGE_BYTES: Final = 1 << 20
 MAX_DESCRIPTORS: Final = 16
 MAX_KNOWN: Final = 64
-
-
-def spawn(
-    namespaces: int, cgroup: str | None, steps: Sequence[Step], streams: Sequence[tuple[int, int]]
-) -> tuple[int, int, socket.socket]:
-    """Clone a child that carries out `steps`: (pid, pidfd, the socket it reports to). Raises OSError.
-
-    `cgroup` is the v2 directory to be born in; `streams` pairs of a descriptor here and one of the program.
-    """
-    into = None if cgroup is None else os.open(cgroup, os.O_PATH | os.O_DIRECTORY)
-    reports, told = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    try:
-        pid, pidfd = syscalls.clone3(namespaces, signal.SIGCHLD, into)
-        if pid == 0:
-            child.run(steps, streams, told)
-    except OSError:
-        reports.close()
-        raise
-    finally:
-        told.close()
-        if into is not None:
-            os.close(into)
-    return pid, pidfd, reports
-
-
-def outcome(reports: socket.socket) -> tuple[tuple[int, int, str] | None, int]:
-    """Wait until the child executes its program or fails, and close `reports`.
-
-    Returns (None, descriptor of its root directory) or ((index of the step, errno, text), -1).
-    """
-    root, failure = -1, None
-    with reports:
-        while True:
-            message, descriptors, _, _ = socket.recv_fds(reports, 65536, 1, socket.MSG_CMSG_CLOEXEC)
-            if descriptors:
-                root = descriptors[0]
-            elif message:
-                failure = marshal.loads(message)  # noqa: S302 - our own child wrote it
-            else:
-                break
-    if failure is not None and root >= 0:
-        os.close(root)
-        root = -1
-    return failure, root
 
 
 class Launcher:
@@ -79,6 +37,7 @@ class Launcher:
         self._poll = select.epoll()
         self._handlers: dict[int, Callable[[], None]] = {}
         self._known: dict[bytes, list[Step]] = {}
+        self._waiting: dict[int, Spawned] = {}
         self._watch(control.fileno(), self._receive)
 
     def serve(self) -> None:
@@ -104,29 +63,26 @@ class Launcher:
         if not message:
             self._forget(self._control.fileno())
             return
-        token, namespaces, cgroup, streams, parts = marshal.loads(message)  # noqa: S302 - our own parent wrote it
+        token, *words = marshal.loads(message)  # noqa: S302 - our own parent wrote it
         try:
-            self._launch(token, namespaces, cgroup, [(descriptors[at], target) for at, target in streams], parts)
+            if words:
+                self._launch(token, words, descriptors)
+            elif token in self._waiting:
+                self._waiting.pop(token).go_on()
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
 
-    def _launch(
-        self,
-        token: int,
-        namespaces: int,
-        cgroup: str | None,
-        streams: list[tuple[int, int]],
-        parts: list[bytes | tuple[Row, ...]],
-    ) -> None:
-        steps = [step for part in parts for step in self._decode(part)]
+    def _launch(self, token: int, words: list[Any], descriptors: Sequence[int]) -> None:
+        *fields, parts = words
         try:
-            pid, pidfd, reports = spawn(namespaces, cgroup, steps, streams)
+            steps = tuple(step for part in parts for step in self._decode(part))
+            spawned = spawn(Flat(*fields, steps), descriptors)
         except OSError as error:
             self._tell(token, "failed", -1, error.errno, str(error))
             return
         spawned_ns = time.monotonic_ns()
-        self._watch(reports.fileno(), lambda: self._settle(token, pid, pidfd, reports, spawned_ns))
+        self._watch(spawned.reports.fileno(), lambda: self._settle(token, spawned, spawned_ns))
 
     def _decode(self, part: bytes | tuple[Row, ...]) -> list[Step]:
         """The steps of a part. One that comes as bytes is the same in many plans and kept."""
@@ -140,21 +96,31 @@ class Launcher:
             steps = self._known[part] = [from_row(row) for row in rows]
         return steps
 
-    def _settle(self, token: int, pid: int, pidfd: int, reports: socket.socket, spawned_ns: int) -> None:
-        """The child reports: its program runs, or this is why it does not."""
-        self._forget(reports.fileno())
-        failure, root = outcome(reports)
+    def _settle(self, token: int, spawned: Spawned, spawned_ns: int) -> None:
+        """The child reports: its program runs, or it waits, or this is why it does not run."""
+        if not spawned.advance():
+            return
+        if spawned.done:
+            self._forget(spawned.reports.fileno())
+        said = spawned.take()
+        if said.waits:
+            self._waiting[token] = spawned
+            self._tell(token, "waits", spawned.pid, said.waits)
+            return
+        self._waiting.pop(token, None)
         executed_ns = time.monotonic_ns()
-        if failure is not None:
+        pidfd = spawned.pidfd
+        if said.failure is not None:
             os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
             os.close(pidfd)
-            self._tell(token, "failed", *failure)
+            self._tell(token, "failed", *said.failure)
             return
         self._watch(pidfd, lambda: self._reap(token, pidfd))
-        descriptors = [pidfd] if root < 0 else [pidfd, root]
-        self._tell(token, "running", pid, spawned_ns, executed_ns, descriptors=descriptors)
-        if root >= 0:
-            os.close(root)
+        extra = [descriptor for descriptor in (said.root, said.console) if descriptor >= 0]
+        kinds = (said.root >= 0, said.console >= 0)
+        self._tell(token, "running", spawned.pid, spawned_ns, executed_ns, *kinds, descriptors=[pidfd, *extra])
+        for descriptor in extra:
+            os.close(descriptor)
 
     def _reap(self, token: int, pidfd: int) -> None:
         ended = os.waitid(os.P_PIDFD, pidfd, os.WEXITED)

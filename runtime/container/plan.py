@@ -12,7 +12,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Any
 
+from runtime.container.config import Config, Process
+from runtime.container.spawning import Flat
 from runtime.container.steps import (
     CharacterDevice,
     Confine,
@@ -122,6 +125,9 @@ class Plan:
     parts: tuple[Step | Part, ...]
     streams: tuple[tuple[int, int], ...] = ()
     cgroup: str | None = None
+    enter: tuple[tuple[str, int], ...] = ()
+    maps: tuple[bytes, bytes] | None = None
+    target: int = 0
 
     @property
     def steps(self) -> tuple[Step, ...]:
@@ -136,7 +142,14 @@ class Plan:
     def encode(self, token: int) -> bytes:
         """One message for the launcher, answered under `token`."""
         parts = tuple(part.encoded if isinstance(part, Part) else (to_row(part),) for part in self.parts)
-        return marshal.dumps((token, self.namespaces, self.cgroup, self.streams, parts))
+        return marshal.dumps((token, *self._head(), parts))
+
+    def flat(self) -> Flat:
+        """The plan for `spawning.spawn`, which carries it out."""
+        return Flat(*self._head(), self.steps)
+
+    def _head(self) -> tuple[Any, ...]:
+        return self.namespaces, self.cgroup, self.streams, self.enter, self.maps, self.target
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +233,7 @@ class HostFacts:
         )
 
 
-def container_plan(
+def image_plan(
     rootfs: Rootfs,
     program: Program,
     facts: HostFacts,
@@ -268,6 +281,63 @@ def container_plan(
         streams=tuple(streams),
         cgroup=None if cgroup is None else str(cgroup),
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a container is put on this host.
+
+    With `rootfs` an overlay is mounted; without, `config.root.path`, relative to `bundle`, is ready. It enters
+    its cgroup by the v1 `join_files` or is born in the v2 `cgroup`; `cgroup_mounts` are what a mount of type
+    cgroup shows: (v1 controllers, directory name), one empty pair for v2. Where no cgroup guards the devices,
+    none can be made and those in the image cannot be opened. `files` are put over the image's: path and content.
+
+    With `waits` the child stops before its root is pivoted and says `hooks` to its parent, which may then find
+    its namespaces by its pid (hooks of the runtime, a network). `hold` is a FIFO at which it stops just before
+    execve until somebody writes to it; it says `start` then.
+    """
+
+    rootfs: Rootfs | None = None
+    bundle: Path = Path("/")
+    join_files: tuple[Path, ...] = ()
+    cgroup: Path | None = None
+    cgroup_mounts: tuple[tuple[str, str], ...] = ()
+    devices_guarded: bool = True
+    files: tuple[tuple[str, str], ...] = ()
+    waits: bool = False
+    hold: Path | None = None
+    die_with_launcher: bool = False
+
+
+def container_plan(
+    config: Config,
+    place: Place,
+    facts: HostFacts,
+    *,
+    seccomp: bytes | None,
+    streams: Sequence[tuple[int, int]] = (),
+    state: bytes = b"",
+) -> Plan:
+    """The launch of the container that `config` describes, at `place`.
+
+    `seccomp` is the compiled program of `config.linux.seccomp`; `state` what hooks in the container get on their
+    standard input. Raises UsageError naming the field that this host or runtime cannot do.
+    """
+    raise NotImplementedError
+
+
+def exec_plan(
+    config: Config,
+    process: Process,
+    pid: int,
+    place: Place,
+    facts: HostFacts,
+    *,
+    seccomp: bytes | None,
+    streams: Sequence[tuple[int, int]] = (),
+) -> Plan:
+    """The launch of a further `process` in the container whose init is `pid`: its namespaces, cgroup, confinement."""
+    raise NotImplementedError
 
 
 def native_plan(

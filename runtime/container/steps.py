@@ -34,6 +34,29 @@ class Step(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Context:
+    """What a child knows beside its steps: the socket to its parent, and the process it may join (a pidfd or -1)."""
+
+    report: socket.socket
+    target: int
+
+
+class Talking:
+    """A step that needs the context: `talk()` stands for `execute()`."""
+
+    __slots__ = ()
+
+    def describe(self) -> str:
+        raise NotImplementedError
+
+    def execute(self) -> None:
+        raise TypeError(f"{type(self).__name__} needs its context")
+
+    def talk(self, context: Context) -> None:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True)
 class Write:
     """Write `text` to an existing file in one go; `0` to a cgroup's `tasks` moves the writer itself."""
 
@@ -194,6 +217,34 @@ class LeaveHost:
 
 
 @dataclass(frozen=True, slots=True)
+class JoinNamespaces(Talking):
+    """Enter the namespaces of the target process that `flags` name, all at once."""
+
+    flags: int
+
+    def describe(self) -> str:
+        return f"join namespaces {self.flags:#x}"
+
+    def talk(self, context: Context) -> None:
+        syscalls.setns(context.target, self.flags)
+
+
+@dataclass(frozen=True, slots=True)
+class WaitForParent(Talking):
+    """Say `word` to the parent and wait until it answers; end when it is gone."""
+
+    word: str = "hooks"
+
+    def describe(self) -> str:
+        return f"wait for {self.word}"
+
+    def talk(self, context: Context) -> None:
+        context.report.send(self.word.encode(), socket.MSG_NOSIGNAL)
+        if not context.report.recv(16):
+            raise OSError(errno.EPIPE, "the parent is gone")
+
+
+@dataclass(frozen=True, slots=True)
 class LoopbackUp:
     """Bring up `lo` of the network namespace; the kernel gives it its addresses."""
 
@@ -314,6 +365,8 @@ _CLASSES: Final[tuple[type, ...]] = (
     CharacterDevice,
     PivotRoot,
     LeaveHost,
+    JoinNamespaces,
+    WaitForParent,
     LoopbackUp,
     Hostname,
     ResourceLimit,

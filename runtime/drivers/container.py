@@ -21,7 +21,7 @@ from runtime.cgroups.detect import Hierarchies, detect, open_cgroup
 from runtime.container import storage
 from runtime.container.instance import Holdings, LaunchedInstance
 from runtime.container.launching import LauncherDriver, PreparedImage
-from runtime.container.plan import Bind, HostFacts, Plan, Program, Rootfs, container_plan
+from runtime.container.plan import Bind, HostFacts, Plan, Program, Rootfs, image_plan
 from runtime.driver import Kind
 from runtime.errors import TareError
 from runtime.instance import Availability, Timeline, Usage
@@ -156,7 +156,7 @@ class ContainerDriver(LauncherDriver):
         own_network: bool = True,
         streams: Sequence[tuple[int, int]] = (),
     ) -> Plan:
-        return container_plan(
+        return image_plan(
             rootfs,
             program,
             self._facts,

@@ -15,8 +15,8 @@ sys.path.insert(0, sys.argv[1])
 
 from runtime.cgroups.detect import detect, open_cgroup
 from runtime.container import storage
-from runtime.container.launcher import outcome, spawn
-from runtime.container.plan import HostFacts, Program, Rootfs, container_plan
+from runtime.container.plan import HostFacts, Program, Rootfs, image_plan
+from runtime.container.spawning import outcome, spawn
 from runtime.spec import Limits
 
 LIMITS = Limits(memory_bytes=256 << 20, pids=100)
@@ -33,7 +33,7 @@ def once(name: str) -> int:
     group.apply(LIMITS)
     directory = f"{STATE}/{name}"
     storage.make(directory)
-    plan = container_plan(
+    plan = image_plan(
         Rootfs((SKELETON, ROOTFS), Path(directory)),
         TRUE,
         FACTS,
@@ -44,16 +44,16 @@ def once(name: str) -> int:
         files=(("/etc/hostname", f"{name}\n"), ("/etc/hosts", "127.0.0.1\tlocalhost\n")),
         seccomp=FILTER,
     )
-    _, pidfd, reports = spawn(plan.namespaces, plan.cgroup, plan.steps, [])
-    failure, root = outcome(reports)
-    ended = os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
-    os.close(pidfd)
+    spawned = spawn(plan.flat())
+    said = outcome(spawned)
+    ended = os.waitid(os.P_PIDFD, spawned.pidfd, os.WEXITED)
+    os.close(spawned.pidfd)
     group.remove()
     storage.remove(directory)
     elapsed = time.monotonic_ns() - begin
-    if failure is not None or ended is None or ended.si_status != 0:
-        raise SystemExit(f"{failure or ended}")
-    os.close(root)
+    if said.failure is not None or ended is None or ended.si_status != 0:
+        raise SystemExit(f"{said.failure or ended}")
+    os.close(said.root)
     return elapsed
 
 

@@ -15,7 +15,7 @@ from runtime.container.plan import (
     Plan,
     Program,
     Rootfs,
-    container_plan,
+    image_plan,
     native_plan,
 )
 from runtime.container.steps import (
@@ -45,7 +45,7 @@ TRUE = Program(("/bin/true",))
 
 
 def container(**options: object) -> Plan:
-    return container_plan(ROOTFS, TRUE, FACTS, hostname="tare-0", **options)  # type: ignore[arg-type]
+    return image_plan(ROOTFS, TRUE, FACTS, hostname="tare-0", **options)  # type: ignore[arg-type]
 
 
 def position(plan: Plan, kind: type[Step], number: int = 0) -> int:
@@ -162,14 +162,14 @@ def test_native_is_not_confined() -> None:
 def test_a_plan_prints_a_line_a_step_and_fits_one_message() -> None:
     plan = container(cgroup=Path("/c"))
     assert len(plan.describe().splitlines()) == 1 + len(plan.steps)
-    token, namespaces, cgroup, streams, parts = marshal.loads(plan.encode(7))
+    token, namespaces, cgroup, streams, *_, parts = marshal.loads(plan.encode(7))
     assert (token, namespaces, cgroup, streams) == (7, plan.namespaces, "/c", ())
     rows = [row for part in parts for row in (marshal.loads(part) if isinstance(part, bytes) else part)]
     assert tuple(from_row(row) for row in rows) == plan.steps
 
 
 def test_what_containers_share_travels_as_the_same_bytes() -> None:
-    first, second = container(), container_plan(ROOTFS, TRUE, FACTS, hostname="tare-1")
+    first, second = container(), image_plan(ROOTFS, TRUE, FACTS, hostname="tare-1")
     shared = {id(part) for part in first.parts if isinstance(part, Part)}
     assert shared == {id(part) for part in second.parts if isinstance(part, Part)}
     assert sum(len(part.steps) for part in first.parts if isinstance(part, Part)) > len(first.steps) / 2

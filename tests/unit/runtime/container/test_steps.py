@@ -17,6 +17,7 @@ from runtime.container.steps import (
     Directory,
     Execute,
     Hostname,
+    JoinNamespaces,
     LeaveHost,
     Link,
     LoopbackUp,
@@ -27,6 +28,7 @@ from runtime.container.steps import (
     ResourceLimit,
     Step,
     Unshare,
+    WaitForParent,
     Write,
     from_row,
     to_row,
@@ -44,6 +46,8 @@ EVERY: list[Step] = [
     CharacterDevice(b"/dev/null", 1, 3),
     PivotRoot(b"/state/root"),
     LeaveHost(b"/srv"),
+    JoinNamespaces(0x20000),
+    WaitForParent("hooks"),
     LoopbackUp(),
     Hostname(b"tare-0"),
     ResourceLimit(7, 1024, 4096),
@@ -66,7 +70,7 @@ def test_every_kind_of_step_is_tried_here() -> None:
 def test_descriptions_hold_what_matters() -> None:
     assert EVERY[3].describe() == "mount proc proc at /proc (0xe)"
     assert Mount(b"dev/null", b"/proc/keys", None, syscalls.MS_BIND).describe().startswith("mount bind dev/null at")
-    assert "2 instructions" in EVERY[13].describe()
+    assert "2 instructions" in EVERY[15].describe()
 
 
 def test_a_write_is_one_write(tmp_path: Path) -> None:

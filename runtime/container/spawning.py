@@ -1,0 +1,196 @@
+"""Cloning a child that carries out a plan, and hearing from it: for the launcher and every other lean process.
+
+The caller has one thread and becomes the child's parent: it must wait for it by the pidfd.
+"""
+
+from __future__ import annotations
+
+import marshal
+import os
+import signal
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from runtime.container import child
+from runtime.container.steps import Step
+from runtime.linux import syscalls
+
+GO: Final = b"go"
+_FILES: Final = {
+    syscalls.CLONE_NEWNET: "net",
+    syscalls.CLONE_NEWUTS: "uts",
+    syscalls.CLONE_NEWIPC: "ipc",
+    syscalls.CLONE_NEWPID: "pid_for_children",
+    syscalls.CLONE_NEWCGROUP: "cgroup",
+    syscalls.CLONE_NEWTIME: "time",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Flat:
+    """A plan as the child's parent needs it: nothing left to encode or to look up.
+
+    `namespaces` are clone3's flags, `cgroup` the v2 directory to be born in, `streams` pairs of a position
+    in the descriptors given to `spawn` and the program's number for it. `enter` are namespaces to be born
+    in, each as its file and flag. `maps` are the lines of uid_map and gid_map of a new user namespace.
+    `target` is a process whose namespaces a step joins.
+    """
+
+    namespaces: int
+    cgroup: str | None = None
+    streams: tuple[tuple[int, int], ...] = ()
+    enter: tuple[tuple[str, int], ...] = ()
+    maps: tuple[bytes, bytes] | None = None
+    target: int = 0
+    steps: tuple[Step, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a child has come to: `waits`, or its program runs, or `failure` (index of the step, errno, text).
+
+    `waits` names what for: `hooks` (then `Spawned.go_on` lets it continue) or `start` (then the FIFO of
+    `Place.hold` does). `root` and `console` are descriptors that now belong to the caller, or -1.
+    """
+
+    failure: tuple[int, int, str] | None = None
+    root: int = -1
+    console: int = -1
+    waits: str = ""
+
+
+class Spawned:
+    """A cloned child: `pid` and `pidfd` are the parent's to wait for and to close."""
+
+    __slots__ = ("_console", "_failure", "_root", "_waits", "done", "pid", "pidfd", "reports")
+
+    def __init__(self, pid: int, pidfd: int, reports: socket.socket) -> None:
+        self.pid = pid
+        self.pidfd = pidfd
+        self.reports = reports
+        self.done = False
+        self._failure: tuple[int, int, str] | None = None
+        self._root = self._console = -1
+        self._waits = ""
+
+    def advance(self) -> bool:
+        """Take one message (waiting for it): whether there is an outcome now. For a loop that polls `reports`."""
+        message, descriptors, _, _ = socket.recv_fds(self.reports, 65536, 1, socket.MSG_CMSG_CLOEXEC)
+        match message:
+            case b"":
+                self.done = True
+            case b"root":
+                self._root = descriptors[0]
+            case b"console":
+                self._console = descriptors[0]
+            case b"hooks" | b"start":
+                self._waits = message.decode()
+            case _:
+                self._failure = marshal.loads(message)  # noqa: S302 - our own child wrote it
+        return self.done or bool(self._waits)
+
+    def take(self) -> Outcome:
+        """The outcome `advance` has announced. Closes `reports` when it was the last."""
+        if self.done:
+            self.reports.close()
+        if self._failure is not None:
+            self._close(self._root, self._console)
+            self._root = self._console = -1
+        said = Outcome(self._failure, self._root, self._console, self._waits)
+        self._root = self._console = -1
+        self._waits = ""
+        return said
+
+    def go_on(self) -> None:
+        """Let a child that waits for `hooks` continue; a further `outcome` tells how."""
+        self.reports.send(GO, socket.MSG_NOSIGNAL)
+
+    @staticmethod
+    def _close(*descriptors: int) -> None:
+        for descriptor in descriptors:
+            if descriptor >= 0:
+                os.close(descriptor)
+
+
+def spawn(flat: Flat, descriptors: Sequence[int] = ()) -> Spawned:
+    """Clone a child that carries out `flat`. Raises OSError; `descriptors` stay the caller's."""
+    held: list[int] = []
+    reports, told = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        into = None
+        if flat.cgroup is not None:
+            held.append(into := os.open(flat.cgroup, os.O_PATH | os.O_DIRECTORY))
+        target = -1
+        if flat.target:
+            held.append(target := os.pidfd_open(flat.target))
+        with entered(flat.enter):
+            pid, pidfd = syscalls.clone3(flat.namespaces, signal.SIGCHLD, into)
+            if pid == 0:
+                streams = [(descriptors[at], number) for at, number in flat.streams]
+                child.run(flat.steps, streams, told, target, flat.maps is not None)
+        spawned = Spawned(pid, pidfd, reports)
+        if flat.maps is not None:
+            _settle_maps(spawned, flat.maps)
+    except OSError:
+        reports.close()
+        raise
+    finally:
+        told.close()
+        for descriptor in held:
+            os.close(descriptor)
+    return spawned
+
+
+@contextmanager
+def entered(namespaces: Sequence[tuple[str, int]]) -> Iterator[None]:
+    """Be in other namespaces for a moment, so that a child is born there.
+
+    Never a mount or user namespace, from which there is no way back. A caller that cannot return ends at once:
+    it would do everything that follows in the wrong place.
+    """
+    home: list[tuple[int, int]] = []
+    try:
+        for path, flag in namespaces:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                home.append((os.open(f"/proc/self/ns/{_FILES[flag]}", os.O_RDONLY | os.O_CLOEXEC), flag))
+                syscalls.setns(descriptor, flag)
+            finally:
+                os.close(descriptor)
+        yield
+    finally:
+        for descriptor, flag in home:
+            try:
+                syscalls.setns(descriptor, flag)
+            except OSError:
+                os._exit(70)
+            os.close(descriptor)
+
+
+def _settle_maps(spawned: Spawned, maps: tuple[bytes, bytes]) -> None:
+    """Write the id maps of a child that waits for them, and let it go on; a child that gets none is no more."""
+    try:
+        for name, text in zip(("uid_map", "gid_map"), maps, strict=True):
+            descriptor = os.open(f"/proc/{spawned.pid}/{name}", os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                os.write(descriptor, text)
+            except OSError as error:
+                raise OSError(error.errno, f"{name} {text.decode().strip()!r}: {error.strerror}") from error
+            finally:
+                os.close(descriptor)
+        spawned.go_on()
+    except OSError:
+        os.kill(spawned.pid, signal.SIGKILL)
+        os.waitid(os.P_PIDFD, spawned.pidfd, os.WEXITED)
+        os.close(spawned.pidfd)
+        raise
+
+
+def outcome(spawned: Spawned) -> Outcome:
+    """Wait until the child executes its program, fails, or waits to be let on."""
+    while not spawned.advance():
+        pass
+    return spawned.take()
