@@ -32,24 +32,62 @@ MS_RDONLY: Final = 0x1
 MS_NOSUID: Final = 0x2
 MS_NODEV: Final = 0x4
 MS_NOEXEC: Final = 0x8
+MS_SYNCHRONOUS: Final = 0x10
 MS_REMOUNT: Final = 0x20
+MS_MANDLOCK: Final = 0x40
+MS_DIRSYNC: Final = 0x80
+MS_NOSYMFOLLOW: Final = 0x100
+MS_NOATIME: Final = 0x400
+MS_NODIRATIME: Final = 0x800
 MS_BIND: Final = 0x1000
 MS_REC: Final = 0x4000
+MS_SILENT: Final = 1 << 15
+MS_UNBINDABLE: Final = 1 << 17
 MS_PRIVATE: Final = 1 << 18
 MS_SLAVE: Final = 1 << 19
+MS_SHARED: Final = 1 << 20
 MS_RELATIME: Final = 1 << 21
+MS_I_VERSION: Final = 1 << 23
 MS_STRICTATIME: Final = 1 << 24
+MS_LAZYTIME: Final = 1 << 25
 MNT_DETACH: Final = 2
+OPEN_TREE_CLONE: Final = 1
+MOVE_MOUNT_F_EMPTY_PATH: Final = 0x4
+MOVE_MOUNT_T_EMPTY_PATH: Final = 0x40
+MOUNT_ATTR_RDONLY: Final = 0x1
+MOUNT_ATTR_NOSUID: Final = 0x2
+MOUNT_ATTR_NODEV: Final = 0x4
+MOUNT_ATTR_NOEXEC: Final = 0x8
+MOUNT_ATTR_ATIME: Final = 0x70
+MOUNT_ATTR_NOATIME: Final = 0x10
+MOUNT_ATTR_STRICTATIME: Final = 0x20
+MOUNT_ATTR_NODIRATIME: Final = 0x80
+MOUNT_ATTR_IDMAP: Final = 0x100000
+MOUNT_ATTR_NOSYMFOLLOW: Final = 0x200000
+FSCONFIG_SET_STRING: Final = 1
+FSCONFIG_CMD_CREATE: Final = 6
+
+# linux/fcntl.h
+AT_FDCWD: Final = -100
+AT_SYMLINK_NOFOLLOW: Final = 0x100
+AT_EMPTY_PATH: Final = 0x1000
+AT_RECURSIVE: Final = 0x8000
 
 # linux/prctl.h
 PR_SET_PDEATHSIG: Final = 1
+PR_SET_DUMPABLE: Final = 4
+PR_SET_KEEPCAPS: Final = 8
 PR_CAPBSET_READ: Final = 23
 PR_CAPBSET_DROP: Final = 24
+PR_SET_SECUREBITS: Final = 28
+SECBIT_NO_SETUID_FIXUP: Final = 4
 PR_SET_NO_NEW_PRIVS: Final = 38
 PR_CAP_AMBIENT: Final = 47
+PR_CAP_AMBIENT_RAISE: Final = 2
 PR_CAP_AMBIENT_CLEAR_ALL: Final = 4
 
 # linux/openat2.h
+RESOLVE_NO_MAGICLINKS: Final = 0x02
 RESOLVE_NO_SYMLINKS: Final = 0x04
 RESOLVE_BENEATH: Final = 0x08
 RESOLVE_IN_ROOT: Final = 0x10
@@ -61,8 +99,34 @@ _LINUX_CAPABILITY_VERSION_3: Final = 0x20080522
 
 # asm/unistd_64.h and asm-generic/unistd.h: the calls that the C library does not wrap
 _NUMBERS: Final = {
-    "x86_64": {"pivot_root": 155, "capset": 126, "seccomp": 317, "clone3": 435, "close_range": 436, "openat2": 437},
-    "aarch64": {"pivot_root": 41, "capset": 91, "seccomp": 277, "clone3": 435, "close_range": 436, "openat2": 437},
+    "x86_64": {
+        "pivot_root": 155,
+        "capset": 126,
+        "personality": 135,
+        "keyctl": 250,
+        "ioprio_set": 251,
+        "seccomp": 317,
+    },
+    "aarch64": {
+        "pivot_root": 41,
+        "capset": 91,
+        "personality": 92,
+        "keyctl": 219,
+        "ioprio_set": 30,
+        "seccomp": 277,
+    },
+}
+# the same on every machine since they came in with clone3's generation
+_COMMON: Final = {
+    "open_tree": 428,
+    "move_mount": 429,
+    "fsopen": 430,
+    "fsconfig": 431,
+    "fsmount": 432,
+    "clone3": 435,
+    "close_range": 436,
+    "openat2": 437,
+    "mount_setattr": 442,
 }
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -85,7 +149,8 @@ def _function(name: str, *types: type) -> Callable[..., int]:
 
 def _call(name: str, *types: type) -> Callable[..., int]:
     """The system call `name` by its number; calling it on an unknown machine raises OSError(ENOSYS)."""
-    number = _NUMBERS.get(platform.machine(), {}).get(name, -1)
+    numbers = _NUMBERS.get(platform.machine())
+    number = -1 if numbers is None else numbers.get(name) or _COMMON[name]
     function = _function("syscall", _long, *types)
     return lambda *arguments: function(number, *arguments)
 
@@ -101,6 +166,16 @@ _capset = _call("capset", _pointer, _pointer)
 _seccomp = _call("seccomp", _ulong, _ulong, _pointer)
 _clone3 = _call("clone3", _pointer, ctypes.c_size_t)
 _close_range = _call("close_range", _ulong, _ulong, _ulong)
+_setdomainname = _function("setdomainname", _text, ctypes.c_size_t)
+_personality = _call("personality", _ulong)
+_keyctl = _call("keyctl", _ulong, _text, _ulong, _ulong, _ulong)
+_ioprio_set = _call("ioprio_set", _ulong, _ulong, _ulong)
+_open_tree = _call("open_tree", _long, _text, _ulong)
+_move_mount = _call("move_mount", _long, _text, _long, _text, _ulong)
+_fsopen = _call("fsopen", _text, _ulong)
+_fsconfig = _call("fsconfig", _long, _ulong, _text, _text, _long)
+_fsmount = _call("fsmount", _long, _ulong, _ulong)
+_mount_setattr = _call("mount_setattr", _long, _text, _ulong, _pointer, ctypes.c_size_t)
 _openat2 = _call("openat2", _long, _text, _pointer, ctypes.c_size_t)
 
 
@@ -141,6 +216,26 @@ def setns(descriptor: int, flags: int) -> None:
 def sethostname(name: bytes) -> None:
     """Name the UTS namespace."""
     _check(_sethostname(name, len(name)), "sethostname", name.decode())
+
+
+def setdomainname(name: bytes) -> None:
+    """Name the UTS namespace's NIS domain."""
+    _check(_setdomainname(name, len(name)), "setdomainname", name.decode())
+
+
+def personality(persona: int) -> None:
+    """Set the execution domain."""
+    _check(_personality(persona), f"personality {persona:#x}")
+
+
+def ioprio_set(which: int, who: int, priority: int) -> None:
+    """Set the I/O scheduling class and priority: `class << 13 | data`."""
+    _check(_ioprio_set(which, who, priority), f"ioprio_set {priority:#x}")
+
+
+def join_session_keyring(name: bytes | None = None) -> None:
+    """keyctl(KEYCTL_JOIN_SESSION_KEYRING): a new session keyring instead of the one inherited."""
+    _check(_keyctl(1, name, 0, 0, 0), "keyctl")
 
 
 def prctl(option: int, argument: int = 0, third: int = 0) -> int:
@@ -189,6 +284,46 @@ def openat2(directory: int, path: bytes, flags: int, resolve: int, mode: int = 0
         # Something was renamed while `..` was resolved: the manual says to try again.
         if result != -1 or ctypes.get_errno() != errno.EAGAIN:
             return _check(result, "openat2", os.fsdecode(path))
+
+
+class _MountAttributes(ctypes.Structure):
+    """struct mount_attr."""
+
+    _fields_ = tuple((name, ctypes.c_uint64) for name in ("attr_set", "attr_clr", "propagation", "userns_fd"))
+
+
+def open_tree(directory: int, path: bytes, flags: int) -> int:
+    """A descriptor of a mount, or of a detached copy of it (OPEN_TREE_CLONE); close-on-exec."""
+    return _check(_open_tree(directory, path, flags | os.O_CLOEXEC), "open_tree", os.fsdecode(path))
+
+
+def move_mount(source: int, target: int, path: bytes = b"") -> None:
+    """Attach the detached mount `source` at `path`, or on what the descriptor `target` stands for."""
+    flags = MOVE_MOUNT_F_EMPTY_PATH | (0 if path else MOVE_MOUNT_T_EMPTY_PATH)
+    _check(_move_mount(source, b"", target, path, flags), "move_mount", os.fsdecode(path))
+
+
+def fsopen(filesystem: bytes) -> int:
+    """A context in which a file system is configured; close-on-exec."""
+    return _check(_fsopen(filesystem, 1), f"fsopen {filesystem.decode()}")
+
+
+def fsconfig(context: int, command: int, key: bytes | None = None, value: bytes | None = None) -> None:
+    """Set a parameter (FSCONFIG_SET_STRING), or make the file system (FSCONFIG_CMD_CREATE)."""
+    about = "" if key is None else key.decode()
+    _check(_fsconfig(context, command, key, value, 0), f"fsconfig {about}".rstrip(), os.fsdecode(value or b""))
+
+
+def fsmount(context: int, attributes: int = 0) -> int:
+    """A detached mount of the file system that was made in `context`; close-on-exec."""
+    return _check(_fsmount(context, 1, attributes), "fsmount")
+
+
+def mount_setattr(descriptor: int, flags: int, attr_set: int, attr_clr: int = 0, userns_fd: int = 0) -> None:
+    """Change attributes (MOUNT_ATTR_…) of the mount of `descriptor`; of those below too with AT_RECURSIVE."""
+    attributes = _MountAttributes(attr_set, attr_clr, 0, userns_fd)
+    result = _mount_setattr(descriptor, b"", flags | AT_EMPTY_PATH, ctypes.byref(attributes), ctypes.sizeof(attributes))
+    _check(result, f"mount_setattr {attr_set:#x}")
 
 
 class _CloneArguments(ctypes.Structure):
