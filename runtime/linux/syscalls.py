@@ -12,6 +12,7 @@ import ctypes
 import errno
 import os
 import platform
+import struct
 from collections.abc import Callable, Iterable
 from typing import Final
 
@@ -97,9 +98,17 @@ CLOSE_RANGE_CLOEXEC: Final = 4
 SECCOMP_SET_MODE_FILTER: Final = 1
 _LINUX_CAPABILITY_VERSION_3: Final = 0x20080522
 
+# linux/bpf.h
+BPF_PROG_TYPE_CGROUP_DEVICE: Final = 15
+BPF_CGROUP_DEVICE: Final = 6
+_BPF_PROG_LOAD, _BPF_PROG_ATTACH, _BPF_PROG_DETACH = 5, 8, 9
+_BPF_PROG_GET_FD_BY_ID, _BPF_OBJ_GET_INFO_BY_FD, _BPF_PROG_QUERY = 13, 15, 16
+_BPF_F_ALLOW_MULTI: Final = 1 << 1
+
 # asm/unistd_64.h and asm-generic/unistd.h: the calls that the C library does not wrap
 _NUMBERS: Final = {
     "x86_64": {
+        "bpf": 321,
         "pivot_root": 155,
         "capset": 126,
         "personality": 135,
@@ -108,6 +117,7 @@ _NUMBERS: Final = {
         "seccomp": 317,
     },
     "aarch64": {
+        "bpf": 280,
         "pivot_root": 41,
         "capset": 91,
         "personality": 92,
@@ -164,6 +174,7 @@ _prctl = _function("prctl", _int, _ulong, _ulong, _ulong, _ulong)
 _pivot_root = _call("pivot_root", _text, _text)
 _capset = _call("capset", _pointer, _pointer)
 _seccomp = _call("seccomp", _ulong, _ulong, _pointer)
+_bpf = _call("bpf", _ulong, _pointer, _ulong)
 _clone3 = _call("clone3", _pointer, ctypes.c_size_t)
 _close_range = _call("close_range", _ulong, _ulong, _ulong)
 _setdomainname = _function("setdomainname", _text, ctypes.c_size_t)
@@ -324,6 +335,59 @@ def mount_setattr(descriptor: int, flags: int, attr_set: int, attr_clr: int = 0,
     attributes = _MountAttributes(attr_set, attr_clr, 0, userns_fd)
     result = _mount_setattr(descriptor, b"", flags | AT_EMPTY_PATH, ctypes.byref(attributes), ctypes.sizeof(attributes))
     _check(result, f"mount_setattr {attr_set:#x}")
+
+
+def _bpf_command(command: int, call: str, layout: str, *values: int | bytes) -> bytes:
+    """bpf(2) with union bpf_attr as struct `layout`; the union as it is afterwards."""
+    packed = struct.pack(layout, *values)
+    attributes = ctypes.create_string_buffer(packed, len(packed))
+    _check(_bpf(command, attributes, len(packed)), call)
+    return attributes.raw
+
+
+def bpf_load(kind: int, instructions: bytes, name: str) -> int:
+    """Give the kernel an eBPF program of BPF_PROG_TYPE `kind`, 8 bytes an instruction; a descriptor of it."""
+    code, license_text = ctypes.create_string_buffer(instructions), ctypes.create_string_buffer(b"GPL")
+    packed = struct.pack(
+        "<IIQQIIQII16s",
+        *(kind, len(instructions) // 8, ctypes.addressof(code), ctypes.addressof(license_text)),
+        *(0, 0, 0, 0, 0, name.encode()),
+    )
+    attributes = ctypes.create_string_buffer(packed, len(packed))
+    return _check(_bpf(_BPF_PROG_LOAD, attributes, len(packed)), "bpf PROG_LOAD", name)
+
+
+def bpf_attach(group: int, program: int, kind: int) -> None:
+    """Let `program` decide, beside those already there, for the cgroup of descriptor `group`."""
+    _bpf_command(_BPF_PROG_ATTACH, "bpf PROG_ATTACH", "<IIII", group, program, kind, _BPF_F_ALLOW_MULTI)
+
+
+def bpf_detach(group: int, program: int, kind: int) -> None:
+    """Take `program` off the cgroup of descriptor `group`."""
+    _bpf_command(_BPF_PROG_DETACH, "bpf PROG_DETACH", "<IIII", group, program, kind, 0)
+
+
+def bpf_attached(group: int, kind: int) -> tuple[int, ...]:
+    """The numbers of the programs attached to the cgroup of descriptor `group` itself, at most 64."""
+    numbers = (ctypes.c_uint32 * 64)()
+    answer = _bpf_command(
+        _BPF_PROG_QUERY, "bpf PROG_QUERY", "<IIIIQI4x", group, kind, 0, 0, ctypes.addressof(numbers), len(numbers)
+    )
+    return tuple(numbers[: struct.unpack_from("<I", answer, 24)[0]])
+
+
+def bpf_open(number: int) -> int:
+    """A descriptor of the program of that number."""
+    packed = struct.pack("<III", number, 0, 0)
+    attributes = ctypes.create_string_buffer(packed, len(packed))
+    return _check(_bpf(_BPF_PROG_GET_FD_BY_ID, attributes, len(packed)), "bpf PROG_GET_FD_BY_ID", str(number))
+
+
+def bpf_name(program: int) -> str:
+    """What the program was called when it was loaded: struct bpf_prog_info, 16 bytes at 64."""
+    info = ctypes.create_string_buffer(80)
+    _bpf_command(_BPF_OBJ_GET_INFO_BY_FD, "bpf OBJ_GET_INFO_BY_FD", "<IIQ", program, len(info), ctypes.addressof(info))
+    return info.raw[64:80].rstrip(b"\0").decode()
 
 
 class _CloneArguments(ctypes.Structure):
