@@ -128,6 +128,7 @@ class Plan:
     enter: tuple[tuple[str, int], ...] = ()
     maps: tuple[bytes, bytes] | None = None
     target: int = 0
+    links: tuple[bytes, ...] = ()
 
     @property
     def steps(self) -> tuple[Step, ...]:
@@ -149,7 +150,7 @@ class Plan:
         return Flat(*self._head(), self.steps)
 
     def _head(self) -> tuple[Any, ...]:
-        return self.namespaces, self.cgroup, self.streams, self.enter, self.maps, self.target
+        return self.namespaces, self.cgroup, self.streams, self.enter, self.maps, self.target, self.links
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,8 @@ from typing import Final
 from runtime.container import child
 from runtime.container.steps import Step
 from runtime.linux import syscalls
+from runtime.linux.netlink import Netlink
+from runtime.network.links import Pair
 
 GO: Final = b"go"
 _FILES: Final = {
@@ -36,7 +38,8 @@ class Flat:
     `namespaces` are clone3's flags, `cgroup` the v2 directory to be born in, `streams` pairs of a position
     in the descriptors given to `spawn` and the program's number for it. `enter` are namespaces to be born
     in, each as its file and flag. `maps` are the lines of uid_map and gid_map of a new user namespace.
-    `target` is a process whose namespaces a step joins.
+    `target` is a process whose namespaces a step joins. `links` are requests of `runtime.network.links.Pair`:
+    a link that is born in the child's network namespace while the child goes on, and that a step waits for.
     """
 
     namespaces: int
@@ -45,6 +48,7 @@ class Flat:
     enter: tuple[tuple[str, int], ...] = ()
     maps: tuple[bytes, bytes] | None = None
     target: int = 0
+    links: tuple[bytes, ...] = ()
     steps: tuple[Step, ...] = ()
 
 
@@ -132,8 +136,8 @@ def spawn(flat: Flat, descriptors: Sequence[int] = ()) -> Spawned:
                 streams = [(descriptors[at], number) for at, number in flat.streams]
                 child.run(flat.steps, streams, told, target, flat.maps is not None)
         spawned = Spawned(pid, pidfd, reports)
-        if flat.maps is not None:
-            _settle_maps(spawned, flat.maps)
+        if flat.maps is not None or flat.links:
+            _settle(spawned, flat)
     except OSError:
         reports.close()
         raise
@@ -170,23 +174,32 @@ def entered(namespaces: Sequence[tuple[str, int]]) -> Iterator[None]:
             os.close(descriptor)
 
 
-def _settle_maps(spawned: Spawned, maps: tuple[bytes, bytes]) -> None:
-    """Write the id maps of a child that waits for them, and let it go on; a child that gets none is no more."""
+def _settle(spawned: Spawned, flat: Flat) -> None:
+    """Do what only the parent may: id maps, which the child waits for, and links. A child that gets none is no more."""
     try:
-        for name, text in zip(("uid_map", "gid_map"), maps, strict=True):
-            descriptor = os.open(f"/proc/{spawned.pid}/{name}", os.O_WRONLY | os.O_CLOEXEC)
-            try:
-                os.write(descriptor, text)
-            except OSError as error:
-                raise OSError(error.errno, f"{name} {text.decode().strip()!r}: {error.strerror}") from error
-            finally:
-                os.close(descriptor)
-        spawned.go_on()
+        if flat.maps is not None:
+            _write_maps(spawned.pid, flat.maps)
+            spawned.go_on()
+        if flat.links:
+            before, after, *rest = flat.links
+            with Netlink() as wire:
+                wire.ask(Pair(before, after, tuple(rest)).messages(spawned.pid), "making a veth pair")
     except OSError:
         os.kill(spawned.pid, signal.SIGKILL)
         os.waitid(os.P_PIDFD, spawned.pidfd, os.WEXITED)
         os.close(spawned.pidfd)
         raise
+
+
+def _write_maps(pid: int, maps: tuple[bytes, bytes]) -> None:
+    for name, text in zip(("uid_map", "gid_map"), maps, strict=True):
+        descriptor = os.open(f"/proc/{pid}/{name}", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(descriptor, text)
+        except OSError as error:
+            raise OSError(error.errno, f"{name} {text.decode().strip()!r}: {error.strerror}") from error
+        finally:
+            os.close(descriptor)
 
 
 def outcome(spawned: Spawned) -> Outcome:

@@ -21,6 +21,7 @@ from typing import Any, Final, Protocol, TypeAlias
 
 from runtime.linux import syscalls
 from runtime.linux.syscalls import MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, MS_REC, MS_REMOUNT
+from runtime.network import inside
 
 _SIOCSIFFLAGS: Final = 0x8914  # linux/sockios.h
 _IFF_UP: Final = 0x1  # linux/if.h
@@ -257,6 +258,27 @@ class LoopbackUp:
 
 
 @dataclass(frozen=True, slots=True)
+class Interface:
+    """Wait for link `name`, which the parent makes (`Flat.links`), and set it up, and `lo`.
+
+    Addresses are the kernel's four bytes; `hardware` is the MAC address of the gateway.
+    """
+
+    name: str
+    address: bytes
+    prefix_bits: int
+    gateway: bytes
+    hardware: bytes
+
+    def describe(self) -> str:
+        address, gateway = (socket.inet_ntoa(packed) for packed in (self.address, self.gateway))
+        return f"bring up lo, and {self.name} with {address}/{self.prefix_bits} by way of {gateway}"
+
+    def execute(self) -> None:
+        inside.set_up(self.name, self.address, self.prefix_bits, self.gateway, self.hardware)
+
+
+@dataclass(frozen=True, slots=True)
 class Hostname:
     """Name the UTS namespace."""
 
@@ -368,6 +390,7 @@ _CLASSES: Final[tuple[type, ...]] = (
     JoinNamespaces,
     WaitForParent,
     LoopbackUp,
+    Interface,
     Hostname,
     ResourceLimit,
     Confine,

@@ -17,6 +17,7 @@ from runtime.container.steps import (
     Directory,
     Execute,
     Hostname,
+    Interface,
     JoinNamespaces,
     LeaveHost,
     Link,
@@ -49,6 +50,7 @@ EVERY: list[Step] = [
     JoinNamespaces(0x20000),
     WaitForParent("hooks"),
     LoopbackUp(),
+    Interface("eth0", b"\x0a\x57\0\2", 22, b"\x0a\x57\0\1", b"\2T\x0a\x57\0\1"),
     Hostname(b"tare-0"),
     ResourceLimit(7, 1024, 4096),
     Confine(0, 0, (), (21,), 0xFF, True, b"\0" * 16),
@@ -70,7 +72,7 @@ def test_every_kind_of_step_is_tried_here() -> None:
 def test_descriptions_hold_what_matters() -> None:
     assert EVERY[3].describe() == "mount proc proc at /proc (0xe)"
     assert Mount(b"dev/null", b"/proc/keys", None, syscalls.MS_BIND).describe().startswith("mount bind dev/null at")
-    assert "2 instructions" in EVERY[15].describe()
+    assert "2 instructions" in EVERY[16].describe()
 
 
 def test_a_write_is_one_write(tmp_path: Path) -> None:
