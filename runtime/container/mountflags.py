@@ -136,7 +136,11 @@ def parse_mount(text: str) -> MountRequest:
         return UsageError(f"mount {text!r}", why, "use --mount type=bind,source=/PATH,target=/PATH[,readonly]")
 
     words = dict[str, str]()
-    for field in next(csv.reader([text]), []):
+    try:
+        fields = next(csv.reader([text], strict=True), [])
+    except csv.Error as error:
+        raise refuse(str(error)) from error
+    for field in fields:
         key, _, value = field.partition("=")
         key = _ALIASES.get(key.lower(), key.lower())
         if key in words:

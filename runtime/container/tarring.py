@@ -10,6 +10,7 @@ import stat
 import tarfile
 from collections.abc import Iterator
 from contextlib import nullcontext
+from decimal import Decimal
 from typing import BinaryIO, cast
 
 from runtime.container.copying import KEPT, Entry
@@ -79,7 +80,7 @@ def tar_entries(stream: BinaryIO) -> Iterator[Entry]:
         with tarfile.open(fileobj=stream, mode="r|*", errors="surrogateescape") as tar:
             for member in tar:
                 yield _entry(tar, member)
-    except (tarfile.TarError, EOFError, ValueError) as error:
+    except (tarfile.TarError, EOFError, ValueError, ArithmeticError) as error:
         raise TareError("archive", f"not a whole tar: {error}", "send a tar archive") from error
 
 
@@ -94,7 +95,7 @@ def _entry(tar: tarfile.TarFile, member: tarfile.TarInfo) -> Entry:
         uid=member.uid,
         gid=member.gid,
         size=member.size,
-        mtime_ns=int(float(member.pax_headers.get("mtime", member.mtime)) * 10**9),
+        mtime_ns=int(Decimal(member.pax_headers.get("mtime", str(member.mtime))) * 10**9),
         device=os.makedev(member.devmajor, member.devminor) if member.isdev() else 0,
         link=_inside(member.linkname) if hard else member.linkname,
         hard=hard,
