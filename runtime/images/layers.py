@@ -2,45 +2,37 @@
 
 The result is an overlayfs lower
 directory: whiteouts become 0:0 character devices, opaque directories carry `trusted.overlay.opaque`.
-Every name is resolved by descriptors below the target; a symbolic link is never followed, so a member
-that leads through one is refused even where another tool would follow it inside the root.
+Every name is resolved by descriptors below the target (`descent.py`); a member that leads through a
+symbolic link of its layer goes where the link leads within the root, as in Docker, and never outside.
 Not for reading blobs from anywhere but a binary stream. Format: OCI image-spec 1.1, layer.md.
 """
 
 from __future__ import annotations
 
 import errno
-import gzip
-import hashlib
 import os
+import shutil
 import stat
-import tarfile
-import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, suppress
 from dataclasses import dataclass
-from decimal import Decimal
 from pathlib import Path
-from typing import IO, Self, cast
+from typing import IO, NamedTuple
 
 from runtime.errors import TareError
-from runtime.images.layout import LAYER_GZIP, LAYER_TAR
-
-
-class _RefusedError(Exception):
-    """A member that must not be unpacked; the message says why."""
-
+from runtime.images import tarstream
+from runtime.images.descent import DIRECTORY_FLAGS, Descent, Parts
+from runtime.images.layout import COMPRESSION, LAYER_TAR
+from runtime.images.stream import Feed, RefusedError
+from runtime.images.tarstream import Member, TarStream
 
 OPAQUE = "trusted.overlay.opaque"
 WHITEOUT = ".wh."
-_WHITEOUT_OPAQUE = ".wh..wh..opq"
+WHITEOUT_OPAQUE = ".wh..wh..opq"
 XATTR = "SCHILY.xattr."
 # What a layer may set. Never trusted.overlay.*: a redirect there would name any directory of the host's lower layers.
 _XATTRS_KEPT = ("user.", "security.capability", "system.posix_acl_")
-_CHUNK_BYTES = 1 << 20
-_HEADER_BYTES = 1 << 20  # tarfile reads an extended header into memory at once
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_DAMAGE = (_RefusedError, tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error, ValueError, ArithmeticError)
+_USER_OVERLAY = "user.overlay."  # what an overlay mounted in a user namespace believes instead
 _IMPOSSIBLE_NAME = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP, errno.EISDIR, errno.EMLINK, errno.ERANGE)
 _FRESH_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -53,65 +45,38 @@ class Bounds:
     size_bytes: int = 64 << 30
 
 
-class _Meter:
-    """A stream that hashes and bounds what is read through it."""
+class Unpacked(NamedTuple):
+    """Digests as computed, and directories (paths below the root) that members lie in but no member describes."""
 
-    def __init__(self, raw: IO[bytes], limit_bytes: int) -> None:
-        self._raw, self._left, self._hash = raw, limit_bytes, hashlib.sha256()
-
-    def read(self, size: int = -1) -> bytes:
-        data = self._raw.read(min(size, _CHUNK_BYTES) if size >= 0 else _CHUNK_BYTES)
-        self._left -= len(data)
-        if self._left < 0:
-            raise _RefusedError("is larger than the bound for a layer")
-        self._hash.update(data)
-        return data
-
-    def digest(self) -> str:
-        while self.read(_CHUNK_BYTES):  # what follows the archive's end belongs to the digest as well
-            pass
-        return "sha256:" + self._hash.hexdigest()
+    digest: str
+    diff_id: str
+    implied: tuple[str, ...]
 
 
-class _Member(tarfile.TarInfo):
-    @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
-        member = super().frombuf(buf, encoding, errors)
-        plain = member.type in tarfile.SUPPORTED_TYPES or member.type in tarfile.REGULAR_TYPES
-        if member.size < 0 or (not plain and member.size > _HEADER_BYTES):
-            raise _RefusedError("has a header of impossible size")
-        if member.type in (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK) and member.size > _HEADER_BYTES:
-            raise _RefusedError("has a name of impossible size")
-        return member
-
-
-def unpack(blob: IO[bytes], target: Path, *, media_type: str = LAYER_TAR, bounds: Bounds = Bounds()) -> tuple[str, str]:
-    """Unpack a layer into the empty directory `target` and return (blob digest, diff id), both as computed.
+def unpack(blob: IO[bytes], target: Path, *, media_type: str = LAYER_TAR, bounds: Bounds = Bounds()) -> Unpacked:
+    """Unpack a layer into the empty directory `target`; return its digests and the directories it took for granted.
 
     Owners, modes, times, hard links, sparse files and the attributes a layer may carry are kept; device
     nodes are made, as Docker does. The caller compares the digests and throws the tree away if they lie.
     Raises TareError for an archive that is damaged, too large or would reach outside; OSError for the disk's.
     """
-    if media_type not in (LAYER_TAR, LAYER_GZIP):
-        raise TareError("layer", f"media type {media_type!r} is not supported", "use a tar or tar+gzip layer")
-    outer = _Meter(blob, bounds.size_bytes)
-    meter = outer
-    if media_type == LAYER_GZIP:
-        meter = _Meter(cast("IO[bytes]", gzip.GzipFile(fileobj=cast("IO[bytes]", outer))), bounds.size_bytes)
+    if media_type not in COMPRESSION:
+        raise TareError("layer", f"media type {media_type!r} is not supported", "use a tar, tar+gzip or tar+zstd layer")
     name = ""
     try:
-        with closing(_Tree(target)) as tree, _open_tar(meter) as tar:
+        with Feed(blob, COMPRESSION[media_type], bounds.size_bytes) as feed, closing(_Tree(target)) as tree:
             content_bytes = 0
-            for count, member in enumerate(tar, 1):
+            stream = TarStream(feed)
+            for count, member in enumerate(stream, 1):
                 name = member.name
-                content_bytes += max(0, member.size)
+                content_bytes += member.logical_bytes
                 if count > bounds.members or content_bytes > bounds.size_bytes:
-                    raise _RefusedError("exceeds the bounds for a layer")
-                tree.add(member, tar)
+                    raise RefusedError("exceeds the bounds for a layer")
+                tree.add(member, stream)
+            name = ""
             tree.finish()
-        diff_id = meter.digest()
-        return outer.digest(), diff_id
-    except _DAMAGE as error:
+            return Unpacked(*feed.digests(), tree.implied())
+    except (RefusedError, ValueError) as error:
         raise _damaged(name, str(error)) from error
     except OSError as error:
         if error.errno not in _IMPOSSIBLE_NAME:
@@ -124,215 +89,216 @@ def _damaged(name: str, why: str) -> TareError:
     return TareError("layer", f"{where}{why}", "the image is damaged or hostile: do not use it")
 
 
-def _open_tar(meter: _Meter) -> tarfile.TarFile:
-    return tarfile.open(
-        fileobj=cast("IO[bytes]", meter),
-        mode="r|",
-        bufsize=_CHUNK_BYTES,
-        tarinfo=_Member,
-        encoding="utf-8",
-        errors="surrogateescape",
-    )
-
-
-def _parts(name: str) -> tuple[str, ...]:
+def _parts(name: str) -> Parts:
     """A member's path below the root, by components; () is the root itself."""
-    parts = tuple(part for part in name.split("/") if part not in ("", "."))
+    parts = tuple([part for part in name.split("/") if part not in ("", ".")])
     if name.startswith("/") or ".." in parts or "\0" in name:
-        raise _RefusedError("has a path that leaves the layer")
+        raise RefusedError("has a path that leaves the layer")
     if len(name) > 4096:
-        raise _RefusedError("has a path longer than the kernel allows")
+        raise RefusedError("has a path longer than the kernel allows")
     return parts
 
 
 class _Tree:
-    """The directory being filled. Holds two descriptors: its root, and the parent of the last member."""
+    """The directory being filled."""
 
     def __init__(self, root: Path) -> None:
-        self._root = os.open(root, _DIRECTORY)
-        self._parent: tuple[tuple[str, ...], int] = ((), os.dup(self._root))
-        self._times: dict[tuple[str, ...], int] = {}
+        self._walk = Descent(root)
+        self._times: dict[Parts, int] = {}
 
     def close(self) -> None:
-        os.close(self._parent[1])
-        os.close(self._root)
+        self._walk.close()
 
-    def add(self, member: tarfile.TarInfo, tar: tarfile.TarFile) -> None:
-        """Make one member. Raises _RefusedError when it must not be."""
+    def implied(self) -> tuple[str, ...]:
+        """The directories that no member described, parents first."""
+        return tuple(sorted("/".join(parts) for parts in self._walk.made))
+
+    def add(self, member: Member, stream: TarStream) -> None:
+        """Make one member. Raises RefusedError when it must not be."""
         parts = _parts(member.name)
-        if member.size < 0 or not 0 <= member.uid < 2**32 - 1 or not 0 <= member.gid < 2**32 - 1:
-            raise _RefusedError("has an impossible size or owner")
+        if not 0 <= member.uid < 2**32 - 1 or not 0 <= member.gid < 2**32 - 1:
+            raise RefusedError("has an impossible size or owner")
+        if not -(2**62) < member.mtime_ns < 2**62:
+            raise RefusedError("has an impossible time")
         if not parts:
-            if member.isdir():
-                self._describe(self._root, member)
+            if member.kind == tarstream.DIRECTORY:
+                _describe(self._walk.root, member)
+                self._times[()] = member.mtime_ns
             return
-        parent, name = self._descend(parts[:-1]), parts[-1]
+        parent, name = self._walk.reach(parts[:-1]), parts[-1]
         if name.startswith(WHITEOUT):
-            self._whiteout(parent, name)
-        elif member.isdir():
+            _whiteout(parent, name)
+        elif member.kind == tarstream.DIRECTORY:
             self._directory(parent, name, member)
-            self._times[parts] = _mtime_ns(member)
         else:
-            self._make_way(parent, name)
-            self._file(parent, name, member, tar)
+            self._file(parent, name, member, stream)
 
     def finish(self) -> None:
         """Set the directories' times, which making their entries has changed."""
-        for parts, mtime_ns in self._times.items():
-            os.utime(self._descend(parts), ns=(mtime_ns, mtime_ns))
+        for parts, mtime_ns in sorted(self._times.items()):
+            with suppress(FileNotFoundError, NotADirectoryError):  # a later member took its place
+                if parts:
+                    parent = self._walk.reach(parts[:-1], make=False)
+                    os.utime(parts[-1], ns=(mtime_ns, mtime_ns), dir_fd=parent, follow_symlinks=False)
+                else:
+                    os.utime(self._walk.root, ns=(mtime_ns, mtime_ns))
 
-    def _descend(self, parts: tuple[str, ...]) -> int:
-        """A descriptor of the directory `parts`, made where it is missing; valid until the next call."""
-        if parts == self._parent[0]:
-            return self._parent[1]
-        fd = os.dup(self._root)
-        try:
-            for part in parts:
-                deeper = self._step(fd, part)
-                os.close(fd)
-                fd = deeper
-        except BaseException:
-            os.close(fd)
-            raise
-        os.close(self._parent[1])
-        self._parent = (parts, fd)
-        return fd
-
-    @staticmethod
-    def _step(fd: int, part: str) -> int:
-        try:
-            return os.open(part, _DIRECTORY, dir_fd=fd)
-        except FileNotFoundError:
-            os.mkdir(part, 0o755, dir_fd=fd)
-            made = os.open(part, _DIRECTORY, dir_fd=fd)
-            os.fchmod(made, 0o755)  # whatever the umask
-            return made
-        except OSError as error:
-            if error.errno in (errno.ENOTDIR, errno.ELOOP):
-                raise _RefusedError(f"leads through {part!r}, which is no directory") from error
-            raise
-
-    def _make_way(self, parent: int, name: str) -> bool:
-        """Remove an earlier entry of this name, unless it is a directory. Returns whether it was a whiteout."""
-        try:
-            info = os.stat(name, dir_fd=parent, follow_symlinks=False)
-        except FileNotFoundError:
-            return False
-        if stat.S_ISDIR(info.st_mode):
-            raise _RefusedError("replaces a directory of the same layer")
-        os.unlink(name, dir_fd=parent)
-        return stat.S_ISCHR(info.st_mode) and info.st_rdev == 0
-
-    def _whiteout(self, parent: int, name: str) -> None:
-        hidden = name.removeprefix(WHITEOUT)
-        if name == _WHITEOUT_OPAQUE:
-            os.setxattr(parent, OPAQUE, b"y")
-        elif hidden in ("", ".", "..") or "/" in hidden:
-            raise _RefusedError("hides nothing that can exist")
-        elif not hidden.startswith(WHITEOUT):  # .wh..wh.* is the bookkeeping of a file system long gone
-            try:
-                os.mknod(hidden, stat.S_IFCHR, 0, dir_fd=parent)
-            except FileExistsError:
-                return  # a layer's own entry stands: whiteouts speak of the layers below
-
-    def _directory(self, parent: int, name: str, member: tarfile.TarInfo) -> None:
+    def _directory(self, parent: int, name: str, member: Member) -> None:
         opaque = False
         try:
             os.mkdir(name, 0o700, dir_fd=parent)
         except FileExistsError:
-            info = os.stat(name, dir_fd=parent, follow_symlinks=False)
-            if not stat.S_ISDIR(info.st_mode):
-                opaque = self._make_way(parent, name)
+            # What stood there hid the layers below: its successor must go on hiding them.
+            opaque = not stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode)
+            if opaque:
+                os.unlink(name, dir_fd=parent)
                 os.mkdir(name, 0o700, dir_fd=parent)
-        fd = os.open(name, _DIRECTORY, dir_fd=parent)
+        fd = os.open(name, DIRECTORY_FLAGS, dir_fd=parent)
         try:
-            self._describe(fd, member)
+            _describe(fd, member)
             if opaque:
                 os.setxattr(fd, OPAQUE, b"y")
         finally:
             os.close(fd)
+        where = (*self._walk.names, name)
+        self._walk.made.discard(where)
+        self._times[where] = member.mtime_ns
 
-    def _file(self, parent: int, name: str, member: tarfile.TarInfo, tar: tarfile.TarFile) -> None:
-        if member.isreg():
-            fd = os.open(name, _FRESH_FILE, 0o600, dir_fd=parent)
+    def _file(self, parent: int, name: str, member: Member, stream: TarStream) -> None:
+        kind = member.kind
+        if kind == tarstream.REGULAR:
             try:
-                _write_content(fd, member, tar)
-                self._describe(fd, member)
-                os.utime(fd, ns=(_mtime_ns(member),) * 2)
+                fd = os.open(name, _FRESH_FILE, 0o600, dir_fd=parent)
+            except FileExistsError:
+                self._make_way(parent, name)
+                fd = os.open(name, _FRESH_FILE, 0o600, dir_fd=parent)
+            try:
+                _write_content(fd, member, stream)
+                _describe(fd, member)
+                os.utime(fd, ns=(member.mtime_ns, member.mtime_ns))
             finally:
                 os.close(fd)
-        elif member.islnk():
+            return
+        if kind == tarstream.LINK:
             self._hard_link(parent, name, member)
-        elif member.issym():
+            return
+        self._make_way(parent, name)
+        if kind == tarstream.SYMLINK:
             if not member.linkname:
-                raise _RefusedError("links to nothing")
+                raise RefusedError("links to nothing")
             os.symlink(member.linkname, name, dir_fd=parent)
-            self._own(parent, name, member)
-        elif member.isfifo():
+        elif kind == tarstream.FIFO:
             os.mkfifo(name, 0o600, dir_fd=parent)
-            self._own(parent, name, member)
-        elif member.ischr() or member.isblk():
-            self._device(parent, name, member)
+        elif kind in (tarstream.CHARACTER, tarstream.BLOCK_DEVICE):
+            _device(parent, name, member)
         else:
-            raise _RefusedError(f"is of an unknown kind {member.type!r}")
+            raise RefusedError(f"is of an unknown kind {kind!r}")
+        _own(parent, name, member)
 
-    def _hard_link(self, parent: int, name: str, member: tarfile.TarInfo) -> None:
-        source = _parts(member.linkname)
-        keep = os.dup(parent)  # finding the other name lets go of this directory
+    def _make_way(self, parent: int, name: str) -> None:
+        """Remove an earlier entry of this name, with all that is in it, as Docker does."""
         try:
-            directory = self._descend(source[:-1]) if source else -1
-            if directory < 0:
-                raise _RefusedError("links to the layer's root")
+            info = os.stat(name, dir_fd=parent, follow_symlinks=False)
+        except FileNotFoundError:
+            return
+        if not stat.S_ISDIR(info.st_mode):
+            os.unlink(name, dir_fd=parent)
+            return
+        shutil.rmtree(name, dir_fd=parent)
+        gone = (*self._walk.names, name)
+        self._times = {parts: time for parts, time in self._times.items() if parts[: len(gone)] != gone}
+        self._walk.made = {parts for parts in self._walk.made if parts[: len(gone)] != gone}
+
+    def _hard_link(self, parent: int, name: str, member: Member) -> None:
+        source = _parts(member.linkname)
+        if not source:
+            raise RefusedError("links to the layer's root")
+        keep, names = os.dup(parent), self._walk.names
+        try:  # finding the other name lets go of this directory
+            directory = self._walk.reach(source[:-1], make=False)
+            if (self._walk.names, source[-1]) == (names, name):
+                os.stat(name, dir_fd=keep, follow_symlinks=False)
+                return  # a link to itself changes nothing
+            other = os.stat(source[-1], dir_fd=directory, follow_symlinks=False)
+            if stat.S_ISDIR(other.st_mode) or (stat.S_ISCHR(other.st_mode) and other.st_rdev == 0):
+                raise RefusedError("links to a file that the layer does not hold")
+            with suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=keep)
             os.link(source[-1], name, src_dir_fd=directory, dst_dir_fd=keep, follow_symlinks=False)
-        except (FileNotFoundError, PermissionError) as error:
-            raise _RefusedError("links to a file that the layer does not hold") from error
+        except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
+            raise RefusedError("links to a file that the layer does not hold") from error
         finally:
             os.close(keep)
 
-    def _device(self, parent: int, name: str, member: tarfile.TarInfo) -> None:
-        if not (0 <= member.devmajor < 1 << 12 and 0 <= member.devminor < 1 << 20):
-            raise _RefusedError("is a device with impossible numbers")
-        if member.ischr() and member.devmajor == member.devminor == 0:
-            raise _RefusedError("is a device that overlayfs takes for a whiteout")
-        kind = stat.S_IFCHR if member.ischr() else stat.S_IFBLK
-        os.mknod(name, kind | 0o600, os.makedev(member.devmajor, member.devminor), dir_fd=parent)
-        self._own(parent, name, member)
 
-    def _describe(self, fd: int, member: tarfile.TarInfo) -> None:
-        os.fchown(fd, member.uid, member.gid)
-        os.fchmod(fd, member.mode & 0o7777)  # after the owner: changing that drops setuid and capabilities
-        for key, value in _xattrs_of(member.pax_headers):
+def _whiteout(parent: int, name: str) -> None:
+    hidden = name.removeprefix(WHITEOUT)
+    if name == WHITEOUT_OPAQUE:
+        os.setxattr(parent, OPAQUE, b"y")
+    elif hidden in ("", ".", "..") or "/" in hidden:
+        raise RefusedError("hides nothing that can exist")
+    elif not hidden.startswith(WHITEOUT):  # .wh..wh.* is the bookkeeping of a file system long gone
+        with suppress(FileExistsError):  # a layer's own entry stands: whiteouts speak of the layers below
+            os.mknod(hidden, stat.S_IFCHR, 0, dir_fd=parent)
+
+
+def _device(parent: int, name: str, member: Member) -> None:
+    major, minor = member.device
+    if not (0 <= major < 1 << 12 and 0 <= minor < 1 << 20):
+        raise RefusedError("is a device with impossible numbers")
+    character = member.kind == tarstream.CHARACTER
+    if character and major == minor == 0:
+        raise RefusedError("is a device that overlayfs takes for a whiteout")
+    os.mknod(name, (stat.S_IFCHR if character else stat.S_IFBLK) | 0o600, os.makedev(major, minor), dir_fd=parent)
+
+
+def _describe(fd: int, member: Member) -> None:
+    os.fchown(fd, member.uid, member.gid)
+    os.fchmod(fd, member.mode & 0o7777)  # after the owner: changing that drops setuid and capabilities
+    for key, value in member.xattrs:
+        if key.startswith(_XATTRS_KEPT) and not key.startswith(_USER_OVERLAY):
             os.setxattr(fd, key, value)
 
-    def _own(self, parent: int, name: str, member: tarfile.TarInfo) -> None:
-        os.chown(name, member.uid, member.gid, dir_fd=parent, follow_symlinks=False)
-        if not member.issym():
-            os.chmod(name, member.mode & 0o7777, dir_fd=parent)
-        os.utime(name, ns=(_mtime_ns(member),) * 2, dir_fd=parent, follow_symlinks=False)
+
+def _own(parent: int, name: str, member: Member) -> None:
+    os.chown(name, member.uid, member.gid, dir_fd=parent, follow_symlinks=False)
+    if member.kind != tarstream.SYMLINK:
+        os.chmod(name, member.mode & 0o7777, dir_fd=parent)
+    os.utime(name, ns=(member.mtime_ns, member.mtime_ns), dir_fd=parent, follow_symlinks=False)
 
 
-def _write_content(fd: int, member: tarfile.TarInfo, tar: tarfile.TarFile) -> None:
+def _write_content(fd: int, member: Member, stream: TarStream) -> None:
     """Copy a regular member's bytes; the holes of a sparse one stay holes."""
-    content = tar.extractfile(member)
-    assert content is not None
-    sparse = member.issparse()
-    written = 0
-    while chunk := content.read(_CHUNK_BYTES if not sparse else 64 << 10):
-        written += len(chunk)
-        if sparse and not chunk.strip(b"\0"):
-            os.lseek(fd, len(chunk), os.SEEK_CUR)
-            continue
-        view = memoryview(chunk)
-        while view:
-            view = view[os.write(fd, view) :]
-    os.ftruncate(fd, written)
+    if member.sparse is None:
+        for part in stream.content():
+            _write(fd, part)
+        return
+    end = 0
+    for offset, length in member.sparse:
+        if offset < end or offset + length > member.logical_bytes:
+            raise RefusedError("has a damaged map of holes")
+        end = offset + length
+    places = iter(member.sparse)
+    left = 0
+    for content in stream.content():
+        part = content
+        while part:
+            if not left:
+                offset, left = next(places, (0, 0))
+                if not left and not offset:
+                    break  # padding behind the last part
+                os.lseek(fd, offset, os.SEEK_SET)
+                continue
+            _write(fd, part[:left])
+            part, left = part[left:], left - min(left, len(part))
+    if left or any(length for _, length in places):
+        raise RefusedError("has a damaged map of holes")
+    os.ftruncate(fd, member.logical_bytes)
 
 
-def _mtime_ns(member: tarfile.TarInfo) -> int:
-    mtime_ns = int(Decimal(member.pax_headers.get("mtime", str(member.mtime))) * 10**9)
-    if not -(2**62) < mtime_ns < 2**62:
-        raise _RefusedError("has an impossible time")
-    return mtime_ns
+def _write(fd: int, data: memoryview) -> None:
+    while data:
+        data = data[os.write(fd, data) :]
 
 
 def xattrs(path: Path) -> Iterator[tuple[str, bytes]]:
@@ -346,10 +312,3 @@ def xattrs(path: Path) -> Iterator[tuple[str, bytes]]:
     for name in sorted(names):
         if name.startswith(_XATTRS_KEPT):
             yield name, os.getxattr(path, name, follow_symlinks=False)
-
-
-def _xattrs_of(headers: Mapping[str, str]) -> Iterator[tuple[str, bytes]]:
-    for key, value in headers.items():
-        name = key.removeprefix(XATTR)
-        if key.startswith(XATTR) and name.startswith(_XATTRS_KEPT):
-            yield name, value.encode("utf-8", "surrogateescape")

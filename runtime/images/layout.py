@@ -10,6 +10,7 @@ import errno
 import hashlib
 import json
 import os
+import platform
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,7 +24,29 @@ MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 CONFIG = "application/vnd.oci.image.config.v1+json"
 LAYER_TAR = "application/vnd.oci.image.layer.v1.tar"
 LAYER_GZIP = "application/vnd.oci.image.layer.v1.tar+gzip"
+LAYER_ZSTD = "application/vnd.oci.image.layer.v1.tar+zstd"
+DOCKER_INDEX = "application/vnd.docker.distribution.manifest.list.v2+json"
+DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
+DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
+DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar.gzip"
 
+# How the bytes of a layer are compressed, by its media type.
+GZIP, ZSTD = "gzip", "zstd"
+COMPRESSION = {
+    LAYER_TAR: "",
+    LAYER_GZIP: GZIP,
+    LAYER_ZSTD: ZSTD,
+    "application/vnd.oci.image.layer.nondistributable.v1.tar": "",
+    "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip": GZIP,
+    "application/vnd.oci.image.layer.nondistributable.v1.tar+zstd": ZSTD,
+    "application/vnd.docker.image.rootfs.diff.tar": "",
+    DOCKER_LAYER: GZIP,
+    "application/vnd.docker.image.rootfs.diff.tar.zstd": ZSTD,
+    "application/vnd.docker.image.rootfs.foreign.diff.tar": "",
+    "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip": GZIP,
+}
+
+ALSO_DIGEST = "org.tare.index.digest"
 _REF_NAME = "org.opencontainers.image.ref.name"
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _DOCUMENT_BYTES = 4 << 20  # what the specification asks a registry to accept at least; ours are under 2 KiB
@@ -41,6 +64,20 @@ def hex_of(digest: str) -> str:
 def digest_of(data: bytes) -> str:
     """The `sha256:…` digest of `data`."""
     return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+def architecture() -> str:
+    """This machine's architecture, in the words of the specification."""
+    machine = platform.machine()
+    return {"x86_64": "amd64", "aarch64": "arm64"}.get(machine, machine)
+
+
+def chain_ids(diff_ids: Sequence[str]) -> list[str]:
+    """For each layer the digest that stands for it and all below it (OCI image-spec, config.md, ChainID)."""
+    chain: list[str] = []
+    for diff_id in diff_ids:
+        chain.append(digest_of(f"{chain[-1]} {diff_id}".encode()) if chain else diff_id)
+    return chain
 
 
 @contextmanager
@@ -87,7 +124,10 @@ class Layout:
 
     def put(self, document: object, media_type: str) -> Descriptor:
         """Store a JSON document in its canonical form and return its descriptor."""
-        data = json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
+        return self.put_bytes(json.dumps(document, sort_keys=True, separators=(",", ":")).encode(), media_type)
+
+    def put_bytes(self, data: bytes, media_type: str) -> Descriptor:
+        """Store a document as it is and return its descriptor."""
         digest = digest_of(data)
         if not self.blob(digest).exists():
             write_durably(self.blob(digest), data)
@@ -117,16 +157,24 @@ class Layout:
         found = _object(data, f"index {self.directory / 'index.json'}").get("manifests", [])
         return [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
 
+    def entries(self) -> dict[str, Descriptor]:
+        """The index's descriptor by reference name, sorted by name."""
+        named = ((entry.get("annotations", {}).get(_REF_NAME), entry) for entry in self.manifests())
+        return dict(sorted((str(name), entry) for name, entry in named if name and entry.get("digest")))
+
     def references(self) -> dict[str, str]:
         """Manifest digest by reference name, sorted by name."""
-        named = ((entry.get("annotations", {}).get(_REF_NAME), entry.get("digest")) for entry in self.manifests())
-        return dict(sorted((str(name), str(digest)) for name, digest in named if name and digest))
+        return {name: str(entry["digest"]) for name, entry in self.entries().items()}
 
-    def name(self, reference: str, descriptor: Descriptor | None) -> None:
-        """Let `reference` mean this manifest from now on; None forgets the reference."""
+    def name(self, reference: str, descriptor: Descriptor | None, *, also_digest: str | None = None) -> None:
+        """Let `reference` mean this manifest from now on; None forgets the reference.
+
+        `also_digest` is noted as a further digest of the same image, the index's that it was chosen from.
+        """
         kept = [entry for entry in self.manifests() if entry.get("annotations", {}).get(_REF_NAME) != reference]
         if descriptor is not None:
-            kept.append({**descriptor, "annotations": {_REF_NAME: reference}})
+            also = {ALSO_DIGEST: also_digest} if also_digest else {}
+            kept.append({**descriptor, "annotations": {_REF_NAME: reference, **also}})
         kept.sort(key=lambda entry: str(entry.get("annotations")))
         index = {"schemaVersion": 2, "mediaType": INDEX, "manifests": kept}
         write_durably(self.directory / "index.json", json.dumps(index, sort_keys=True, indent=1).encode())

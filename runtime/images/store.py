@@ -2,18 +2,17 @@
 
 Below `<root>/images/`: an OCI layout, `layers/<hex>/fs` (read-only lower directories, shared by every
 instance), `machines/<hex>/` (VM disks), `partial/` (what is being made: renamed when whole, swept by
-`tare clean`). Everything that changes the store holds one lock; reading needs none. Not for making
-images (`recipe.py`) nor for moving them between hosts.
+`tare clean`). What changes names or takes data away holds one lock; unpacking and reading need none. Not
+for making images (`recipe.py`), moving them between hosts (`registry.py`, `archives.py`) or removing (`collect.py`).
 """
 
 from __future__ import annotations
 
-import errno
 import fcntl
-import hashlib
+import json
 import os
+import re
 import secrets
-import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,16 +22,33 @@ from pathlib import Path
 from typing import Any
 
 from runtime.command import run
-from runtime.errors import TareError
-from runtime.images import disk
+from runtime.errors import TareError, UsageError
+from runtime.images import adapt, collect, disk
 from runtime.images.disk import Machine
 from runtime.images.layers import Bounds, unpack
-from runtime.images.layout import CONFIG, LAYER_TAR, MANIFEST, Layout, hex_of, manifest, room_for
+from runtime.images.layout import (
+    CONFIG,
+    LAYER_TAR,
+    MANIFEST,
+    Descriptor,
+    Layout,
+    architecture,
+    chain_ids,
+    hex_of,
+    manifest,
+    room_for,
+)
+from runtime.images.reference import familiar
+from runtime.images.trees import fingerprint, remove_tree, tree_bytes
 from runtime.spec import ImageRef
+
+__all__ = ["Image", "ImageStore", "Layer", "Made", "fingerprint", "remove_tree", "tree_bytes"]
 
 # In a container image's configuration: the image whose layers, a superset of its own, make its virtual machine.
 MACHINE_LABEL = "org.tare.machine"
 MACHINE_BYTES_LABEL = "org.tare.machine.disk-bytes"
+_ID = re.compile(r"(?:sha256:)?[0-9a-f]{4,64}")
+_AGAIN = "get it again with: tare pull or tare build --force"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +61,16 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """An image ready to launch; `layers[-1]` is the topmost, `digest` its manifest's, `config` as in the OCI."""
+    """An image ready to launch; `layers[-1]` is the topmost, `digest` its manifest's, `config` as in the OCI.
+
+    `id` is what Docker calls the image's: its configuration's digest. Several names may have one id.
+    """
 
     ref: ImageRef
     digest: str
     layers: tuple[Layer, ...]
     config: dict[str, Any]
+    id: str = ""
 
     @property
     def labels(self) -> dict[str, str]:
@@ -58,10 +78,21 @@ class Image:
         return dict(self.config.get("config", {}).get("Labels") or {})
 
 
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A layer unpacked and not yet in the store: `directory` becomes its own there, `archive` its blob."""
+
+    directory: Path
+    archive: Path
+    digest: str
+    diff_id: str
+
+
 class ImageStore:
     """The images below `root` (a `Host.root`). Construction touches nothing."""
 
     def __init__(self, root: Path) -> None:
+        self.root = root
         self.directory = root / "images"
         self.layout = Layout(self.directory)
         self._guard = threading.RLock()
@@ -71,23 +102,37 @@ class ImageStore:
 
     def resolve(self, ref: ImageRef) -> Image:
         """The image `ref` means. Raises TareError when it is not here or incomplete."""
-        wanted = str(ImageRef(name=ref.name, tag=ref.tag, registry=ref.registry))
-        digest = self.layout.references().get(wanted)
-        if digest is None or ref.digest not in (None, digest):
-            raise TareError(f"image {ref}", "not on this host", "make it with: tare build")
-        document = self.layout.get(digest)
-        config = self.layout.get(str(document["config"]["digest"]))
-        layers = tuple(self._layer(diff_id) for diff_id in config["rootfs"]["diff_ids"])
-        missing = next((layer for layer in layers if not layer.directory.is_dir()), None)
-        if missing is not None:
-            raise TareError(
-                f"image {ref}", f"layer {missing.digest} is missing", "make it again with: tare build --force"
-            )
-        return Image(ImageRef.parse(wanted), digest, layers, config)
+        ref = familiar(ref)
+        for name, entry in self.layout.entries().items():
+            named = ImageRef.parse(name)
+            same = (named.registry, named.name) == (ref.registry, ref.name)
+            if same and (name == str(ref) if ref.digest is None else ref.digest in collect.digests_of(entry)):
+                return self._image(named, str(entry["digest"]))
+        raise TareError(f"image {ref}", "not on this host", "get it with tare pull, or make it with: tare build")
+
+    def find(self, text: str) -> Image:
+        """The image that a user means: a name, an id or the beginning of one, a digest.
+
+        Raises TareError when there is none, UsageError when there are several.
+        """
+        if not text.startswith("sha256:"):
+            ref = ImageRef.parse(text)
+            try:
+                return self.resolve(ref)
+            except TareError as error:
+                if error.why != "not on this host" or _ID.fullmatch(text) is None:
+                    raise
+        matches = [image for image in self.images() if _is_meant(text, image)]
+        if not matches:
+            raise TareError(f"image {text}", "not on this host", "see: tare images")
+        if len({image.id for image in matches}) > 1:
+            raise UsageError(f"image {text}", "several images begin like this", "give more of the id")
+        return matches[0]
 
     def images(self) -> list[Image]:
         """Every image, sorted by reference."""
-        return [self.resolve(ImageRef.parse(name)) for name in self.layout.references()]
+        entries = self.layout.entries()
+        return [self._image(ImageRef.parse(name), str(entry["digest"])) for name, entry in entries.items()]
 
     def machine(self, ref: ImageRef, say: Callable[[str], None] = lambda text: None) -> Machine:
         """The virtual machine of image `ref`: its own, or the one its label names. Built when first asked for.
@@ -98,20 +143,35 @@ class ImageStore:
         label = image.labels.get(MACHINE_LABEL)
         if label is not None:
             image = self.resolve(ImageRef.parse(label))
-        directory, digest = self._machine_directory(image)
+        directory, digest = self.machine_directory(image)
         if not directory.is_dir():
             with self.exclusive(), self.partial() as work:
                 if not directory.is_dir():  # another process may have built it while this one waited
                     say(f"making the virtual machine's disk from {image.ref} (about 10 s)")
                     with room_for(f"machine of {ref}", self.directory):
-                        disk.build([layer.directory for layer in image.layers], work, digest, self._disk_bytes(image))
-                    self._keep(work / "machine", directory)
+                        disk.build([layer.directory for layer in image.layers], work, digest, _disk_bytes(image))
+                    self._sync()
+                    _place(work / "machine", directory)
         return Machine.at(directory, digest)
 
     def machine_if_built(self, image: Image) -> Machine | None:
         """The machine made from exactly this image's layers, if there is one already."""
-        directory, digest = self._machine_directory(image)
+        directory, digest = self.machine_directory(image)
         return Machine.at(directory, digest) if directory.is_dir() else None
+
+    def machine_directory(self, image: Image) -> tuple[Path, str]:
+        """Where the machine of exactly these layers lies or would lie, and its digest."""
+        digest = disk.digest(tuple(layer.digest for layer in image.layers), _disk_bytes(image))
+        return self.directory / "machines" / hex_of(digest), digest
+
+    def layers(self, diff_ids: Sequence[str]) -> tuple[Layer, ...]:
+        """The layers with these diff ids, lowest first, each in the variant that fits on those before it."""
+        found = []
+        for diff_id, chain_id in zip(diff_ids, chain_ids(diff_ids), strict=True):
+            variant = self._layer_directory(chain_id) / "fs"
+            fits = chain_id != diff_id and variant.is_dir()
+            found.append(Layer(diff_id, variant if fits else self._layer_directory(diff_id) / "fs"))
+        return tuple(found)
 
     # --- changing
 
@@ -138,13 +198,17 @@ class ImageStore:
 
     @contextmanager
     def partial(self) -> Iterator[Path]:
-        """A fresh directory for something half-made; gone at the end, whatever happens."""
-        work = self.directory / "partial" / secrets.token_hex(6)
-        work.mkdir(parents=True, mode=0o700)
+        """A fresh directory for something half-made; gone at the end, whatever happens, and not swept before."""
+        with collect.partial_guard(self.directory):
+            work = self.directory / "partial" / secrets.token_hex(6)
+            work.mkdir(parents=True, mode=0o700)
+            fd = os.open(work, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fcntl.flock(fd, fcntl.LOCK_EX)
         try:
             yield work
         finally:
             remove_tree(work)
+            os.close(fd)
 
     def put_layer(
         self,
@@ -160,21 +224,67 @@ class ImageStore:
         Raises TareError, with nothing left behind, when it is hostile, damaged, too large for the disk,
         or not what `digest` (of the archive) and `diff_id` (of its content) promise.
         """
-        with self.exclusive(), self.partial() as work, room_for(f"layer {digest or archive.name}", self.directory):
-            self.layout.create()
-            (work / "fs").mkdir(mode=0o755)
+        with self.partial() as work:
+            made = self.unpack_layer(
+                archive, work / "layer", digest=digest, diff_id=diff_id, media_type=media_type, bounds=bounds
+            )
+            with self.exclusive():
+                self._keep([made])
+        return Layer(made.diff_id, self._layer_directory(made.diff_id) / "fs")
+
+    def unpack_layer(
+        self,
+        archive: Path,
+        directory: Path,
+        *,
+        digest: str | None = None,
+        diff_id: str | None = None,
+        media_type: str = LAYER_TAR,
+        bounds: Bounds = Bounds(),  # noqa: B008 - frozen
+    ) -> Made:
+        """Unpack `archive` into the fresh `directory`, in a partial one; `admit` or `put_layer` keeps it.
+
+        Raises TareError when it is hostile, damaged, too large for the disk, or not what is promised.
+        """
+        with room_for(f"layer {digest or archive.name}", self.directory):
+            directory.mkdir(mode=0o700)
+            (directory / "fs").mkdir(mode=0o755)
             with archive.open("rb") as blob:
-                found_digest, found_diff_id = unpack(blob, work / "fs", media_type=media_type, bounds=bounds)
-            for promised, found, what in ((digest, found_digest, "content"), (diff_id, found_diff_id, "diff id")):
-                if promised is not None and promised != found:
-                    raise TareError(f"layer {promised}", f"its {what} is {found}", "it is damaged: get it again")
-            layer = self._layer(found_diff_id)
-            if not layer.directory.exists():
-                (work / "layer").mkdir(mode=0o700)
-                (work / "fs").rename(work / "layer" / "fs")
-                self._keep(work / "layer", layer.directory.parent)
-            archive.replace(self.layout.blob(found_digest))
-            return layer
+                found = unpack(blob, directory / "fs", media_type=media_type, bounds=bounds)
+            for promised, seen, what in ((digest, found.digest, "content"), (diff_id, found.diff_id, "diff id")):
+                if promised is not None and promised != seen:
+                    raise TareError(f"layer {promised}", f"its {what} is {seen}", "it is damaged: get it again")
+            if found.implied:
+                (directory / "implied").write_text(json.dumps(found.implied))
+            return Made(directory, archive, found.digest, found.diff_id)
+
+    def admit(
+        self,
+        ref: ImageRef,
+        document: bytes,
+        media_type: str,
+        config: bytes,
+        made: Sequence[Made] = (),
+        *,
+        also_digest: str | None = None,
+    ) -> Image:
+        """Let `ref` mean the image of this manifest and configuration, whose new layers are `made`.
+
+        The bytes are kept as they are; `also_digest` is a further digest the image is known by (an index's).
+        Raises TareError when a layer that the manifest names is neither `made` nor here.
+        """
+        with self.exclusive(), room_for(f"image {ref}", self.directory):
+            self._keep(made)
+            parsed = json.loads(document)
+            missing = [layer["digest"] for layer in parsed["layers"] if not self.layout.blob(layer["digest"]).exists()]
+            diff_ids = json.loads(config)["rootfs"]["diff_ids"]
+            missing += [layer.digest for layer in self.layers(diff_ids) if not layer.directory.is_dir()]
+            if missing:
+                raise TareError(f"image {ref}", f"layer {missing[0]} went away meanwhile", "try again")
+            self._fit(diff_ids)
+            self.layout.put_bytes(config, CONFIG)
+            self.layout.name(str(familiar(ref)), self.layout.put_bytes(document, media_type), also_digest=also_digest)
+        return self.resolve(ref)
 
     def add(
         self,
@@ -188,7 +298,7 @@ class ImageStore:
         """Make `ref` an image of these layers, lowest first; their blobs are uncompressed and already here."""
         created = datetime.fromtimestamp(epoch_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         config = {
-            "architecture": "amd64",
+            "architecture": architecture(),
             "os": "linux",
             "created": created,
             "config": {
@@ -201,20 +311,35 @@ class ImageStore:
         }
         with self.exclusive():
             self.layout.create()
-            blobs = [
-                {"mediaType": LAYER_TAR, "digest": layer.digest, "size": self.layout.blob(layer.digest).stat().st_size}
-                for layer in layers
-            ]
+            blobs = [self._blob_descriptor(layer.digest) for layer in layers]
+            return self.compose(ref, config, blobs)
+
+    def compose(self, ref: ImageRef, config: Mapping[str, Any], blobs: Sequence[Descriptor]) -> Image:
+        """Make `ref` an image of this configuration and these layers' blobs, all of them here."""
+        with self.exclusive():
+            self.layout.create()
             document = manifest(self.layout.put(config, CONFIG), blobs)
-            self.layout.name(str(ref), self.layout.put(document, MANIFEST))
+            self._fit(config["rootfs"]["diff_ids"])
+            self.layout.name(str(familiar(ref)), self.layout.put(document, MANIFEST))
         return self.resolve(ref)
+
+    def tag(self, image: Image, ref: ImageRef) -> None:
+        """Give `image` a further name. Raises UsageError for a name with a digest, which only content has."""
+        if ref.digest is not None:
+            raise UsageError(f"image {ref}", "a tag cannot have a digest", "use NAME[:TAG]")
+        with self.exclusive():
+            entry = self.layout.entries().get(str(image.ref))
+            if entry is None or entry.get("digest") != image.digest:
+                raise TareError(f"image {image.ref}", "not on this host", "see: tare images")
+            self.layout.name(str(familiar(ref)), {key: entry[key] for key in ("mediaType", "digest", "size")})
 
     def remove(self, ref: ImageRef) -> None:
         """Forget `ref`; its layers stay until a sweep. Raises TareError when there is no such image."""
         with self.exclusive():
-            if str(ref) not in self.layout.references():
+            name = str(familiar(ref))
+            if name not in self.layout.entries():
                 raise TareError(f"image {ref}", "not on this host", "see: tare images")
-            self.layout.name(str(ref), None)
+            self.layout.name(name, None)
 
     def sweep(self, *, unneeded: bool) -> list[str]:
         """Remove what builds that died left half-made; if `unneeded`, also data that no image needs. Says what went.
@@ -227,86 +352,74 @@ class ImageStore:
         fd = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            doomed = self._below("partial") + (self._unneeded() if unneeded else [])
-            for path in doomed:
-                remove_tree(path)
-            return [f"image data {path}" for path in doomed]
+            gone = collect.sweep_partial(self.directory)
+            if unneeded:
+                gone += collect.collect(self)
+            return [f"image data {path}" for path in gone]
         except BlockingIOError:
             return []
         finally:
             os.close(fd)
 
-    def _unneeded(self) -> list[Path]:
-        kept: set[Path] = set()
-        for image in self.images():
-            document = self.layout.get(image.digest)
-            blobs = (image.digest, document["config"]["digest"], *(layer["digest"] for layer in document["layers"]))
-            kept |= {self.layout.blob(str(digest)) for digest in blobs}
-            kept |= {layer.directory.parent for layer in image.layers}
-            kept |= {self._machine_directory(image)[0]}
-        candidates = [*self._below("blobs/sha256"), *self._below("layers"), *self._below("machines")]
-        return [path for path in candidates if path not in kept]
-
-    def _layer(self, diff_id: str) -> Layer:
-        return Layer(diff_id, self.directory / "layers" / hex_of(diff_id) / "fs")
-
-    def _below(self, name: str) -> list[Path]:
-        directory = self.directory / name
-        return sorted(directory.iterdir()) if directory.is_dir() else []
-
-    def _keep(self, made: Path, final: Path) -> None:
-        """Give a finished directory its name, its content being on the disk before."""
-        run(["sync", "--file-system", str(made)], timeout_s=600)
-        final.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        made.rename(final)
-
-    def _machine_directory(self, image: Image) -> tuple[Path, str]:
-        digest = disk.digest(tuple(layer.digest for layer in image.layers), self._disk_bytes(image))
-        return self.directory / "machines" / hex_of(digest), digest
-
-    def _disk_bytes(self, image: Image) -> int:
-        return int(image.labels.get(MACHINE_BYTES_LABEL, disk.DEFAULT_BYTES))
-
-
-def remove_tree(path: Path) -> None:
-    """Remove a file or a directory tree, if it exists.
-
-    Raises TareError, having removed nothing, when something is mounted in it: following a bind mount
-    downwards would remove the host's own files.
-    """
-    if not path.is_dir() or path.is_symlink():
-        path.unlink(missing_ok=True)
-        return
-    real = os.path.realpath(path)
-    mounted = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
-    inside = next((point for point in mounted if point == real or point.startswith(f"{real}/")), None)
-    if inside is not None:
-        raise TareError(f"directory {path}", f"{inside} is mounted", f"umount {inside}, then: tare clean")
-    for attempt in range(5):
+    def implied(self, diff_id: str) -> list[str]:
+        """The directories that the layer takes for granted."""
         try:
-            shutil.rmtree(path)
-            return
+            return list(json.loads((self._layer_directory(diff_id) / "implied").read_text()))
         except FileNotFoundError:
-            return
-        except OSError as error:  # a build just killed may have made one more file
-            if error.errno != errno.ENOTEMPTY or attempt == 4:
-                raise
+            return []
+
+    def _fit(self, diff_ids: Sequence[str]) -> None:
+        """Make the variants of layers that need one on the layers below them."""
+        for number, (diff_id, chain_id) in enumerate(zip(diff_ids, chain_ids(diff_ids), strict=True)):
+            implied = self.implied(diff_id) if number else []
+            lower = [layer.directory for layer in self.layers(diff_ids[:number])]
+            variant = self._layer_directory(chain_id)
+            if variant.is_dir() or not adapt.needed(implied, lower):
+                continue
+            with self.partial() as work:
+                (work / "layer").mkdir(mode=0o700)
+                adapt.adapt(self._layer_directory(diff_id) / "fs", implied, lower, work / "layer" / "fs")
+                self._sync()
+                _place(work / "layer", variant)
+
+    def _keep(self, made: Sequence[Made]) -> None:
+        """Give finished layers and their blobs their names, their content being on the disk before."""
+        self.layout.create()
+        if made:
+            self._sync()
+        for layer in made:
+            if not self._layer_directory(layer.diff_id).exists():
+                _place(layer.directory, self._layer_directory(layer.diff_id))
+            layer.archive.replace(self.layout.blob(layer.digest))
+
+    def _image(self, ref: ImageRef, digest: str) -> Image:
+        document = self.layout.get(digest)
+        config = self.layout.get(str(document["config"]["digest"]))
+        layers = self.layers(config["rootfs"]["diff_ids"])
+        missing = next((layer for layer in layers if not layer.directory.is_dir()), None)
+        if missing is not None:
+            raise TareError(f"image {ref}", f"layer {missing.digest} is missing", _AGAIN)
+        return Image(ref, digest, layers, config, str(document["config"]["digest"]))
+
+    def _blob_descriptor(self, digest: str) -> Descriptor:
+        return {"mediaType": LAYER_TAR, "digest": digest, "size": self.layout.blob(digest).stat().st_size}
+
+    def _layer_directory(self, digest: str) -> Path:
+        return self.directory / "layers" / hex_of(digest)
+
+    def _sync(self) -> None:
+        run(["sync", "--file-system", str(self.directory)], timeout_s=600)
 
 
-def tree_bytes(path: Path) -> tuple[int, int]:
-    """Logical and allocated bytes of a file or of everything in a directory; a hard-linked file counts once."""
-    logical = allocated = 0
-    seen: set[tuple[int, int]] = set()
-    for directory, _, files in os.walk(path) if path.is_dir() else [(str(path.parent), [], [path.name])]:
-        for name in (".", *files) if path.is_dir() else files:
-            info = os.lstat(os.path.join(directory, name))  # noqa: PTH118 - 15,000 files
-            if (info.st_dev, info.st_ino) not in seen:
-                seen.add((info.st_dev, info.st_ino))
-                logical += info.st_size
-                allocated += info.st_blocks * 512
-    return logical, allocated
+def _is_meant(text: str, image: Image) -> bool:
+    wanted = text.removeprefix("sha256:")
+    return hex_of(image.id).startswith(wanted) or hex_of(image.digest).startswith(wanted)
 
 
-def fingerprint(*parts: bytes) -> str:
-    """A digest of several byte strings, their borders included: what a cached build was made from."""
-    return hashlib.sha256(b"".join(len(part).to_bytes(8, "big") + part for part in parts)).hexdigest()
+def _place(made: Path, final: Path) -> None:
+    final.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    made.rename(final)
+
+
+def _disk_bytes(image: Image) -> int:
+    return int(image.labels.get(MACHINE_BYTES_LABEL, disk.DEFAULT_BYTES))
