@@ -1,0 +1,348 @@
+"""JSON documents to the values of `config`, and back: the shape of a config.json, field by field.
+
+Strict in types (true is no number), lenient in what the specification wants lenient: unknown fields are passed over,
+null and "" are as good as absent where Go's omitted zero is. Every fault is found and named by its JSON path, not the
+first alone. What the fields of a value mean to one another `checks` says.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+from runtime.cgroups.resources import Resources
+from runtime.container import checks
+from runtime.container.config import Config, Process, Seccomp
+from runtime.errors import UsageError
+
+LARGEST_BYTES = 16 << 20
+_SHOWN_FAULTS = 64
+_S64 = (-(2**63), 2**63 - 1)
+_U16, _U32, _U64 = ((0, 2**bits - 1) for bits in (16, 32, 64))
+
+# What the specification allows in a whole number's field; others are int64.
+_BOUNDS: dict[tuple[str, str], tuple[int, int]] = {
+    ("ConsoleSize", "height"): _U16,
+    ("ConsoleSize", "width"): _U16,
+    ("User", "uid"): (0, 2**32 - 2),
+    ("User", "gid"): (0, 2**32 - 2),
+    ("User", "umask"): (0, 0o777),
+    ("User", "additional_gids"): (0, 2**32 - 2),
+    ("Rlimit", "soft"): _U64,
+    ("Rlimit", "hard"): _U64,
+    ("Process", "oom_score_adj"): (-1000, 1000),
+    ("IoPriority", "priority"): (0, 7),
+    ("IdMapping", "container_id"): _U32,
+    ("IdMapping", "host_id"): _U32,
+    ("IdMapping", "size"): (1, 2**32 - 1),
+    ("Hook", "timeout"): (1, 2**31 - 1),
+    ("TimeOffset", "nanosecs"): (0, 999_999_999),
+    ("Device", "major"): (0, 2**12 - 1),
+    ("Device", "minor"): (0, 2**20 - 1),
+    ("Device", "file_mode"): (0, 0o177777),
+    ("Device", "uid"): (0, 2**32 - 2),
+    ("Device", "gid"): (0, 2**32 - 2),
+    ("SyscallArgument", "index"): (0, 5),
+    ("SyscallArgument", "value"): _U64,
+    ("SyscallArgument", "value_two"): _U64,
+    ("SyscallRule", "errno_ret"): _U16,
+    ("Seccomp", "default_errno_ret"): _U16,
+    ("Memory", "limit"): (-1, 2**63 - 1),
+    ("Memory", "reservation"): (-1, 2**63 - 1),
+    ("Memory", "swap"): (-1, 2**63 - 1),
+    ("Memory", "kernel"): (-1, 2**63 - 1),
+    ("Memory", "kernel_tcp"): (-1, 2**63 - 1),
+    ("Memory", "swappiness"): (0, 200),
+    ("Cpu", "shares"): _U64,
+    ("Cpu", "burst"): _U64,
+    ("Cpu", "period"): _U64,
+    ("Cpu", "realtime_period"): _U64,
+    ("Cpu", "idle"): (0, 1),
+    ("Pids", "limit"): (-1, 2**63 - 1),
+    ("BlockIo", "weight"): (0, 1000),
+    ("BlockIo", "leaf_weight"): (0, 1000),
+    ("WeightDevice", "weight"): (0, 1000),
+    ("WeightDevice", "leaf_weight"): (0, 1000),
+    ("ThrottleDevice", "rate"): _U64,
+    ("HugepageLimit", "limit"): _U64,
+    ("DeviceRule", "major"): (-1, 2**32 - 1),
+    ("DeviceRule", "minor"): (-1, 2**32 - 1),
+    ("NetworkClass", "class_id"): _U32,
+    ("NetworkPriority", "priority"): _U32,
+    ("Rdma", "hca_handles"): _U32,
+    ("Rdma", "hca_objects"): _U32,
+}
+# libcontainer's -1 is "any", as absence is in the specification.
+_ANY = frozenset({("DeviceRule", "major"), ("DeviceRule", "minor")})
+
+_BAD = object()  # stands where a value could not be made; what holds it cannot be made either
+
+# What the specification knows and this runtime does not do: refused by name, not dropped.
+_NOT_DONE = {
+    "Linux": ("intelRdt", "memoryPolicy", "netDevices"),
+    "Process": ("scheduler", "execCPUAffinity"),
+}
+
+Faults = list[str]
+Reader = Callable[[object, str, Faults], Any]
+_T = TypeVar("_T")
+
+
+def load(path: Path) -> Config:
+    """The configuration in a file. Raises UsageError for what is unreadable, too large, no JSON or not valid."""
+    return parse(read_json(path), path.name)
+
+
+def read_json(path: Path) -> Mapping[str, Any]:
+    """The JSON object in a file of at most LARGEST_BYTES. Raises UsageError."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(LARGEST_BYTES + 1)
+    except OSError as error:
+        raise UsageError(str(path), error.strerror or str(error), "name a file that can be read") from error
+    if len(content) > LARGEST_BYTES:
+        raise UsageError(str(path), f"larger than {LARGEST_BYTES >> 20} MiB", "no configuration needs that")
+    try:
+        document = json.loads(content, parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(str(path), f"not JSON: {error}", "correct it") from error
+    if not isinstance(document, dict):
+        raise UsageError(str(path), "not a JSON object", "correct it")
+    return document
+
+
+def parse(document: Mapping[str, Any], name: str = "config.json") -> Config:
+    """A whole configuration. Raises UsageError naming every bad field by its path."""
+    return _parse(Config, document, name)
+
+
+def parse_process(document: Mapping[str, Any], name: str = "process.json") -> Process:
+    """A process to run in a container that is there, as for `exec`. Raises UsageError."""
+    return _parse(Process, document, name)
+
+
+def parse_resources(document: Mapping[str, Any], name: str = "resources.json") -> Resources:
+    """What a control group is to give, as for `update`. Raises UsageError."""
+    return _parse(Resources, document, name)
+
+
+def parse_seccomp(document: Mapping[str, Any], name: str = "seccomp profile") -> Seccomp:
+    """A filter as `linux.seccomp` has it. Raises UsageError."""
+    return _parse(Seccomp, document, name)
+
+
+def parse_as(cls: type[_T], document: object, name: str) -> _T:
+    """A value of any dataclass of configuration. Raises UsageError."""
+    return _parse(cls, document, name)
+
+
+def document(value: Any) -> dict[str, Any]:
+    """The JSON object of a configuration or a part of one; what is at its default is left out."""
+    return _write(value)  # type: ignore[no-any-return]
+
+
+def _parse(cls: type[_T], document: object, name: str) -> _T:
+    faults: Faults = []
+    target: type = cls
+    value = _reader_of(target)(document, "", faults)
+    if faults:
+        more = len(faults) - _SHOWN_FAULTS
+        shown = [*faults[:_SHOWN_FAULTS], *([f"and {more} more"] if more > 0 else [])]
+        raise UsageError(name, "; ".join(shown), "correct these fields")
+    return value  # type: ignore[no-any-return]
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Field:
+    name: str
+    json_name: str
+    read: Reader
+    required: bool
+
+
+def json_name(field: dataclasses.Field[Any]) -> str:
+    """What a field is called in JSON: its camel case, if its metadata say nothing else."""
+    head, *tail = field.name.split("_")
+    return str(field.metadata.get("name") or head + "".join(word.capitalize() for word in tail))
+
+
+@cache
+def _fields(cls: type) -> tuple[_Field, ...]:
+    hints = typing.get_type_hints(cls)
+    return tuple(
+        _Field(
+            name=field.name,
+            json_name=json_name(field),
+            read=_reader(hints[field.name], (cls.__name__, field.name)),
+            required=field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING,
+        )
+        for field in dataclasses.fields(cls)
+    )
+
+
+@cache
+def _reader_of(cls: type) -> Reader:
+    """A reader of objects that become a `cls`."""
+    refused = _NOT_DONE.get(cls.__name__, ())
+
+    def read(value: object, path: str, faults: Faults) -> Any:
+        if not isinstance(value, Mapping):
+            return _fault(path, value, "an object", faults)
+        found: dict[str, Any] = {}
+        complete = True
+        for field in _fields(cls):
+            given = value.get(field.json_name)
+            where = f"{path}.{field.json_name}" if path else field.json_name
+            if given is not None:
+                found[field.name] = inner = field.read(given, where, faults)
+                complete = complete and inner is not _BAD
+            elif field.required:
+                faults.append(f"{where}: missing")
+                complete = False
+        faults += [f"{path}.{name}: this runtime does not do that" for name in refused if value.get(name)]
+        if not complete:
+            return _BAD
+        made = cls(**found)
+        for name, why in checks.check(made):
+            faults.append(f"{path}{'.' if path and name else ''}{name}: {why}")
+        return made
+
+    return read
+
+
+def _reader(hint: Any, key: tuple[str, str]) -> Reader:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        (inner,) = (argument for argument in arguments if argument is not type(None))
+        return _read_optional_text if inner is str else _reader(inner, key)
+    if origin is tuple:
+        return _list_reader(_reader(arguments[0], key))
+    if origin is not None and issubclass(origin, Mapping):
+        return _map_reader(_reader(arguments[1], key))
+    if hint is str:
+        return _read_text
+    if hint is bool:
+        return _read_flag
+    if hint is int:
+        return _number_reader(_BOUNDS.get(key, _S64), any_is=-1 if key in _ANY else None)
+    return _reader_of(hint)
+
+
+def _list_reader(item: Reader) -> Reader:
+    def read(value: object, path: str, faults: Faults) -> Any:
+        if not isinstance(value, list | tuple):
+            return _fault(path, value, "a list", faults)
+        items = tuple([item(element, f"{path}[{index}]", faults) for index, element in enumerate(value)])
+        return _BAD if _BAD in items else items
+
+    return read
+
+
+def _map_reader(item: Reader) -> Reader:
+    def read(value: object, path: str, faults: Faults) -> Any:
+        if not isinstance(value, Mapping):
+            return _fault(path, value, "an object", faults)
+        for key in value:
+            _read_text(key, f"{path} key", faults)
+        items = {key: item(element, f"{path}[{_shown(key)}]", faults) for key, element in value.items()}
+        return _BAD if _BAD in items.values() else items
+
+    return read
+
+
+def _number_reader(bounds: tuple[int, int], any_is: int | None = None) -> Reader:
+    lowest, highest = bounds
+
+    def read(value: object, path: str, faults: Faults) -> Any:
+        if not isinstance(value, int) or isinstance(value, bool):
+            return _fault(path, value, "a whole number", faults)
+        if not lowest <= value <= highest:
+            return _fault(path, value, f"between {lowest} and {highest}", faults)
+        return None if value == any_is else value
+
+    return read
+
+
+def _read_flag(value: object, path: str, faults: Faults) -> Any:
+    return value if isinstance(value, bool) else _fault(path, value, "true or false", faults)
+
+
+def _read_text(value: object, path: str, faults: Faults) -> Any:
+    if not isinstance(value, str):
+        return _fault(path, value, "a string", faults)
+    if "\0" in value:
+        faults.append(f"{path}: holds a NUL byte")
+    elif not value.isascii() and not _is_encodable(value):
+        faults.append(f"{path}: holds half a character")
+    return value
+
+
+def _read_optional_text(value: object, path: str, faults: Faults) -> Any:
+    return None if value == "" else _read_text(value, path, faults)
+
+
+def _is_encodable(value: str) -> bool:
+    """Bytes that are no UTF-8 come as lone low surrogates, as in `os.fsdecode`; other halves are mistakes."""
+    try:
+        value.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _fault(path: str, value: object, wanted: str, faults: Faults) -> object:
+    faults.append(f"{path or 'the document'}: {_shown(value)} is not {wanted}")
+    return _BAD
+
+
+def _shown(value: object) -> str:
+    """A value in a message: short, on one line, in ASCII."""
+    text = json.dumps(value, default=lambda other: type(other).__name__) if _is_scalar(value) else type(value).__name__
+    text = {"dict": "an object", "list": "a list"}.get(text, text)
+    return text if len(text) <= 60 else f"{text[:57]}…"
+
+
+def _is_scalar(value: object) -> bool:
+    return value is None or isinstance(value, str | int | float)
+
+
+def _write(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {name: _write(inner) for name, inner in _told(value)}
+    if isinstance(value, tuple):
+        return [_write(item) for item in value]
+    if isinstance(value, Mapping):
+        return {key: _write(item) for key, item in value.items()}
+    return value
+
+
+def _told(value: Any) -> list[tuple[str, Any]]:
+    """The fields of a value that are not at their default, by JSON name."""
+    kind: type = type(value)
+    told = []
+    for field, (required, default) in zip(_fields(kind), _defaults(kind), strict=True):
+        inner = getattr(value, field.name)
+        if required or inner != default:
+            told.append((field.json_name, inner))
+    return told
+
+
+@cache
+def _defaults(cls: type) -> tuple[tuple[bool, Any], ...]:
+    """Per field, whether it must be given, and its default."""
+    return tuple(
+        (False, field.default_factory())
+        if field.default_factory is not dataclasses.MISSING
+        else (field.default is dataclasses.MISSING, field.default)
+        for field in dataclasses.fields(cls)
+    )
