@@ -19,9 +19,12 @@ COMMANDS = {
     "bench": "harness.cli",
     "build": "runtime.cli",
     "clean": "runtime.cli",
+    "cp": "runtime.commands.files",
+    "diff": "runtime.commands.files",
     "doctor": "harness.cli",
     "images": "runtime.cli",
     "report": "reports.cli",
+    "volume": "runtime.commands.volumes",
 }
 
 

@@ -20,7 +20,7 @@ from runtime.container.storage import overlay_options
 from runtime.errors import TareError
 from runtime.ledger import process_start
 from runtime.linux import syscalls
-from runtime.linux.syscalls import MNT_DETACH, MS_BIND, MS_RDONLY, MS_REC, MS_SLAVE, RESOLVE_IN_ROOT
+from runtime.linux.syscalls import MNT_DETACH, MS_BIND, MS_RDONLY, MS_REC, MS_REMOUNT, MS_SLAVE, RESOLVE_IN_ROOT
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
@@ -31,6 +31,7 @@ class Bound:
 
     source: Path
     target: str
+    read_only: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,9 +136,18 @@ def _hold(
 
 
 def _bind(root: int, bound: Bound) -> None:
-    descriptor = _make_target(root, bound.target, directory=bound.source.is_dir())
+    with _held(_make_target(root, bound.target, directory=bound.source.is_dir())) as place:
+        syscalls.mount(os.fsencode(bound.source), place, None, MS_BIND | MS_REC, None)
+    if bound.read_only:
+        with _held(open_inside(root, bound.target, os.O_PATH)) as place:  # now what is mounted there
+            syscalls.mount(None, place, None, MS_BIND | MS_REMOUNT | MS_RDONLY, None)
+
+
+@contextmanager
+def _held(descriptor: int) -> Iterator[bytes]:
+    """The name of what a descriptor means, for a call that takes only names."""
     try:
-        syscalls.mount(os.fsencode(bound.source), b"/proc/self/fd/%d" % descriptor, None, MS_BIND | MS_REC, None)
+        yield b"/proc/self/fd/%d" % descriptor
     finally:
         os.close(descriptor)
 

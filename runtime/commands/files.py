@@ -1,0 +1,165 @@
+"""`tare diff`, `tare cp` and `tare commit`: what lies in a container, seen, moved, kept as an image.
+
+Only words and paths; the work is done by `runtime.container.{changes,copying,placing}` and the image store.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import click
+
+from runtime.container import changes
+from runtime.container.copying import Owner, Sink, TreeSink, copy, same_owner, tree_entries
+from runtime.container.placing import Side, destination, source
+from runtime.container.rootdir import Bound, ContainerFiles, opened, pseudo_devices
+from runtime.container.state import Record, StateDirectory
+from runtime.container.tarring import TarSink, tar_entries
+from runtime.driver import host_from_env
+from runtime.errors import TareError, UsageError
+
+
+@click.command()
+@click.argument("container")
+@click.option("--json", "as_json", is_flag=True, help="Print the list as JSON.")
+def diff(container: str, as_json: bool) -> None:
+    """List what CONTAINER has changed in its image's files: A added, C changed, D deleted."""
+    files = _files(*_found(container))
+    found = list(changes.changes(files.upper, files.layers))
+    if as_json:
+        click.echo(json.dumps([{"Path": change.path, "Kind": str(change.kind)} for change in found], indent=1))
+        return
+    for change in found:
+        click.echo(str(change))
+
+
+@click.command()
+@click.argument("source_path", metavar="[CONTAINER:]SOURCE|-")
+@click.argument("target_path", metavar="[CONTAINER:]TARGET|-")
+@click.option("-a", "--archive", is_flag=True, help="Keep owners; otherwise root inside, or the user here, gets them.")
+@click.option("-L", "--follow-link", is_flag=True, help="Copy what a link in SOURCE leads to, not the link.")
+@click.option("-q", "--quiet", is_flag=True, expose_value=False, help="Say nothing; cp says nothing anyway.")
+def cp(source_path: str, target_path: str, archive: bool, follow_link: bool) -> None:
+    """Copy files between CONTAINER, running or not, and this host. A `-` is a tar archive on stdin or stdout."""
+    come, go = _container_of(source_path), _container_of(target_path)
+    if (come is None) == (go is None):
+        why = "both are in containers" if come else "neither is in a container"
+        raise UsageError(f"copy {source_path} to {target_path}", why, "use CONTAINER:PATH for one of them")
+    if come is not None:
+        _copy_out(*come, target_path, archive, follow_link)
+    elif go is not None:
+        _copy_in(source_path, *go, archive, follow_link)
+
+
+def _copy_out(name: str, path: str, target: str, archive: bool, follow: bool) -> None:
+    files = _files(*_found(name))
+    with ExitStack() as stack:
+        side = Side(stack.enter_context(opened(files)), f"{name}:")
+        what = stack.enter_context(source(side, path, follow=follow))
+        closed = pseudo_devices(files.pid) if files.pid is not None else frozenset[int]()
+        if os.fstat(what.descriptor).st_dev in closed:
+            raise side.refuse(path, "it lies on a file system that holds no files", "read it with: tare exec")
+        sink: Sink
+        if target == "-":
+            sink, goal = TarSink(sys.stdout.buffer), "" if what.pour else what.name
+        else:
+            where = stack.enter_context(destination(Side(), target, what))
+            sink, goal = TreeSink(where.directory), where.name
+        owner = _map(files.pid, inward=True) if archive or target == "-" else _mine
+        copy(tree_entries(what.descriptor, closed=closed), sink, name=goal, owner=owner)
+        sys.stdout.flush()
+
+
+def _copy_in(path: str, name: str, target: str, archive: bool, follow: bool) -> None:
+    record, document = _found(name)
+    if document.get("root", {}).get("readonly"):
+        _refuse_read_only(record, document, target)
+    files = _files(record, document)
+    with ExitStack() as stack:
+        side = Side(stack.enter_context(opened(files)), f"{name}:")
+        shift = _map(files.pid, inward=False)
+        owner: Owner = shift if archive or path == "-" else lambda _uid, _gid: shift(0, 0)
+        if path == "-":
+            where = stack.enter_context(destination(side, target, None))
+            copy(tar_entries(sys.stdin.buffer), TreeSink(where.directory), name="", owner=owner)
+        else:
+            what = stack.enter_context(source(Side(), path, follow=follow))
+            where = stack.enter_context(destination(side, target, what))
+            copy(tree_entries(what.descriptor), TreeSink(where.directory), name=where.name, owner=owner)
+
+
+def _container_of(text: str) -> tuple[str, str] | None:
+    """Split CONTAINER:PATH; None for a path of this host (with a colon in it only after a slash or a dot)."""
+    name, colon, path = text.partition(":")
+    if not colon or text.startswith(("/", ".")) or "/" in name:
+        return None
+    if not name or not path:
+        raise UsageError(f"copy of {text!r}", "not a container and a path", "use CONTAINER:PATH")
+    return name, path
+
+
+def _found(name: str) -> tuple[Record, dict[str, Any]]:
+    state = StateDirectory(host_from_env().root)
+    record = state.find(name)
+    return record, state.document(record.id)
+
+
+def _files(record: Record, document: dict[str, Any]) -> ContainerFiles:
+    running = record.running and record.run is not None
+    return ContainerFiles(
+        name=record.name,
+        layers=tuple(Path(layer) for layer in record.layers),
+        directory=record.directory,
+        pid=record.run.pid if running and record.run else None,
+        pid_start=record.run.start if running and record.run else None,
+        bound=() if running else tuple(_bound(document)),
+    )
+
+
+def _bound(document: dict[str, Any]) -> Iterator[Bound]:
+    for mount in document.get("mounts", ()):
+        options, path = set(mount.get("options", ())), Path(mount.get("source", ""))
+        if {"bind", "rbind"} & options and path.is_absolute() and path.exists():
+            yield Bound(path, mount["destination"], "ro" in options)
+
+
+def _refuse_read_only(record: Record, document: dict[str, Any], target: str) -> None:
+    """Raise TareError unless `target` is in a mount of its own: the root is read-only, also while nothing runs."""
+    inside = os.path.normpath("/" + target)
+    mounts = (mount["destination"] for mount in document.get("mounts", ()) if mount.get("destination", "/") != "/")
+    if not any(inside == mount or inside.startswith(mount.rstrip("/") + "/") for mount in mounts):
+        raise TareError(f"{record.name}:{target}", "the container's root is read-only", "copy into one of its mounts")
+
+
+def _mine(_uid: int, _gid: int) -> tuple[int, int]:
+    """Without -a, whoever copies owns what is copied out."""
+    return os.geteuid(), os.getegid()
+
+
+def _map(pid: int | None, *, inward: bool) -> Owner:
+    """Translate between the ids that a running container's processes see (`inward`) and the host's.
+
+    A stopped one's files carry the ids of the inside: its layers are mapped only while it runs.
+    """
+    if pid is None:
+        return same_owner
+    uids, gids = (_rows(Path(f"/proc/{pid}/{name}")) for name in ("uid_map", "gid_map"))
+    return lambda uid, gid: (_translated(uids, uid, inward), _translated(gids, gid, inward))
+
+
+def _rows(path: Path) -> list[tuple[int, int, int]]:
+    return [tuple(int(word) for word in line.split()) for line in path.read_text().splitlines()]  # type: ignore[misc]
+
+
+def _translated(rows: list[tuple[int, int, int]], number: int, inward: bool) -> int:
+    for inside, outside, count in rows:
+        begin, end = (outside, inside) if inward else (inside, outside)
+        if begin <= number < begin + count:
+            return end + number - begin
+    return number
