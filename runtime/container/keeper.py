@@ -1,0 +1,244 @@
+# ruff: noqa: PTH101, PTH108
+# Paths are strings here: the keeper is lean.
+"""The keeper: one process for all of a user's containers, their parent, from the first start to the last end.
+
+Started on demand, it clones what commands have planned, keeps output in logs, passes streams to who is attached,
+and writes down each end *before* anybody is told. It ends when it keeps nothing and nobody is connected. No
+process of ours exists per container. What it keeps dies with it, by the kernel's hand (PDEATHSIG): a container
+never runs unnoticed, and its end is then shown as 137, not seen. How commands talk to it is `contact`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import gc
+import marshal
+import os
+import resource
+import signal
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any, Final
+
+from runtime.container import child
+from runtime.container.keeping import Container, Process, text_of
+from runtime.container.kept import Session
+from runtime.container.loop import Loop
+from runtime.container.protocol import SOCKET, VERSION
+from runtime.container.spawning import Flat, Spawned, spawn
+from runtime.container.steps import from_row
+from runtime.linux import syscalls
+
+_LISTEN: Final = 512
+
+
+class Keeper:
+    """The loop around it all. `clone` makes a child of a plan."""
+
+    def __init__(self, listener: socket.socket, directory: str, clone: Callable[..., Spawned] = spawn) -> None:
+        self.loop = Loop()
+        self._listener = listener
+        self._directory = directory
+        self._clone = clone
+        self._sessions: set[Session] = set()
+        self._containers: dict[str, Container] = {}
+        self._alive: set[Process] = set()
+        self._helpers: set[int] = set()
+        self._boot = text_of("/proc/sys/kernel/random/boot_id").strip()
+        listener.setblocking(False)
+        self.loop.watch(listener.fileno(), lambda _: self._accept())
+
+    def serve(self) -> None:
+        """Until nothing is kept, nobody is connected and nobody is about to be."""
+        while True:
+            self.loop.run(lambda: not (self._sessions or self._alive))
+            with _held(self._directory):
+                if not self._accept():
+                    os.unlink(f"{self._directory}/{SOCKET}")
+                    self._listener.close()
+                    return
+
+    def _accept(self) -> bool:
+        try:
+            connection, _ = self._listener.accept()
+        except BlockingIOError:
+            return False
+        session = Session(self.loop, connection, self._said)
+        self._sessions.add(session)
+        session.gone = lambda: self._sessions.discard(session)
+        session.tell("hello", VERSION, os.getpid())
+        return True
+
+    def _said(self, session: Session, words: tuple[Any, ...], descriptors: list[int]) -> None:
+        try:
+            match words:
+                case ("start", dict(request)):
+                    Container(self, session, request).begin(descriptors)
+                case ("exec", dict(request)):
+                    Process(self, session, request).begin(descriptors)
+                case ("attach", str(container_id), bool(output), bool(writes)):
+                    self._attach(session, container_id, output, writes)
+                case ("wait", str(container_id)):
+                    self._wait(session, container_id)
+                case ("go",):
+                    session.heard()
+                case ("kept",):
+                    session.tell("kept", tuple(self._containers))
+                case _:
+                    session.tell("refused", f"no such request: {words[:1]!r}")
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+    def _attach(self, session: Session, container_id: str, output: bool, writes: bool) -> None:
+        container = self._containers.get(container_id)
+        if container is None or container.kept.pidfd < 0:
+            session.tell("refused", "it does not run")
+            return
+        container.kept.attach(session, output=output, writes=writes)
+        container.tell_running(session, "attached")
+
+    def _wait(self, session: Session, container_id: str) -> None:
+        container = self._containers.get(container_id)
+        if container is None:
+            session.tell("refused", "it does not run")
+        else:
+            container.waiting.append(session)
+
+    # --- for the processes kept
+
+    def clone(self, plan: bytes, descriptors: list[int]) -> Spawned:
+        """Make the child of an encoded plan. Raises OSError."""
+        return self._clone(flat(plan), descriptors)
+
+    def keep(self, process: Process) -> None:
+        """Do not end before this has."""
+        self._alive.add(process)
+
+    def release(self, process: Process) -> None:
+        """It is over."""
+        self._alive.discard(process)
+
+    def enter(self, container: Container) -> None:
+        """A container begins."""
+        self._containers[container.id] = container
+
+    def leave(self, container: Container) -> None:
+        """A container's process has ended, and everybody may know."""
+        if self._containers.get(container.id) is container:
+            del self._containers[container.id]
+
+    def run_of(self, pid: int) -> dict[str, Any]:
+        """What tells process `pid` from every other, for `run.json`."""
+        stat = text_of(f"/proc/{pid}/stat")
+        return {"pid": pid, "start": int(stat[stat.rindex(")") + 2 :].split()[19]), "boot": self._boot}
+
+    def bury(self, descriptor: int) -> None:
+        """Let go of a root file system in a process of its own: the kernel may write back a whole disk meanwhile."""
+        if descriptor < 0:
+            return
+        pid = os.fork()
+        if pid == 0:
+            os.dup2(descriptor, 3)
+            syscalls.close_range(4, 0xFFFFFFFF, 0)
+            os._exit(0)
+        os.close(descriptor)
+        self._reap_later(os.pidfd_open(pid))
+
+    def help(self, argv: list[str], environment: Mapping[str, str]) -> None:
+        """Run a program of ours that sees to what is not the keeper's to do."""
+        pid = os.posix_spawn(argv[0], argv, environment, setsid=True)
+        self._reap_later(os.pidfd_open(pid))
+
+    def _reap_later(self, pidfd: int) -> None:
+        def reap(_: int) -> None:
+            os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
+            self.loop.forget(pidfd)
+            os.close(pidfd)
+
+        self.loop.watch(pidfd, reap)
+
+
+def flat(plan: bytes) -> Flat:
+    """A plan as `Plan.encode` writes it."""
+    _, *fields, parts = marshal.loads(plan)  # noqa: S302 - the socket is root's own
+    rows = (marshal.loads(part) if isinstance(part, bytes) else part for part in parts)  # noqa: S302
+    steps = tuple(from_row(row) for part in rows for row in part)
+    names = [name for name in Flat.__slots__ if name != "steps"]
+    return Flat(**dict(zip(names, fields, strict=True)), steps=steps)
+
+
+class _held:  # noqa: N801 - used as a function
+    """Hold the lock under which keepers begin and end."""
+
+    def __init__(self, directory: str) -> None:
+        self._path = f"{directory}/keeper.lock"
+        self._descriptor = -1
+
+    def __enter__(self) -> None:
+        self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._descriptor)
+
+
+def main(directory: str) -> None:
+    """Become the keeper of the run directory `directory`, unless there is one; the caller's end says that it listens.
+
+    The process that was called ends as soon as the keeper can be connected to.
+    """
+    syscalls.close_range(3, 0xFFFFFFFF, 0)
+    _detach(directory)
+    os.chdir(directory)
+    with _held("."):
+        if _answers():
+            os._exit(0)
+        with suppress(FileNotFoundError):
+            os.unlink(SOCKET)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        listener.bind(SOCKET)
+        os.chmod(SOCKET, 0o600)
+        listener.listen(_LISTEN)
+        if os.fork():
+            os._exit(0)
+    keeper = Keeper(listener, directory)
+    os.chdir("/")
+    gc.freeze()
+    keeper.serve()
+
+
+def _detach(directory: str) -> None:
+    """Stand by itself: no terminal, no streams, no signals of whoever needed it first."""
+    os.setsid() if os.getsid(0) != os.getpid() else None
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    trouble = os.open(f"{directory}/keeper.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    for source, target in ((null, 0), (null, 1), (trouble, 2)):
+        os.dup2(source, target)
+    while os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC) < child.FIRST_SPARE:  # below is the instances' room
+        pass
+    for number in signal.valid_signals():
+        with suppress(OSError, ValueError):
+            signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)  # handled, not ignored: an ignored one would be so in every container
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    os.umask(0)
+
+
+def _answers() -> bool:
+    """Whether a keeper listens already."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
+        try:
+            probe.connect(SOCKET)
+        except OSError:
+            return False
+    return True
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,35 @@
+"""What is said between a command and the keeper: messages of one tag byte, and words as marshal writes them. Lean.
+
+A connection begins with the keeper's `hello`; then one request, and what follows from it:
+
+    start, exec   → waits (the caller must say `go`) → running (with a pidfd and a terminal) or failed
+    attach        → attached (the same), or refused
+    wait          → ended, or refused
+    kept          → kept, with the ids
+    ended         comes last to whoever is attached or waits: the exit code, and whether memory ran out
+"""
+
+from __future__ import annotations
+
+import marshal
+from typing import Any, Final
+
+VERSION: Final = 1
+SOCKET: Final = "keeper.sock"
+MESSAGE_BYTES: Final = 1 << 20
+
+WORDS: Final = b"w"
+INPUT: Final = b"i"
+INPUT_END: Final = b"e"
+OUTPUT: Final = {b"1": 1, b"2": 2}
+
+
+def encoded(words: tuple[Any, ...]) -> bytes:
+    """Plain values as bytes."""
+    return marshal.dumps(words)
+
+
+def decoded(message: bytes) -> tuple[Any, ...]:
+    """The words of `encoded`."""
+    words: tuple[Any, ...] = marshal.loads(message)  # noqa: S302 - the socket is root's own
+    return words
