@@ -5,11 +5,12 @@ Only words and paths; the work is done by `runtime.container.{changes,copying,pl
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -77,11 +78,9 @@ def _copy_out(name: str, path: str, target: str, archive: bool, follow: bool) ->
 
 
 def _copy_in(path: str, name: str, target: str, archive: bool, follow: bool) -> None:
-    record, document = _found(name)
-    if document.get("root", {}).get("readonly"):
-        _refuse_read_only(record, document, target)
-    files = _files(record, document)
+    files = _files(*_found(name))
     with ExitStack() as stack:
+        stack.enter_context(_explained(f"{name}:{target}"))
         side = Side(stack.enter_context(opened(files)), f"{name}:")
         shift = _map(files.pid, inward=False)
         owner: Owner = shift if archive or path == "-" else lambda _uid, _gid: shift(0, 0)
@@ -119,7 +118,19 @@ def _files(record: Record, document: dict[str, Any]) -> ContainerFiles:
         pid=record.run.pid if running and record.run else None,
         pid_start=record.run.start if running and record.run else None,
         bound=() if running else tuple(_bound(document)),
+        read_only=bool(document.get("root", {}).get("readonly")),
     )
+
+
+@contextmanager
+def _explained(where: str) -> Iterator[None]:
+    """Turn a read-only file system, met anywhere inside, into a sentence."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.EROFS:
+            raise
+        raise TareError(where, "it is read-only there", "copy into a mount that is not") from error
 
 
 def _bound(document: dict[str, Any]) -> Iterator[Bound]:
@@ -127,14 +138,6 @@ def _bound(document: dict[str, Any]) -> Iterator[Bound]:
         options, path = set(mount.get("options", ())), Path(mount.get("source", ""))
         if {"bind", "rbind"} & options and path.is_absolute() and path.exists():
             yield Bound(path, mount["destination"], "ro" in options)
-
-
-def _refuse_read_only(record: Record, document: dict[str, Any], target: str) -> None:
-    """Raise TareError unless `target` is in a mount of its own: the root is read-only, also while nothing runs."""
-    inside = os.path.normpath("/" + target)
-    mounts = (mount["destination"] for mount in document.get("mounts", ()) if mount.get("destination", "/") != "/")
-    if not any(inside == mount or inside.startswith(mount.rstrip("/") + "/") for mount in mounts):
-        raise TareError(f"{record.name}:{target}", "the container's root is read-only", "copy into one of its mounts")
 
 
 def _mine(_uid: int, _gid: int) -> tuple[int, int]:

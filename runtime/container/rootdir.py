@@ -38,8 +38,8 @@ class Bound:
 class ContainerFiles:
     """What a container's files are made of.
 
-    `layers`, topmost last, lie under the writable one in `directory`; `bound` over it while it does not run. `pid` and
-    `pid_start` (`ledger.process_start`) name its first process while it does.
+    `layers`, topmost last, lie under the writable one in `directory`, `bound` over it. `pid` and `pid_start`
+    (`ledger.process_start`) name its first process while it runs; then `bound` and `read_only` say nothing new.
     """
 
     name: str
@@ -48,6 +48,7 @@ class ContainerFiles:
     pid: int | None = None
     pid_start: int | None = None
     bound: tuple[Bound, ...] = ()
+    read_only: bool = False
 
     @property
     def upper(self) -> Path:
@@ -62,8 +63,8 @@ def opened(files: ContainerFiles) -> Iterator[int]:
         if files.pid is not None:
             yield stack.enter_context(_running(files, files.pid))
         else:
-            lower = [str(layer) for layer in files.layers]
-            yield stack.enter_context(_mounted(lower, str(files.directory), files.bound))
+            overlay = _Overlay(tuple(map(str, files.layers)), str(files.directory), files.bound, files.read_only)
+            yield stack.enter_context(_mounted(overlay))
 
 
 @contextmanager
@@ -75,7 +76,7 @@ def opened_layers(layers: Sequence[Path]) -> Iterator[int]:
             stack.callback(os.close, descriptor)
             yield descriptor
         else:
-            yield stack.enter_context(_mounted([str(layer) for layer in layers], None, ()))
+            yield stack.enter_context(_mounted(_Overlay(tuple(map(str, layers)))))
 
 
 @contextmanager
@@ -93,12 +94,43 @@ def _running(files: ContainerFiles, pid: int) -> Iterator[int]:
         os.close(descriptor)
 
 
+@dataclass(frozen=True, slots=True)
+class _Overlay:
+    """What is to be mounted; `directory` None: without a writable layer."""
+
+    layers: tuple[str, ...]
+    directory: str | None = None
+    bound: tuple[Bound, ...] = ()
+    read_only: bool = False
+
+    @property
+    def target(self) -> bytes:
+        """Where: over one of its own parts, so that nothing needs to be made."""
+        return os.fsencode(self.layers[-1] if self.directory is None else f"{self.directory}/upper")
+
+    def mount(self) -> int:
+        """Mount it and return a descriptor of its root."""
+        options = os.fsencode(overlay_options(self.layers, self.directory))
+        flags = MS_RDONLY if self.directory is None else 0
+        syscalls.mount(b"overlay", self.target, b"overlay", flags, options)
+        root = os.open(self.target, _DIRECTORY)
+        try:
+            for each in self.bound:
+                _bind(root, each)
+            if self.read_only:
+                syscalls.mount(None, self.target, None, MS_BIND | MS_REMOUNT | MS_RDONLY, None)
+        except BaseException:
+            os.close(root)
+            raise
+        return root
+
+
 @contextmanager
-def _mounted(layers: Sequence[str], directory: str | None, bound: Sequence[Bound]) -> Iterator[int]:
-    """The overlay, mounted in the namespace of a thread that lives as long as this context."""
+def _mounted(overlay: _Overlay) -> Iterator[int]:
+    """The overlay's root, mounted in the namespace of a thread that lives as long as this context."""
     ready: Future[int] = Future()
     done = threading.Event()
-    thread = threading.Thread(target=_hold, args=(layers, directory, bound, ready, done), daemon=True)
+    thread = threading.Thread(target=_hold, args=(overlay, ready, done), daemon=True)
     thread.start()
     try:
         yield ready.result()
@@ -107,26 +139,15 @@ def _mounted(layers: Sequence[str], directory: str | None, bound: Sequence[Bound
         thread.join()
 
 
-def _hold(
-    layers: Sequence[str],
-    directory: str | None,
-    bound: Sequence[Bound],
-    ready: Future[int],
-    done: threading.Event,
-) -> None:
+def _hold(overlay: _Overlay, ready: Future[int], done: threading.Event) -> None:
     """The thread's work. Its mounts end with it at the latest; taken off one by one, they have ended when it has."""
     try:
         with ExitStack() as stack:
             syscalls.unshare(syscalls.CLONE_NEWNS)
             syscalls.mount(None, b"/", None, MS_REC | MS_SLAVE, None)
-            target = os.fsencode(layers[-1] if directory is None else f"{directory}/upper")
-            options = os.fsencode(overlay_options(layers, directory))
-            syscalls.mount(b"overlay", target, b"overlay", MS_RDONLY if directory is None else 0, options)
-            stack.callback(syscalls.umount2, target, MNT_DETACH)
-            root = os.open(target, _DIRECTORY)
+            root = overlay.mount()
+            stack.callback(syscalls.umount2, overlay.target, MNT_DETACH)
             stack.callback(os.close, root)
-            for each in bound:
-                _bind(root, each)
             ready.set_result(root)
             done.wait()
     except BaseException as error:
