@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from runtime.container.volumes import VolumeStore
 from runtime.driver import Driver, Host, drivers, host_from_env
 from runtime.errors import TareError
 from runtime.images import recipe as recipes
@@ -96,7 +97,7 @@ class Sweep:
 
 
 def sweep(host: Host) -> Sweep:
-    """Sweep every driver, then half-made images and, when nothing is live, image data that no image needs.
+    """Sweep every driver, then half-made images and volumes and, when nothing is live, image data that no image needs.
 
     A driver that cannot work on this host is passed over if it left nothing, named if it did.
     """
@@ -109,6 +110,10 @@ def sweep(host: Host) -> Sweep:
         done.removed += store.sweep(unneeded=not done.live)
     except (TareError, OSError) as error:
         done.failed.append(f"images: {error}")
+    try:
+        done.removed += VolumeStore(host.root).sweep()
+    except (TareError, OSError) as error:
+        done.failed.append(f"volumes: {error}")
     return done
 
 
