@@ -10,6 +10,7 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass
 from pathlib import Path
+from string import ascii_lowercase
 
 from runtime.channel import PORT_NAME
 
@@ -41,6 +42,8 @@ class Domain:
 
     `cache` is QEMU's disk cache mode: `none` (O_DIRECT, native AIO) or `writeback`. `flat` puts the
     devices straight on the root complex instead of one hot-pluggable port each, for fewer buses to scan.
+    `more_disks` are raw images, which the guest finds as vdb and so on and may write to; `translation_cache_mib` is
+    TCG's.
     """
 
     name: str
@@ -55,6 +58,8 @@ class Domain:
     agent: Path
     console: Path
     flat: bool = False
+    more_disks: tuple[Path, ...] = ()
+    translation_cache_mib: int = TRANSLATION_CACHE_MIB
 
 
 def domain_xml(domain: Domain) -> str:
@@ -67,7 +72,7 @@ def domain_xml(domain: Domain) -> str:
     ET.SubElement(ET.SubElement(root, "memoryBacking"), "nosharepages")
     _text(root, "vcpu", str(domain.vcpus), placement="static")
     _boot(ET.SubElement(root, "os"), domain.boot)
-    _features(ET.SubElement(root, "features"), kvm=kvm)
+    _features(ET.SubElement(root, "features"), None if kvm else domain.translation_cache_mib)
     cpu = ET.SubElement(root, "cpu", mode="host-passthrough" if kvm else "maximum")
     ET.SubElement(cpu, "topology", sockets="1", dies="1", cores=str(domain.vcpus), threads="1")
     clock = ET.SubElement(root, "clock", offset="utc")
@@ -97,18 +102,19 @@ def _boot(os: ET.Element, boot: Firmware | DirectKernel) -> None:
             _text(os, "cmdline", command_line)
 
 
-def _features(features: ET.Element, *, kvm: bool) -> None:
+def _features(features: ET.Element, translation_cache_mib: int | None) -> None:
     ET.SubElement(features, "acpi")
     ET.SubElement(features, "apic")
-    if not kvm:
-        _text(ET.SubElement(features, "tcg"), "tb-cache", str(TRANSLATION_CACHE_MIB), unit="MiB")
+    if translation_cache_mib is not None:
+        _text(ET.SubElement(features, "tcg"), "tb-cache", str(translation_cache_mib), unit="MiB")
 
 
 def _devices(devices: ET.Element, domain: Domain) -> None:
     _text(devices, "emulator", str(domain.emulator))
     disk = ET.SubElement(devices, "disk", type="file", device="disk")
     driver = {"name": "qemu", "type": "qcow2", "cache": domain.cache, "discard": "unmap"}
-    ET.SubElement(disk, "driver", driver | ({"io": "native"} if domain.cache == "none" else {}))
+    driver |= {"io": "native"} if domain.cache == "none" else {}
+    ET.SubElement(disk, "driver", driver)
     ET.SubElement(disk, "source", file=str(domain.disk))
     # Said here, so that libvirt need not open the overlay and guess what lies below.
     backing = ET.SubElement(disk, "backingStore", type="file")
@@ -118,6 +124,11 @@ def _devices(devices: ET.Element, domain: Domain) -> None:
     ET.SubElement(disk, "target", dev="vda", bus="virtio")
     if isinstance(domain.boot, Firmware):
         ET.SubElement(disk, "boot", order="1")
+    for letter, path in zip(ascii_lowercase[1:], domain.more_disks, strict=False):
+        more = ET.SubElement(devices, "disk", type="file", device="disk")
+        ET.SubElement(more, "driver", driver | {"type": "raw"})
+        ET.SubElement(more, "source", file=str(path))
+        ET.SubElement(more, "target", dev=f"vd{letter}", bus="virtio")
     ports = ET.SubElement(devices, "controller", type="virtio-serial", index="0")
     rng = ET.SubElement(devices, "rng", model="virtio")
     _text(rng, "backend", "/dev/urandom", model="random")

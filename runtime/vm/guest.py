@@ -138,6 +138,8 @@ class Guest(Instance):
             agent=self._sockets / "agent",
             console=self._sockets / "console",
             flat=isinstance(boot, DirectKernel),
+            more_disks=plan.more_disks,
+            translation_cache_mib=plan.translation_cache_mib,
         )
 
     @property

@@ -30,7 +30,8 @@ class Plan:
     """All that can be known before a launch. A Firmware's `variables` are the template of each guest's own.
 
     `env` is what commands get, `memory_bytes` the guest's memory, `stop_timeout_s` how long it may take to
-    power itself off.
+    power itself off, `more_disks` raw images to attach beside its own disk. `translation_cache_mib` is TCG's
+    buffer for translated code.
     """
 
     driver: str
@@ -44,6 +45,8 @@ class Plan:
     boot: Firmware | DirectKernel
     stop_timeout_s: float
     env: tuple[tuple[str, str], ...] = ()
+    more_disks: tuple[Path, ...] = ()
+    translation_cache_mib: int = TRANSLATION_CACHE_MIB
 
 
 def overhead_bytes(accelerator: str) -> int:

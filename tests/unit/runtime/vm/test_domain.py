@@ -39,6 +39,7 @@ CASES = {
     "vm-tcg": VM,
     "vm-kvm": replace(VM, accelerator="kvm", memory_bytes=1024 * MIB),
     "vm-writeback": replace(VM, cache="writeback"),
+    "vm-disks": replace(VM, more_disks=(Path("/a.raw"), Path("/b.raw")), translation_cache_mib=512),
 }
 
 
