@@ -38,7 +38,7 @@ class Keeper:
     """The loop around it all. `clone` makes a child of a plan."""
 
     def __init__(self, listener: socket.socket, directory: str, clone: Callable[..., Spawned] = spawn) -> None:
-        self.loop = Loop()
+        self.loop = Loop(_trouble)
         self._listener = listener
         self._directory = directory
         self._clone = clone
@@ -228,6 +228,14 @@ def _detach(directory: str) -> None:
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     os.umask(0)
+
+
+def _trouble() -> None:
+    """Into keeper.log: what should not have happened."""
+    import traceback
+
+    traceback.print_exc()
+    sys.stderr.flush()
 
 
 def _answers() -> bool:

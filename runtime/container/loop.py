@@ -7,6 +7,7 @@ import itertools
 import select
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final, TypeAlias
 
 IN: Final = select.EPOLLIN
@@ -16,9 +17,10 @@ Handler: TypeAlias = Callable[[int], object]
 
 
 class Loop:
-    """Handlers by descriptor, and calls by time."""
+    """Handlers by descriptor, and calls by time. `trouble` is called in the handling of what one of them raised."""
 
-    def __init__(self) -> None:
+    def __init__(self, trouble: Callable[[], None] = lambda: None) -> None:
+        self._trouble = trouble
         self._poll = select.epoll()
         self._handlers: dict[int, Handler] = {}
         self._calls: list[tuple[float, int, Callable[[], None]]] = []
@@ -33,7 +35,8 @@ class Loop:
     def forget(self, descriptor: int) -> None:
         """Watch it no longer; one that is not watched is no error."""
         if self._handlers.pop(descriptor, None) is not None:
-            self._poll.unregister(descriptor)
+            with suppress(OSError):  # closed already, it is not watched any more
+                self._poll.unregister(descriptor)
 
     def after(self, delay_s: float, call: Callable[[], None]) -> None:
         """Call once, `delay_s` from now."""
@@ -53,6 +56,14 @@ class Loop:
         ]
         for descriptor, events, handler in ready:
             if handler is not None and self._handlers.get(descriptor) is handler:
-                handler(events)
+                try:
+                    handler(events)
+                except Exception:  # noqa: BLE001 - everything kept would die of one descriptor's trouble
+                    self._trouble()
+                    self.forget(descriptor)
         while self._calls and self._calls[0][0] <= time.monotonic():
-            heapq.heappop(self._calls)[2]()
+            call = heapq.heappop(self._calls)[2]
+            try:
+                call()
+            except Exception:  # noqa: BLE001 - as above
+                self._trouble()

@@ -1,0 +1,336 @@
+"""The command's end of the keeper: starts it when there is none, asks it, and relays a terminal's or pipes' streams.
+
+Not what is asked (that is `lifecycle`).
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from runtime.container import terminal
+from runtime.container.protocol import INPUT, INPUT_END, MESSAGE_BYTES, OUTPUT, SOCKET, VERSION, WORDS, decoded, encoded
+from runtime.container.terminal import KeyWatch
+from runtime.errors import TareError
+
+_SOURCE = str(Path(__file__).resolve().parents[2])
+_BOOT = "import sys; sys.path.insert(0, sys.argv[1]); from runtime.container.keeper import main; main(sys.argv[2])"
+_CHUNK_BYTES = 32 << 10
+_ATTEMPTS = 20
+_SO_SNDBUFFORCE = 32  # asm-generic/socket.h
+# Of the process itself, or of no use to another one.
+_NOT_PASSED_ON = {
+    signal.SIGKILL,
+    signal.SIGSTOP,
+    signal.SIGCHLD,
+    signal.SIGPIPE,
+    signal.SIGURG,
+    signal.SIGWINCH,
+    signal.SIGTSTP,
+    signal.SIGTTIN,
+    signal.SIGTTOU,
+    signal.SIGCONT,
+    signal.SIGSEGV,
+    signal.SIGFPE,
+    signal.SIGILL,
+    signal.SIGBUS,
+    signal.SIGABRT,
+}
+
+
+class Summons:
+    """A keeper on its way, so that what a command prepares need not wait for it."""
+
+    def __init__(self, run: Path) -> None:
+        self._run = run
+        self._pid = 0
+        if not _answers(run):
+            self._pid = _spawn(run)
+
+    def connect(self) -> Contact:
+        """Wait for it, and be connected. Raises TareError when it does not come."""
+        for _ in range(_ATTEMPTS):
+            if self._pid:
+                _, status = os.waitpid(self._pid, 0)
+                self._pid = 0
+                if status:
+                    break
+            contact = connect(self._run)
+            if contact is not None:
+                return contact
+            self._pid = _spawn(self._run)
+        raise TareError("keeper of containers", "it does not start", f"see {self._run / 'keeper.log'}")
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """What the keeper gives of a running process: its pid and pidfd, and its terminal's master or -1. To be closed."""
+
+    pid: int
+    pidfd: int
+    console: int = -1
+
+    def close(self) -> None:
+        """Give the descriptors back."""
+        for descriptor in (self.pidfd, self.console):
+            if descriptor >= 0:
+                os.close(descriptor)
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a process came to its end; `detached` when it was let go of before."""
+
+    exit_code: int
+    oom_killed: bool = False
+    detached: bool = False
+
+
+class Contact:
+    """A connection. A context manager."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._connection.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, MESSAGE_BYTES * 2)
+        self.keeper_pid = 0
+
+    def greeted(self) -> bool:
+        """Whether the keeper has said hello: one that is just ending does not."""
+        try:
+            words, _ = self.hear()
+        except TareError:
+            return False
+        match words:
+            case ("hello", int(version), int(pid)) if version == VERSION:
+                self.keeper_pid = pid
+                return True
+        raise TareError("keeper of containers", "it is of another version", "stop all containers, then try again")
+
+    def ask(self, *words: object, descriptors: Sequence[int] = ()) -> None:
+        """Say something. Raises TareError when it is too long or nobody listens."""
+        message = WORDS + encoded(words)
+        if len(message) > MESSAGE_BYTES:
+            raise TareError("request", f"{len(message)} bytes are too many", "shorten the command or the environment")
+        try:
+            socket.send_fds(self._connection, [message], descriptors, socket.MSG_NOSIGNAL)
+        except OSError as error:
+            raise _lost() from error
+
+    def hear(self) -> tuple[tuple[Any, ...], list[int]]:
+        """The keeper's next words, and the descriptors with them. Raises TareError when it is gone."""
+        while True:
+            try:
+                message, descriptors, _, _ = socket.recv_fds(
+                    self._connection, MESSAGE_BYTES, 4, socket.MSG_CMSG_CLOEXEC
+                )
+            except OSError as error:
+                raise _lost() from error
+            if not message:
+                raise _lost()
+            if message[:1] == WORDS:
+                return decoded(message[1:]), descriptors
+
+    def relay(
+        self,
+        running: Running,
+        streams: tuple[int, int, int],
+        *,
+        keys: bytes = b"",
+        proxy: bool = True,
+    ) -> Ended | None:
+        """Pass input, output and signals until the process ends: how it did; None when the keeper went first.
+
+        `streams` are our own input (-1 for none), output and error output. With a terminal on both ends,
+        ours is raw meanwhile, and keeps the other's size.
+        """
+        source = streams[0]
+        ours = source if running.console >= 0 and source >= 0 and os.isatty(source) else -1
+        with terminal.raw(ours) if ours >= 0 else _nothing(), _signals(running, ours, streams[1], proxy):
+            return _Relay(self._connection, streams, KeyWatch(keys if ours >= 0 else b"")).run()
+
+    def close(self) -> None:
+        """Hang up."""
+        self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class _Relay:
+    """The loop of `Contact.relay`: nothing is read that could not be passed on."""
+
+    def __init__(self, connection: socket.socket, streams: tuple[int, int, int], keys: KeyWatch) -> None:
+        self._connection = connection
+        self._source, *outputs = streams
+        self._outputs = dict(enumerate(outputs, 1))
+        self._keys = keys
+        self._pending = b""
+        self._poll = select.poll()
+        self._ended: Ended | None = None
+        self._over = False
+
+    def run(self) -> Ended | None:
+        """Until the end."""
+        self._connection.setblocking(False)
+        self._register()
+        while not self._over:
+            for descriptor, events in self._poll.poll():
+                if descriptor == self._source:
+                    self._read()
+                else:
+                    if events & select.POLLOUT:
+                        self._send()
+                    if events & ~select.POLLOUT:
+                        self._receive()
+        self._connection.setblocking(True)
+        return self._ended
+
+    def _register(self) -> None:
+        events = select.POLLIN | (select.POLLOUT if self._pending else 0)
+        self._poll.register(self._connection.fileno(), events)
+        if self._source >= 0:
+            if self._pending:
+                with suppress(KeyError):
+                    self._poll.unregister(self._source)
+            else:
+                self._poll.register(self._source, select.POLLIN)
+
+    def _read(self) -> None:
+        try:
+            data = os.read(self._source, _CHUNK_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._poll.unregister(self._source)
+            self._source = -1
+            self._pending = INPUT_END
+        else:
+            passed, detach = self._keys.filter(data)
+            if detach:
+                self._ended, self._over = Ended(0, detached=True), True
+                return
+            self._pending = INPUT + passed if passed else b""
+        self._send()
+
+    def _send(self) -> None:
+        if self._pending:
+            try:
+                self._connection.send(self._pending, socket.MSG_NOSIGNAL)
+                self._pending = b""
+            except BlockingIOError:
+                pass
+            except OSError:
+                self._pending = b""  # its last words are still to be read
+        self._register()
+
+    def _receive(self) -> None:
+        try:
+            message, descriptors, _, _ = socket.recv_fds(self._connection, MESSAGE_BYTES, 4, socket.MSG_CMSG_CLOEXEC)
+        except BlockingIOError:
+            return
+        except OSError:
+            message, descriptors = b"", []
+        for descriptor in descriptors:
+            os.close(descriptor)
+        if message[:1] in OUTPUT:
+            _write(self._outputs[OUTPUT[message[:1]]], message[1:])
+        elif message[:1] == WORDS:
+            match decoded(message[1:]):
+                case ("ended", int(code), bool(oom)):
+                    self._ended, self._over = Ended(code, oom), True
+        elif not message:
+            self._over = True
+
+
+def connect(run: Path) -> Contact | None:
+    """A connection to the keeper of this run directory, or None when there is none."""
+    try:
+        connection = _connected(run)
+    except OSError:
+        return None
+    contact = Contact(connection)
+    if contact.greeted():
+        return contact
+    contact.close()
+    return None
+
+
+def _connected(run: Path) -> socket.socket:
+    """Through the directory's descriptor: a socket's address holds 107 bytes only."""
+    directory = os.open(run, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        connection.connect(f"/proc/self/fd/{directory}/{SOCKET}")
+    except BaseException:
+        connection.close()
+        raise
+    finally:
+        os.close(directory)
+    return connection
+
+
+def _answers(run: Path) -> bool:
+    return (run / SOCKET).exists()
+
+
+def _spawn(run: Path) -> int:
+    """Start a keeper: the process that ends with 0 once there is one."""
+    run.mkdir(parents=True, exist_ok=True, mode=0o700)
+    argv = [sys.executable, "-I", "-S", "-c", _BOOT, _SOURCE, str(run)]
+    return os.posix_spawn(sys.executable, argv, {"PATH": os.environ.get("PATH", os.defpath)}, setsid=True)
+
+
+@contextmanager
+def _signals(running: Running, ours: int, output: int, proxy: bool) -> Iterator[None]:
+    """Hand signals on to the process, and the size of our terminal to its."""
+
+    def pass_on(number: int, _: object) -> None:
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(running.pidfd, number)
+
+    def resized(*_: object) -> None:
+        found = terminal.size(ours if ours >= 0 else output)
+        if found is not None and running.console >= 0:
+            with suppress(OSError):
+                terminal.resize(running.console, found)
+
+    numbers = [number for number in signal.Signals if number not in _NOT_PASSED_ON] if proxy else []
+    before = {number: signal.signal(number, pass_on) for number in numbers}
+    if running.console >= 0:
+        before[signal.SIGWINCH] = signal.signal(signal.SIGWINCH, resized)
+        resized()
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    while data:
+        try:
+            data = data[os.write(descriptor, data) :]
+        except BlockingIOError:
+            select.select([], [descriptor], [])
+
+
+def _lost() -> TareError:
+    return TareError("keeper of containers", "it has ended", "try again; tare ps -a says what became of the containers")
