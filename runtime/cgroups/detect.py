@@ -9,15 +9,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from runtime.cgroups.cgroup import Cgroup
+from runtime.cgroups.cgroup import Cgroup, Wanted
+from runtime.cgroups.paths import PARENT, inside
 from runtime.cgroups.v1 import V1Cgroup
 from runtime.cgroups.v2 import V2Cgroup
 from runtime.errors import TareError
-from runtime.spec import Limits
 
-PARENT = "tare"
 NEEDED = ("cpu", "memory", "pids")
 
 
@@ -58,28 +57,40 @@ def detect(mountinfo: Path = Path("/proc/self/mountinfo")) -> Hierarchies:
 
 def open_cgroup(
     instance_id: str,
-    limits: Limits | None = None,
+    wanted: Wanted | None = None,
     *,
     io_path: Path | None = None,
     guard_devices: bool = False,
     hierarchies: Hierarchies | None = None,
     parent: str = PARENT,
 ) -> Cgroup:
-    """The group `<hierarchy>/tare/<instance_id>`, not yet made.
+    """The group `<hierarchy>/<parent>/<instance_id>`, not yet made. `parent` may be nested: `user.slice/x`.
 
-    `limits` tells which optional controllers it needs; `io_path` lies on the device that I/O limits
-    are for; `guard_devices` confines device nodes (for containers). Typical use, by any driver:
-    `create()`, `apply(limits)`, `add_pid(pid)` (or be born inside), `usage()`, `readings(limits)`,
-    `remove()`. Raises TareError when the host has no usable hierarchy.
+    `wanted` tells which optional controllers it needs; `io_path` lies on the device that I/O limits
+    are for; `guard_devices` confines device nodes to the usual ones (for containers), unless `wanted` has rules
+    of its own. Typical use, by any driver: `create()`, `apply(wanted)`, `add_pid(pid)` (or be born inside),
+    `usage()`, `readings(wanted)`, `remove()`. Raises TareError when the host has no usable hierarchy, UsageError
+    for a parent outside it.
     """
     found = hierarchies or detect()
     device = None if io_path is None else io_device(io_path)
+    place = "" if parent in ("", ".") else str(inside(PurePosixPath(parent.lstrip("/")), parent))
     if found.v2 is not None and found.v2_controllers.issuperset(NEEDED):
-        return V2Cgroup(instance_id, found.v2, parent=parent, io_device=device)
+        return V2Cgroup(
+            instance_id, found.v2, parent=place, io_device=device, guard_devices=guard_devices, wanted=wanted
+        )
     missing = [name for name in NEEDED if name not in found.v1]
     if missing:
         raise TareError("cgroups", f"no hierarchy offers {', '.join(missing)}", "mount cgroup2 at /sys/fs/cgroup")
-    return V1Cgroup(instance_id, found.v1, parent=parent, io_device=device, guard_devices=guard_devices, limits=limits)
+    return V1Cgroup(
+        instance_id,
+        found.v1,
+        parent=place,
+        io_device=device,
+        guard_devices=guard_devices,
+        wanted=wanted,
+        unified=None if found.v2 is None else (found.v2, found.v2_controllers),
+    )
 
 
 def io_device(path: Path, *, mountinfo: Path = Path("/proc/self/mountinfo"), sys: Path = Path("/sys")) -> str | None:

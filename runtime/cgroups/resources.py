@@ -9,6 +9,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
+
+from runtime.cgroups.weights import bfq_weight, cpu_shares
+from runtime.errors import TareError
+from runtime.spec import Limits
+
+PERIOD_US: Final = 100_000
+"""The CFS bandwidth period: the kernel's default, and Docker's."""
+
+LIMIT_NAMES: Final[Mapping[str, str]] = {
+    "cpu.cpus": "cpuset",
+    "cpu.period": "cpus",
+    "cpu.quota": "cpus",
+    "cpu.shares": "cpu_weight",
+    "memory.limit": "memory_bytes",
+    "memory.reservation": "memory_low_bytes",
+    "memory.swap": "swap_bytes",
+    "pids.limit": "pids",
+    "blockIO.throttleReadBpsDevice": "io_read_bps",
+    "blockIO.throttleWriteBpsDevice": "io_write_bps",
+    "blockIO.weight": "io_weight",
+}
+"""What `Limits` calls the controls that `of_limits` makes of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,3 +166,65 @@ class Resources:
     network: NetworkClass | None = None
     rdma: Mapping[str, Rdma] = field(default_factory=dict)
     unified: Mapping[str, str] = field(default_factory=dict)
+
+
+def of_limits(limits: Limits, io_device: str | None = None) -> Resources:
+    """The same as `limits`; `io_device` (`MAJOR:MINOR`) is the disk that its I/O limits are for.
+
+    The I/O weight becomes BFQ's, 1–1000. Raises TareError for I/O limits without a device.
+    """
+    return Resources(
+        cpu=_cpu(limits),
+        memory=_memory(limits),
+        pids=None if limits.pids is None else Pids(limit=limits.pids),
+        block_io=_block_io(limits, io_device),
+    )
+
+
+def _cpu(limits: Limits) -> Cpu | None:
+    if limits.cpus is None and limits.cpu_weight is None and limits.cpuset is None:
+        return None
+    return Cpu(
+        quota=None if limits.cpus is None else round(limits.cpus * PERIOD_US),
+        period=None if limits.cpus is None else PERIOD_US,
+        shares=None if limits.cpu_weight is None else cpu_shares(limits.cpu_weight),
+        cpus=limits.cpuset,
+    )
+
+
+def _memory(limits: Limits) -> Memory | None:
+    if limits.memory_bytes is None and limits.memory_low_bytes is None:
+        return None
+    memory, swap = limits.memory_bytes, limits.swap_bytes
+    both = None if memory is None or swap is None else memory + swap
+    return Memory(limit=memory, reservation=limits.memory_low_bytes, swap=both)
+
+
+def _block_io(limits: Limits, io_device: str | None) -> BlockIo | None:
+    if limits.io_read_bps is None and limits.io_write_bps is None and limits.io_weight is None:
+        return None
+
+    def caps(name: str, rate: int | None) -> tuple[ThrottleDevice, ...]:
+        if rate is None:
+            return ()
+        major, minor = need_device(name, io_device).split(":")
+        return (ThrottleDevice(major=int(major), minor=int(minor), rate=rate),)
+
+    if limits.io_weight is not None:
+        need_device("io_weight", io_device)
+    return BlockIo(
+        weight=None if limits.io_weight is None else bfq_weight(limits.io_weight),
+        throttle_read_bps_device=caps("io_read_bps", limits.io_read_bps),
+        throttle_write_bps_device=caps("io_write_bps", limits.io_write_bps),
+    )
+
+
+def need_device(name: str, device: str | None) -> str:
+    """The device number `MAJOR:MINOR` that I/O limits apply to. Raises TareError where there is none."""
+    if device is None:
+        raise TareError(
+            f"limit {name}",
+            "the file system of the state directory lies on no block device",
+            "move it (TARE_ROOT) or leave the limit out",
+        )
+    return device

@@ -1,30 +1,29 @@
 """A control group on cgroup v1: one directory per hierarchy, all of the same name.
 
-Control files: Documentation/admin-guide/cgroup-v1/ in the kernel's source.
+On a hybrid host a controller may be on the v2 mount beside them (hugetlb, mostly): then the group has a
+directory there too. Not what is written into the control files: that is `v1_controls`.
 """
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from time import monotonic
 
-from runtime.cgroups.cgroup import (
-    PERIOD_US,
-    Cgroup,
-    cpu_list,
-    limit,
-    line_of_device,
-    need_device,
-    number,
-    pauses,
-    reading,
-    refuse_weight,
-    scheduler,
-    whole_pages,
-    write,
-)
+from runtime.cgroups import filter as device_filter
+from runtime.cgroups.cgroup import Cgroup, Rules, Wanted
+from runtime.cgroups.controls import Batch, Names, lacking
+from runtime.cgroups.devices import v1_lists, v1_shown, v1_sorted
+from runtime.cgroups.files import members, number, pauses, write, write_lines
+from runtime.cgroups.resources import LIMIT_NAMES, of_limits
+from runtime.cgroups.statistics import Statistics
+from runtime.cgroups.v1_controls import V1Controls, needed
+from runtime.cgroups.v1_statistics import io, statistics
+from runtime.cgroups.v2 import hand_down
+from runtime.cgroups.v2_controls import V2Controls
 from runtime.errors import TareError
 from runtime.instance import LimitReading, Usage
 from runtime.spec import Limits
@@ -32,24 +31,11 @@ from runtime.spec import Limits
 ACCOUNTING = ("memory", "cpu", "cpuacct", "pids", "blkio", "freezer")
 """Controllers that are always joined: without them nothing could be read, frozen or found."""
 
-DEVICES = "c *:* m,b *:* m,c 1:3 rwm,c 1:5 rwm,c 1:7 rwm,c 1:8 rwm,c 1:9 rwm,c 5:0 rwm,c 5:1 rwm,c 5:2 rwm,c 136:* rwm"
-"""What a container may open: null, zero, full, random, urandom, tty, console, ptmx, its terminals. All may be made."""
-
-
-def cpu_shares(weight: int) -> int:
-    """`cpu.shares` for a v2 weight: the kernel's own relation, 100 ↔ 1024 (sched_weight_from_cgroup, kernel/sched)."""
-    return max(2, round(weight * 1024 / 100))
-
-
-def bfq_weight(weight: int) -> int:
-    """A weight of 1–10000 on BFQ's scale of 1–1000, the default 100 kept (as io.weight does, block/bfq-cgroup.c)."""
-    return min(1000, max(1, weight))
-
 
 class V1Cgroup(Cgroup):
-    """One instance's directories below the hierarchies `mounts` (controller → mount point).
+    """One instance's directories `<mount>/<parent>/<id>` below the hierarchies `mounts` (controller → mount point).
 
-    `guard_devices` confines the instance to the usual device nodes; a VM's QEMU needs others.
+    `unified` is the v2 mount of a hybrid host, with the controllers it offers.
     """
 
     method = "cgroup v1"
@@ -62,159 +48,210 @@ class V1Cgroup(Cgroup):
         parent: str = "tare",
         io_device: str | None = None,
         guard_devices: bool = False,
-        limits: Limits | None = None,
+        wanted: Wanted | None = None,
+        unified: tuple[Path, Collection[str]] | None = None,
     ) -> None:
-        super().__init__(instance_id, io_device)
-        wanted = (
-            *ACCOUNTING,
-            *(("devices",) if guard_devices else ()),
-            *(("cpuset",) if limits is not None and limits.cpuset is not None else ()),
+        super().__init__(instance_id, io_device=io_device, wanted=wanted, guard_devices=guard_devices)
+        self._mounts = dict(mounts)
+        self._parent = parent
+        self._unified = None if unified is None else unified[0]
+        self._unified_controllers: Collection[str] = () if unified is None else unified[1]
+        by_filter = "devices" not in mounts and self._unified is not None
+        self.guards_devices = self._rules is not None and (
+            "devices" in mounts or (by_filter and device_filter.usable())
         )
-        self._mounts = {name: mounts[name] for name in wanted if name in mounts}
-        self._parents = {name: mount / parent for name, mount in self._mounts.items()}
-        self._paths = {name: path / instance_id for name, path in self._parents.items()}
-        self.guards_devices = "devices" in self._paths
-        # Controllers mounted together share a directory.
-        self._directories = tuple(dict.fromkeys(self._paths.values()))
-        self._possible = tuple(dict.fromkeys(mount / parent / instance_id for mount in mounts.values()))
+        joined = [
+            *ACCOUNTING,
+            *(("devices",) if self._rules is not None else ()),
+            *(() if wanted is None else self._needed(wanted)),
+        ]
+        self._joined = [name for name in dict.fromkeys(joined) if name in mounts]
+        self._on_unified = (self.guards_devices and by_filter) or self._needs_unified(joined)
+
+    def _needed(self, wanted: Wanted) -> list[str]:
+        if isinstance(wanted, Limits):
+            return ["cpuset"] if wanted.cpuset is not None else []
+        own = ["devices"] if wanted.devices is not None else []
+        return [*own, *needed(wanted), *(key.partition(".")[0] for key in wanted.unified)]
+
+    def _needs_unified(self, names: Iterable[str]) -> bool:
+        return any(name in self._unified_controllers and name not in self._mounts for name in names)
+
+    def _directory(self, controller: str) -> Path | None:
+        """The group in the controller's hierarchy, joined or not."""
+        mount = self._mounts.get(controller)
+        return None if mount is None else mount / self._parent / self.id
+
+    def _unified_directory(self) -> Path | None:
+        return None if self._unified is None else self._unified / self._parent / self.id
 
     def directories(self) -> tuple[Path, ...]:
-        """One per hierarchy."""
-        return self._directories
+        """One per hierarchy; controllers mounted together share a directory."""
+        return tuple(dict.fromkeys(path for name in self._joined if (path := self._directory(name)))) + self._beside()
+
+    def _beside(self) -> tuple[Path, ...]:
+        path = self._unified_directory()
+        return (path,) if self._on_unified and path is not None else ()
 
     def possible_directories(self) -> tuple[Path, ...]:
         """One in every hierarchy of the host: another handle of this group may have joined more of them."""
-        return self._possible
+        places = [mount / self._parent / self.id for mount in self._mounts.values()]
+        unified = self._unified_directory()
+        return tuple(dict.fromkeys([*places, *(() if unified is None else (unified,))]))
 
     def join_files(self) -> tuple[Path, ...]:
         """The `tasks` files: a thread that writes 0 there moves itself without the global lock `cgroup.procs` takes."""
-        return tuple(directory / "tasks" for directory in self._directories)
+        beside = self._beside()
+        return tuple(
+            directory / ("cgroup.procs" if directory in beside else "tasks") for directory in self.directories()
+        )
 
     def clone_into(self) -> None:
         """Never on v1."""
 
     def mounts_inside(self) -> tuple[tuple[str, str], ...]:
-        """Each joined hierarchy, under the name of its mount point."""
+        """Each joined v1 hierarchy, under the name of its mount point."""
         names: dict[Path, list[str]] = {}
-        for controller, mount in self._mounts.items():
-            names.setdefault(mount, []).append(controller)
+        for controller in self._joined:
+            names.setdefault(self._mounts[controller], []).append(controller)
         return tuple((",".join(controllers), mount.name) for mount, controllers in names.items())
 
-    def create(self) -> None:
-        """Make all directories, and their common parents where this is the first instance since boot."""
-        for directory in self._directories:
-            try:
-                directory.mkdir()
-            except FileNotFoundError:
-                self._create_parents()
-                directory.mkdir(exist_ok=True)
+    def _make(self) -> None:
+        """All directories, and those above them where this is the first instance since boot."""
+        for directory in self.directories():
+            self._make_one(directory)
 
-    def _create_parents(self) -> None:
-        """Each under another name first: nobody may find a parent that does not guard or feed its children yet."""
-        for name, parent in self._parents.items():
-            partial = parent.with_name(f"{parent.name}-{os.getpid()}")
+    def _make_one(self, directory: Path) -> None:
+        try:
+            directory.mkdir()
+        except FileNotFoundError:
+            self._make_parents(directory)
+            directory.mkdir(exist_ok=True)
+        if directory in self._beside():
+            assert self._unified is not None
+            hand_down(self._unified, directory, tuple(self._unified_controllers))
+        elif directory == self._directory("cpuset"):
+            _feed(directory, self._mounts["cpuset"])
+
+    def _make_parents(self, directory: Path) -> None:
+        """A cpuset is useless until it has CPUs, and must not be seen before: it gets its name last."""
+        if directory != self._directory("cpuset"):
+            directory.parent.mkdir(parents=True, exist_ok=True)
+            return
+        mount = self._mounts["cpuset"]
+        for parent in reversed([path for path in directory.parents if mount in path.parents]):
             if parent.is_dir():
                 continue
+            partial = parent.with_name(f"{parent.name}.{os.getpid()}")
             partial.mkdir(exist_ok=True)
-            if name == "devices":
-                _guard(partial)
-            elif name == "cpuset":
-                _feed(partial)
+            _feed(partial, mount)
+            write(partial / "cgroup.clone_children", "1")
             try:
                 partial.rename(parent)
             except OSError:  # somebody else was faster
                 partial.rmdir()
 
-    def _file(self, limit_name: str, name: str) -> Path:
-        controller = name.partition(".")[0]
-        if controller not in self._paths:
-            raise TareError(f"limit {limit_name}", f"this host has no v1 controller {controller}", "leave it out")
-        return self._paths[controller] / name
+    def _locate(self, name: str, file: str) -> Path:
+        controller = file.partition(".")[0]
+        if (directory := self._directory(controller)) is not None:
+            return directory / file
+        unified = self._unified_directory()
+        if unified is not None and controller in self._unified_controllers:
+            return unified / file.replace(".limit_in_bytes", ".max")
+        raise TareError(f"limit {name}", f"this host has no v1 controller {controller}", "leave it out")
 
-    def apply(self, limits: Limits) -> None:
-        """Write every limit; memory before memory+swap, which may never be the smaller one."""
-        for name, file, value, _ in self._controls(limits):
-            limit(name, file, value)
+    def _batches(self, wanted: Wanted) -> Iterator[Batch]:
+        if isinstance(wanted, Limits):
+            controls = V1Controls(self._locate, self.io_device, Names(LIMIT_NAMES))
+            yield from controls.batches(of_limits(wanted, self.io_device))
+            return
+        yield from V1Controls(self._locate, self.io_device, Names()).batches(wanted)
+        for key, value in wanted.unified.items():
+            unified, controller = self._unified, key.partition(".")[0]
+            if unified is None or controller not in self._unified_controllers or controller in self._mounts:
+                raise TareError(
+                    f"limit {key}", "that is cgroup v2's, which this host does not use for it", "leave it out"
+                )
+            yield from V2Controls(self._locate, unified, None, Names()).unified(key, value)
 
-    def readings(self, limits: Limits) -> tuple[LimitReading, ...]:
-        """Each control file read back, as one reading a file."""
-        return tuple(
-            reading(name, shown, file, line_of_device(self.io_device) if file.name.endswith("_device") else str.strip)
-            for name, file, _, shown in self._controls(limits)
-        )
+    def _enable(self, wanted: Wanted) -> None:
+        """Make the directories that are missing and bring the processes in that the others have."""
+        names = self._needed(wanted)
+        self._on_unified = self._on_unified or self._needs_unified(names)
+        self._joined += [name for name in names if name in self._mounts and name not in self._joined]
+        home, *others = self.directories()
+        for directory in others:
+            if not directory.is_dir() and home.is_dir():
+                self._make_one(directory)
+                _bring(home, directory)
 
-    def _controls(self, limits: Limits) -> Iterator[tuple[str, Path, str, str]]:
-        """(limit, file, value to write, what the file shows when it holds), in the order of writing."""
+    def check_devices(self, rules: Rules) -> None:
+        """Rules need the controller, or a v2 mount beside whose groups take a filter."""
+        if "devices" in self._mounts:
+            v1_lists(rules)
+        elif self._unified is None or not device_filter.usable():
+            raise TareError("limit devices", "this host has no v1 controller devices", "leave it out")
 
-        def plain(name: str, file: str, value: str) -> tuple[str, Path, str, str]:
-            return name, self._file(name, file), value, value
+    def _confine(self, rules: Rules) -> None:
+        directory = self._directory("devices")
+        if directory is None:
+            beside = self._unified_directory()
+            assert beside is not None
+            device_filter.attach(beside, rules)
+            return
+        default, exceptions = v1_lists(rules)
+        begin, then = ("allow", "deny") if default else ("deny", "allow")
+        try:
+            write(directory / f"devices.{begin}", "a")
+            if exceptions:
+                write_lines(directory / f"devices.{then}", exceptions)
+        except FileNotFoundError as error:
+            raise lacking("devices", Path(error.filename).name) from error
+        except PermissionError as error:
+            raise TareError(
+                "limit devices", f"{directory.parent} allows less than is asked", "ask less, or open that group first"
+            ) from error
 
-        if limits.cpuset is not None:
-            yield plain("cpuset", "cpuset.cpus", cpu_list(limits.cpuset))
-        if limits.cpus is not None:
-            yield plain("cpus", "cpu.cfs_period_us", str(PERIOD_US))
-            yield plain("cpus", "cpu.cfs_quota_us", str(round(limits.cpus * PERIOD_US)))
-        if limits.cpu_weight is not None:
-            yield plain("cpu_weight", "cpu.shares", str(cpu_shares(limits.cpu_weight)))
-        if limits.memory_bytes is not None:
-            yield plain("memory_bytes", "memory.limit_in_bytes", whole_pages(limits.memory_bytes))
-            if limits.swap_bytes is not None:
-                both = limits.memory_bytes + limits.swap_bytes
-                yield plain("swap_bytes", "memory.memsw.limit_in_bytes", whole_pages(both))
-        if limits.memory_low_bytes is not None:
-            yield plain("memory_low_bytes", "memory.soft_limit_in_bytes", whole_pages(limits.memory_low_bytes))
-        if limits.pids is not None:
-            yield plain("pids", "pids.max", str(limits.pids))
-        yield from self._io_controls(limits)
-
-    def _io_controls(self, limits: Limits) -> Iterator[tuple[str, Path, str, str]]:
-        for name, file in (("io_read_bps", "read_bps_device"), ("io_write_bps", "write_bps_device")):
-            value = getattr(limits, name)
-            if value is not None:
-                line = f"{need_device(name, self.io_device)} {value}"
-                yield name, self._file(name, f"blkio.throttle.{file}"), line, str(value)
-        if limits.io_weight is not None:
-            device = need_device("io_weight", self.io_device)
-            if (found := scheduler(device)) != "bfq":
-                raise refuse_weight(device, found)
-            weight = str(bfq_weight(limits.io_weight))
-            yield "io_weight", self._file("io_weight", "blkio.bfq.weight"), weight, weight
+    def _devices_reading(self, rules: Rules) -> LimitReading:
+        directory = self._directory("devices")
+        if directory is None:
+            return device_filter.reading(self._unified_directory(), rules)
+        asked, path = v1_shown(rules), directory / "devices.list"
+        try:
+            read = v1_sorted(path.read_text())
+        except OSError as error:
+            read = error.strerror or str(error)
+        return LimitReading(name="devices", asked=asked, read=read, source=str(path), holds=asked == read)
 
     def usage(self) -> Usage:
         """From cpuacct, memory, pids and blkio (which on v1 sees reads and direct writes only)."""
-        read, written = self._io_bytes()
+        devices = io(self._directory("blkio"))
+        directory = self._directory("blkio")
+        counted = directory is not None and (directory / "blkio.throttle.io_service_bytes_recursive").exists()
         return Usage(
             method=self.method,
             cpu_ns=self._number("cpuacct.usage"),
             memory_bytes=self._number("memory.usage_in_bytes"),
             memory_peak_bytes=self._number("memory.max_usage_in_bytes"),
             pids=self._number("pids.current"),
-            io_read_bytes=read,
-            io_write_bytes=written,
+            io_read_bytes=sum(device.read_bytes or 0 for device in devices) if counted else None,
+            io_write_bytes=sum(device.write_bytes or 0 for device in devices) if counted else None,
         )
 
     def _number(self, name: str) -> int | None:
-        directory = self._paths.get(name.partition(".")[0])
+        directory = self._directory(name.partition(".")[0])
         return None if directory is None else number(directory / name)
 
-    def _io_bytes(self) -> tuple[int | None, int | None]:
-        if "blkio" not in self._paths:
-            return None, None
-        try:
-            text = (self._paths["blkio"] / "blkio.throttle.io_service_bytes_recursive").read_text()
-        except OSError:
-            return None, None
-        rows = [line.split() for line in text.splitlines()]
-        read, written = (
-            sum(int(row[2]) for row in rows if len(row) == 3 and row[1] == way) for way in ("Read", "Write")
-        )
-        return read, written
+    def statistics(self) -> Statistics:
+        """From every hierarchy."""
+        return statistics(self.method, self._directory, self._unified_directory())
 
     def set_frozen(self, frozen: bool, timeout_s: float = 5.0) -> None:
         """Through the freezer; v1 tells nobody when FREEZING has become FROZEN, so the state is read until it has."""
-        if "freezer" not in self._paths:
+        directory = self._directory("freezer")
+        if directory is None:
             raise TareError(f"pause {self.id}", "this host has no v1 controller freezer")
-        state, wanted = self._paths["freezer"] / "freezer.state", "FROZEN" if frozen else "THAWED"
+        state, wanted = directory / "freezer.state", "FROZEN" if frozen else "THAWED"
         write(state, wanted)
         for _ in pauses(monotonic() + timeout_s):
             if state.read_text().strip() == wanted:
@@ -224,15 +261,29 @@ class V1Cgroup(Cgroup):
         raise TareError(f"pause {self.id}", f"not {wanted} after {timeout_s:g} s", f"look at {state}")
 
 
-def _feed(parent: Path) -> None:
-    """Let cpusets below `parent` be born with its CPUs and memory nodes: no task may join one without."""
+def _feed(directory: Path, mount: Path) -> None:
+    """Give a cpuset the CPUs and memory nodes of the one above: no task may join one without.
+
+    Whoever made those above may have left them without, too.
+    """
     for name in ("cpuset.cpus", "cpuset.mems"):
-        write(parent / name, (parent.parent / name).read_text().strip())
-    write(parent / "cgroup.clone_children", "1")
+        path = directory / name
+        if path.exists() and not path.read_text().strip():
+            if directory.parent != mount:
+                _feed(directory.parent, mount)
+            write(path, (directory.parent / name).read_text().strip())
 
 
-def _guard(parent: Path) -> None:
-    """Confine `parent`, and by inheritance every group below it, to the usual device nodes."""
-    write(parent / "devices.deny", "a")
-    for rule in DEVICES.split(","):
-        write(parent / "devices.allow", rule)
+def _bring(home: Path, directory: Path) -> None:
+    """Move every process of `home` into `directory` too; again, until none has been forked meanwhile."""
+    for _ in range(1000):
+        missing = set(members(home)) - set(members(directory))
+        if not missing:
+            return
+        for pid in missing:
+            with suppress(ProcessLookupError):
+                try:
+                    write(directory / "cgroup.procs", str(pid))
+                except OSError as error:
+                    if error.errno != errno.ESRCH:
+                        raise

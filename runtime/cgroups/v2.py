@@ -1,30 +1,25 @@
-"""A control group on cgroup v2, the unified hierarchy.
+"""A control group on cgroup v2, the unified hierarchy: its directory, its controllers and its processes.
 
-Control files: Documentation/admin-guide/cgroup-v2.rst in the kernel's source.
+Not what is written into the control files: that is `v2_controls`.
 """
 
 from __future__ import annotations
 
+import errno
 import select
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 
-from runtime.cgroups.cgroup import (
-    PERIOD_US,
-    Cgroup,
-    absent,
-    cpu_list,
-    limit,
-    line_of_device,
-    need_device,
-    number,
-    reading,
-    refuse_weight,
-    scheduler,
-    whole_pages,
-    write,
-)
+from runtime.cgroups import filter as device_filter
+from runtime.cgroups.cgroup import Cgroup, Rules, Wanted
+from runtime.cgroups.controls import Batch, Names
+from runtime.cgroups.files import absent, keyed, number, parse_keyed, write
+from runtime.cgroups.resources import LIMIT_NAMES, need_device, of_limits
+from runtime.cgroups.statistics import Statistics
+from runtime.cgroups.v2_controls import V2Controls, needed
+from runtime.cgroups.v2_statistics import io, statistics
 from runtime.errors import TareError
 from runtime.instance import LimitReading, Usage
 from runtime.spec import Limits
@@ -38,11 +33,21 @@ class V2Cgroup(Cgroup):
 
     method = "cgroup v2"
 
-    def __init__(self, instance_id: str, mount: Path, *, parent: str = "tare", io_device: str | None = None) -> None:
-        super().__init__(instance_id, io_device)
+    def __init__(
+        self,
+        instance_id: str,
+        mount: Path,
+        *,
+        parent: str = "tare",
+        io_device: str | None = None,
+        guard_devices: bool = False,
+        wanted: Wanted | None = None,
+    ) -> None:
+        super().__init__(instance_id, io_device=io_device, wanted=wanted, guard_devices=guard_devices)
         self._mount = mount
         self._parent = mount / parent
         self.path = self._parent / instance_id
+        self.guards_devices = self._rules is not None and device_filter.usable()
 
     def directories(self) -> tuple[Path, ...]:
         """The one directory."""
@@ -60,99 +65,74 @@ class V2Cgroup(Cgroup):
         """The hierarchy itself, at /sys/fs/cgroup."""
         return (("", ""),)
 
-    def create(self) -> None:
-        """Make the directory; the first since boot makes the parent and hands the controllers down to it.
+    def _make(self) -> None:
+        """The directory; the first since boot makes those above and hands the controllers down to it.
 
         That may be half done, by a process at it right now or one that died: who sees it completes it.
         """
         try:
             self.path.mkdir()
         except FileNotFoundError:
-            self._parent.mkdir(exist_ok=True)
+            self._parent.mkdir(parents=True, exist_ok=True)
             self.path.mkdir(exist_ok=True)
         if not (self.path / f"{WANTED[-1]}.max").exists():
-            self._hand_down()
+            hand_down(self._mount, self.path, WANTED)
+        if self._wanted is not None:
+            self._enable(self._wanted)
 
-    def _hand_down(self) -> None:
-        for directory in (self._mount, self._parent):
-            offered = (directory / "cgroup.controllers").read_text().split()
-            for name in WANTED:
-                if name in offered:
-                    write(directory / "cgroup.subtree_control", f"+{name}")
+    def _enable(self, wanted: Wanted) -> None:
+        """Hand down controllers that few ask for; enabling one more is possible while the groups are in use."""
+        extra = () if isinstance(wanted, Limits) else tuple(needed(wanted))
+        if extra:
+            hand_down(self._mount, self.path, extra)
 
-    def apply(self, limits: Limits) -> None:
-        """Write every limit."""
-        for name, file, value, _ in self._controls(limits):
-            limit(name, file, value)
+    def _locate(self, name: str, file: str) -> Path:
+        return self.path / file
 
-    def readings(self, limits: Limits) -> tuple[LimitReading, ...]:
-        """Each control file read back, as one reading a file (two for the two halves of io.max)."""
-        return tuple(reading(name, shown, file, self._parser(name)) for name, file, _, shown in self._controls(limits))
+    def _batches(self, wanted: Wanted) -> Iterator[Batch]:
+        names = LIMIT_NAMES if isinstance(wanted, Limits) else {}
+        controls = V2Controls(self._locate, self._mount, self.io_device, Names(names))
+        if not isinstance(wanted, Limits):
+            yield from controls.batches(wanted)
+            return
+        # The weight as it stands: OCI's scale is another.
+        yield from controls.batches(of_limits(replace(wanted, io_weight=None), self.io_device))
+        if wanted.io_weight is not None:
+            need_device("io_weight", self.io_device)
+            yield from controls.limits_weight(wanted.io_weight)
 
-    def _parser(self, name: str) -> Callable[[str], str]:
-        if name in ("io_read_bps", "io_write_bps"):
-            key = "rbps=" if name == "io_read_bps" else "wbps="
-            of_device = line_of_device(self.io_device)
-            return lambda text: next((word for word in of_device(text).split() if word.startswith(key)), "")
-        if name == "io_weight":
-            return lambda text: next(iter(text.splitlines()), "")
-        return str.strip
+    def check_devices(self, rules: Rules) -> None:
+        """Rules become a program, which the kernel must take."""
+        device_filter.compile_rules(rules)
+        if not device_filter.usable():
+            raise TareError("limit devices", "this kernel takes no eBPF program for a group from us", "leave it out")
 
-    def _controls(self, limits: Limits) -> Iterator[tuple[str, Path, str, str]]:
-        """(limit, file, value to write, what the file shows when it holds), in the order of writing."""
-
-        def plain(name: str, file: str, value: str) -> tuple[str, Path, str, str]:
-            return name, self.path / file, value, value
-
-        if limits.cpuset is not None:
-            yield plain("cpuset", "cpuset.cpus", cpu_list(limits.cpuset))
-        if limits.cpus is not None:
-            yield plain("cpus", "cpu.max", f"{round(limits.cpus * PERIOD_US)} {PERIOD_US}")
-        if limits.cpu_weight is not None:
-            yield plain("cpu_weight", "cpu.weight", str(limits.cpu_weight))
-        if limits.memory_bytes is not None:
-            yield plain("memory_bytes", "memory.max", whole_pages(limits.memory_bytes))
-        if limits.swap_bytes is not None:
-            yield plain("swap_bytes", "memory.swap.max", whole_pages(limits.swap_bytes))
-        if limits.memory_low_bytes is not None:
-            yield plain("memory_low_bytes", "memory.low", whole_pages(limits.memory_low_bytes))
-        if limits.pids is not None:
-            yield plain("pids", "pids.max", str(limits.pids))
-        for name, key in (("io_read_bps", "rbps"), ("io_write_bps", "wbps")):
-            value = getattr(limits, name)
-            if value is not None:
-                word = f"{key}={value}"
-                yield name, self.path / "io.max", f"{need_device(name, self.io_device)} {word}", word
-        if limits.io_weight is not None:
-            word = f"default {limits.io_weight}"
-            yield "io_weight", self.path / self._weight_file(), word, word
-
-    def _weight_file(self) -> str:
-        """The file of whichever mechanism weighs this disk's I/O: BFQ, or iocost where it was switched on."""
-        device = need_device("io_weight", self.io_device)
-        if (found := scheduler(device)) == "bfq":
-            return "io.bfq.weight"
+    def _confine(self, rules: Rules) -> None:
         try:
-            costs = (self._mount / "io.cost.qos").read_text()
-        except OSError:
-            costs = ""
-        if "enable=1" not in line_of_device(device)(costs).split():
-            raise refuse_weight(device, found)
-        return "io.weight"
+            device_filter.attach(self.path, rules)
+        except OSError as error:
+            raise TareError("limit devices", f"{self.path}: {error.strerror}", "leave it out") from error
+
+    def _devices_reading(self, rules: Rules) -> LimitReading:
+        return device_filter.reading(self.path, rules)
 
     def usage(self) -> Usage:
         """From cpu.stat, memory.*, pids.current and io.stat."""
-        cpu_us = _keyed(self.path / "cpu.stat").get("usage_usec")
-        read, written = _io_bytes(self.path / "io.stat")
+        cpu_us = keyed(self.path / "cpu.stat").get("usage_usec")
+        counted, devices = (self.path / "io.stat").exists(), io(self.path / "io.stat")
         return Usage(
             method=self.method,
             cpu_ns=None if cpu_us is None else cpu_us * 1000,
             memory_bytes=number(self.path / "memory.current"),
             memory_peak_bytes=number(self.path / "memory.peak"),
             pids=number(self.path / "pids.current"),
-            io_read_bytes=read,
-            io_write_bytes=written,
+            io_read_bytes=sum(device.read_bytes or 0 for device in devices) if counted else None,
+            io_write_bytes=sum(device.write_bytes or 0 for device in devices) if counted else None,
         )
+
+    def statistics(self) -> Statistics:
+        """From every control file that counts."""
+        return statistics(self.method, self.path)
 
     def set_frozen(self, frozen: bool, timeout_s: float = 5.0) -> None:
         """Write cgroup.freeze and wait for cgroup.events to say so; the kernel wakes pollers of that file."""
@@ -161,7 +141,7 @@ class V2Cgroup(Cgroup):
         with (self.path / "cgroup.events").open() as events:
             poller = select.poll()
             poller.register(events, select.POLLPRI)
-            while _parse_keyed(events.read()).get("frozen") != wanted:
+            while parse_keyed(events.read()).get("frozen") != wanted:
                 left_s = deadline - monotonic()
                 if left_s <= 0:
                     raise TareError(f"pause {self.id}", f"frozen is not {wanted} after {timeout_s:g} s")
@@ -188,31 +168,28 @@ class V2Cgroup(Cgroup):
         with (self.path / "cgroup.events").open() as events:
             poller = select.poll()
             poller.register(events, select.POLLPRI)
-            while _parse_keyed(events.read()).get("populated") == 1 and monotonic() < deadline:
+            while parse_keyed(events.read()).get("populated") == 1 and monotonic() < deadline:
                 self.kill()
                 poller.poll(max(0.0, deadline - monotonic()) * 1000)
                 events.seek(0)
 
 
-def _parse_keyed(text: str) -> dict[str, int]:
-    """A flat keyed file: one `name number` a line."""
-    rows = (line.split() for line in text.splitlines())
-    return {row[0]: int(row[1]) for row in rows if len(row) == 2}
+def hand_down(mount: Path, group: Path, controllers: Sequence[str]) -> None:
+    """Enable `controllers`, as far as each level has them, from the mount point down to the parent of `group`.
 
-
-def _keyed(path: Path) -> dict[str, int]:
-    try:
-        return _parse_keyed(path.read_text())
-    except OSError:
-        return {}
-
-
-def _io_bytes(path: Path) -> tuple[int | None, int | None]:
-    """Bytes read and written on all devices, from a nested keyed file; None where there is none."""
-    try:
-        words = path.read_text().split()
-    except OSError:
-        return None, None
-    pairs = [word.split("=") for word in words if "=" in word]
-    read, written = (sum(int(pair[1]) for pair in pairs if pair[0] == key) for key in ("rbytes", "wbytes"))
-    return read, written
+    Raises TareError where a group on the way holds processes, which then may not have limited groups below it.
+    """
+    for directory in reversed([path for path in group.parents if path == mount or mount in path.parents]):
+        offered = (directory / "cgroup.controllers").read_text().split()
+        enabled = (directory / "cgroup.subtree_control").read_text().split()
+        for name in controllers:
+            if name not in offered or name in enabled:
+                continue
+            try:
+                write(directory / "cgroup.subtree_control", f"+{name}")
+            except OSError as error:
+                if error.errno != errno.EBUSY:
+                    raise
+                raise TareError(
+                    f"cgroup {group}", f"{directory} holds processes of its own", "choose another parent"
+                ) from error

@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from time import monotonic
 
-from runtime.cgroups.cgroup import pauses
+from runtime.cgroups.files import pauses
 from runtime.container.flat import flat
 from runtime.container.instance import KILL_TIMEOUT_S, Holdings, LaunchedInstance
 from runtime.container.launching import LauncherDriver, PreparedImage

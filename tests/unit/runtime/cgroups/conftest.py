@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import pytest
@@ -85,8 +85,13 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
         written.append((path.name, value))
         path.write_text(value + "\n")
 
-    for module in ("cgroup", "v1", "v2"):
+    def write_lines(path: Path, values: Iterable[str]) -> None:
+        for value in values:
+            write(path, value)
+
+    for module in ("controls", "v1", "v2"):
         monkeypatch.setattr(f"runtime.cgroups.{module}.write", write)
+    monkeypatch.setattr("runtime.cgroups.v1.write_lines", write_lines)
     return written
 
 

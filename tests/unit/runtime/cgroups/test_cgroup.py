@@ -8,17 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from runtime.cgroups.cgroup import (
-    cpu_list,
-    line_of_device,
-    members,
-    number,
-    pauses,
-    remove_directories,
-    scheduler,
-    whole_pages,
-    write,
-)
+from runtime.cgroups.controls import line_of_device, scheduler
+from runtime.cgroups.files import members, number, pauses, remove_directories, write
+from runtime.cgroups.weights import cpu_list, whole_pages
 from runtime.errors import TareError
 
 

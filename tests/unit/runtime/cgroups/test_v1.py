@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from runtime.cgroups.v1 import DEVICES, V1Cgroup, bfq_weight, cpu_shares
+from runtime.cgroups.devices import USUAL, v1_lists
+from runtime.cgroups.v1 import V1Cgroup
+from runtime.cgroups.weights import bfq_weight, cpu_shares
 from runtime.errors import TareError
 from runtime.spec import Limits
 
@@ -34,7 +36,7 @@ def test_io_weight_fits_the_scale_of_bfq(weight: int, bfq: int) -> None:
 
 
 def test_every_limit_is_written_and_reads_back(v1_mounts: dict[str, Path], kernel: list[tuple[str, str]]) -> None:
-    group = V1Cgroup("tare-0", v1_mounts, io_device="254:0", limits=ALL)
+    group = V1Cgroup("tare-0", v1_mounts, io_device="254:0", wanted=ALL)
     group.apply(ALL)
     assert kernel == [
         ("cpuset.cpus", "0"),
@@ -78,10 +80,10 @@ def test_an_io_weight_that_nothing_reads_is_refused(
 ) -> None:
     group = V1Cgroup("tare-0", v1_mounts, io_device="254:0")
     (v1_mounts["blkio"] / "tare/tare-0/blkio.bfq.weight").write_text("100\n")
-    monkeypatch.setattr("runtime.cgroups.v1.scheduler", lambda device: "mq-deadline")
+    monkeypatch.setattr("runtime.cgroups.v1_controls.scheduler", lambda device: "mq-deadline")
     with pytest.raises(TareError, match="io_weight: the scheduler of disk 254:0 is mq-deadline"):
         group.apply(Limits(io_weight=10))
-    monkeypatch.setattr("runtime.cgroups.v1.scheduler", lambda device: "bfq")
+    monkeypatch.setattr("runtime.cgroups.v1_controls.scheduler", lambda device: "bfq")
     group.apply(Limits(io_weight=10))
     assert kernel == [("blkio.bfq.weight", "10")]
 
@@ -112,7 +114,7 @@ def test_usage_lacks_what_the_host_lacks(v1_mounts: dict[str, Path]) -> None:
 
 def test_cpuset_and_devices_are_joined_only_on_demand(v1_mounts: dict[str, Path]) -> None:
     plain = V1Cgroup("tare-1", v1_mounts).directories()
-    full = V1Cgroup("tare-1", v1_mounts, guard_devices=True, limits=ALL).directories()
+    full = V1Cgroup("tare-1", v1_mounts, guard_devices=True, wanted=ALL).directories()
     assert {path.parts[-3] for path in full} - {path.parts[-3] for path in plain} == {"cpuset", "devices"}
 
 
@@ -128,20 +130,23 @@ def test_first_group_makes_a_cpuset_that_tasks_can_join(
 ) -> None:
     made = Path.mkdir
 
-    def mkdir(path: Path, exist_ok: bool = False) -> None:
-        made(path, exist_ok=exist_ok)
+    def mkdir(path: Path, parents: bool = False, exist_ok: bool = False) -> None:
+        made(path, parents=parents, exist_ok=exist_ok)
         for name in ("cpuset.cpus", "cpuset.mems", "cgroup.clone_children", "devices.deny", "devices.allow"):
             (path / name).touch()
 
     monkeypatch.setattr(Path, "mkdir", mkdir)
-    V1Cgroup("tare-1", v1_mounts, parent="new", guard_devices=True, limits=ALL).create()
+    V1Cgroup("tare-1", v1_mounts, parent="new", guard_devices=True, wanted=Limits(cpuset="0")).create()
     assert [row for row in kernel if row[0].startswith(("cpuset", "cgroup"))] == [
         ("cpuset.cpus", "0-1"),
         ("cpuset.mems", "0"),
         ("cgroup.clone_children", "1"),
+        ("cpuset.cpus", "0-1"),  # where the parent is another's and hands nothing down
+        ("cpuset.mems", "0"),
     ]
     rules = [value for name, value in kernel if name.startswith("devices")]
-    assert rules == ["a", *DEVICES.split(",")]
+    assert rules == ["a", *v1_lists(USUAL)[1]]
+    assert "c 1:3 rwm" in rules
 
 
 def test_freezing_waits_for_the_kernel_and_names_what_did_not_freeze(

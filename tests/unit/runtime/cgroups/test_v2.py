@@ -58,7 +58,7 @@ def test_io_weight_goes_to_the_mechanism_that_weighs(
         group.apply(limits)
     (v2_mount / "io.cost.qos").write_text("254:0 enable=1 ctrl=auto rpct=95.00\n")
     group.apply(limits)
-    monkeypatch.setattr("runtime.cgroups.v2.scheduler", lambda device: "bfq")
+    monkeypatch.setattr("runtime.cgroups.v2_controls.scheduler", lambda device: "bfq")
     group.apply(limits)
     assert kernel == [("io.weight", "default 50"), ("io.bfq.weight", "default 50")]
     (group.path / "io.bfq.weight").write_text("default 50\n254:0 70\n")
@@ -94,7 +94,7 @@ def test_first_group_hands_the_controllers_down(
 ) -> None:
     made = Path.mkdir
 
-    def mkdir(path: Path, exist_ok: bool = False) -> None:
+    def mkdir(path: Path, parents: bool = False, exist_ok: bool = False) -> None:
         made(path, exist_ok=exist_ok)
         (path / "cgroup.controllers").write_text("cpu memory\n")
         (path / "cgroup.subtree_control").touch()
