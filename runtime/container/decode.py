@@ -252,10 +252,9 @@ def _map_reader(item: Reader) -> Reader:
     def read(value: object, path: str, faults: Faults) -> Any:
         if not isinstance(value, Mapping):
             return _fault(path, value, "an object", faults)
-        for key in value:
-            _read_text(key, f"{path} key", faults)
+        keys = [_read_text(key, f"{path}[{_shown(key)}]", faults) for key in value]
         items = {key: item(element, f"{path}[{_shown(key)}]", faults) for key, element in value.items()}
-        return _BAD if _BAD in items.values() else items
+        return _BAD if _BAD in keys or _BAD in items.values() else items
 
     return read
 
@@ -282,8 +281,10 @@ def _read_text(value: object, path: str, faults: Faults) -> Any:
         return _fault(path, value, "a string", faults)
     if "\0" in value:
         faults.append(f"{path}: holds a NUL byte")
-    elif not value.isascii() and not _is_encodable(value):
+        return _BAD
+    if not value.isascii() and not _is_encodable(value):
         faults.append(f"{path}: holds half a character")
+        return _BAD
     return value
 
 
