@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import select
 import signal
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from runtime.errors import TareError
 
@@ -79,12 +79,22 @@ def _ending(code: int) -> str:
     return f"exit status {code}" if code >= 0 else f"signal {-code}"
 
 
-def run_all(point: str, hooks: Iterable[dict[str, object]], state: bytes) -> None:
-    """Run the hooks of one `point` as config.json has them, in order, until one fails. Raises TareError."""
+def run_all(
+    point: str, hooks: Iterable[dict[str, object]], state: bytes, failed: Callable[[TareError], None] | None = None
+) -> None:
+    """Run the hooks of one `point` as config.json has them, in order, until one fails. Raises TareError.
+
+    With `failed` none stops the others: it is told of each failure.
+    """
     for number, hook in enumerate(hooks):
         path, args, env = str(hook["path"]), hook.get("args") or (), hook.get("env") or ()
         timeout = hook.get("timeout")
         assert isinstance(args, list | tuple)
         assert isinstance(env, list | tuple)
         assert timeout is None or isinstance(timeout, int)
-        run(point, number, (path, *args), env, timeout_s=timeout, state=state)
+        try:
+            run(point, number, (path, *args), env, timeout_s=timeout, state=state)
+        except TareError as error:
+            if failed is None:
+                raise
+            failed(error)

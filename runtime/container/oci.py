@@ -3,18 +3,20 @@
 """The operations of the OCI runtime specification on containers that exist: state, start, kill, delete and the rest.
 
 Each call is one command of a runtime's command line and leaves no process behind (runtime-spec 1.2, runtime.md);
-how a container comes to be is `making`. What containerd's shim and podman match in error texts is kept as runc says
+how a container comes to be is `oci_create`. What containerd's shim and podman match in error texts is kept as runc says
 it: "container not running", "does not exist".
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
+import marshal
 import os
 import select
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -29,6 +31,7 @@ SPEC_VERSION = "1.2.0"
 DEFAULT_ROOT = "/run/tare/oci"
 CGROUP_PARENT = "tare"
 KILL_TIMEOUT_S = 10.0
+_GO = b"1"
 
 
 class Runtime:
@@ -124,10 +127,7 @@ class Runtime:
         group = cgroup_of(record)
         group.kill()
         group.remove()
-        try:
-            self.run_hooks(place, record, "poststop", "stopped")
-        except (TareError, OSError) as error:
-            self.warn(f"container {place.id}: {error}")
+        self.run_hooks(place, record, "poststop", "stopped", lambda error: self.warn(f"container {place.id}: {error}"))
         place.remove()
 
     def pause(self, container_id: str) -> None:
@@ -142,13 +142,29 @@ class Runtime:
         with place.lock():
             cgroup_of(need(place, "resume", "paused")).thaw()
 
+    def update(self, container_id: str, asked: Mapping[str, object]) -> None:
+        """Change limits: `asked` is a `linux.resources` object; what it does not name stays. Raises TareError."""
+        from runtime.container import decode
+
+        resources = decode.parse_resources(asked)
+        place = self.find(container_id)
+        with place.lock():
+            cgroup_of(need(place, "update", "running", "created", "paused")).update(resources)
+
     def pids(self, container_id: str) -> tuple[int, ...]:
         """The container's processes as the host numbers them."""
         record = self.find(container_id).load()
         return () if record is None else cgroup_of(record).pids()
 
-    def run_hooks(self, place: Place, record: Record, point: str, status: str) -> None:
-        """Run the hooks of one point of the life cycle in the runtime's namespaces. Raises TareError."""
+    def run_hooks(
+        self,
+        place: Place,
+        record: Record,
+        point: str,
+        status: str,
+        failed: Callable[[TareError], None] | None = None,
+    ) -> None:
+        """Run the hooks of one point of the life cycle in the runtime's namespaces, as `hooks.run_all` does."""
         try:
             document = place.config()
         except FileNotFoundError:
@@ -160,7 +176,7 @@ class Runtime:
 
             state = json.dumps(hook_state(record, status)).encode()
             with _directory(record.bundle):
-                hooks.run_all(point, listed, state)
+                hooks.run_all(point, listed, state, failed)
 
 
 def state_document(container_id: str, record: Record | None, status: str) -> dict[str, object]:
@@ -204,23 +220,23 @@ def need(place: Place, operation: str, *wanted: str) -> Record:
 
 
 def release(place: Place, record: Record) -> None:
-    """Let the program go by reading from the FIFO that holds it. Raises TareError when it cannot be executed."""
-    pidfd = open_init(record)
-    if pidfd is None:
-        raise TareError(f"start {place.id}", "container not running")
-    fifo = os.open(place.path(bundles.FIFO), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    """Let the program go: returns when it runs. Raises TareError when it cannot be executed.
+
+    The child waits for a byte in the FIFO and holds a lock on it that execve ends, and so does its death; what kept
+    it from executing it then leaves in the FIFO.
+    """
+    fifo = os.open(place.path(bundles.FIFO), os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         os.unlink(place.path(bundles.FIFO))
-        poller = select.poll()
-        poller.register(fifo, select.POLLIN)
-        poller.register(pidfd, select.POLLIN)
-        poller.poll()
+        os.write(fifo, _GO)
+        fcntl.flock(fifo, fcntl.LOCK_EX)
         said = _read(fifo)
     finally:
         os.close(fifo)
-        os.close(pidfd)
+    if said == _GO:
+        raise TareError(f"start {record.id}", "container not running")
     if said:
-        raise TareError(f"start {place.id}", said.decode(errors="replace"))
+        raise TareError(f"start {record.id}", str(marshal.loads(said)[2]))  # noqa: S302 - our own child wrote it
 
 
 def open_init(record: Record) -> int | None:
@@ -257,8 +273,8 @@ def signal_number(word: str) -> int:
         number = int(word)
         if 0 < number < signal.NSIG:
             return number
-    elif (name := word.upper().removeprefix("SIG")) and hasattr(signal, f"SIG{name}"):
-        return int(getattr(signal, f"SIG{name}"))
+    elif (name := f"SIG{word.upper().removeprefix('SIG')}") in signal.Signals.__members__:
+        return signal.Signals[name].value
     raise UsageError("signal", f"unknown signal {word!r}", "give a name such as TERM, or a number")
 
 
