@@ -5,7 +5,6 @@ Boots once (half a minute under emulation). Each test here runs one file there a
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from runtime.driver import Host
+from runtime.drivers.libvirt import VmDriver
 from runtime.errors import TareError
 from tests.conftest import skip_or_fail
-from tests.guest.standin import FIRMWARE, StandIn, booted
+from tests.guest.standin import StandIn, booted
 
 FILES = {
     "cgroup v2": ("tests/guest/inside.py",),
@@ -33,11 +33,8 @@ NOT_HERE = (
 
 @pytest.fixture(scope="module")
 def standin(bench_host: Host) -> Iterator[StandIn]:
-    for tool in ("qemu-system-x86_64", "mmdebstrap", "mke2fs"):
-        if shutil.which(tool) is None:
-            skip_or_fail(f"needs {tool}")
-    if not FIRMWARE.exists():
-        skip_or_fail("needs OVMF")
+    if not (found := VmDriver(bench_host).probe()).usable:
+        skip_or_fail(f"no virtual machines: {found.reason}")
     with tempfile.TemporaryDirectory(prefix="standin-", dir=bench_host.root.parent) as scratch:
         try:
             with booted(bench_host, Path(scratch)) as machine:
@@ -53,6 +50,12 @@ def test_it_has_cgroup_v2_and_nothing_else(standin: StandIn) -> None:
     assert "cgroup" not in kinds
     offered = standin.run("cat", "/sys/fs/cgroup/cgroup.controllers").check().stdout.decode().split()
     assert {"cpu", "cpuset", "io", "memory", "pids"} <= set(offered)
+
+
+def test_it_virtualises_in_hardware_as_far_as_the_guest_can_tell(standin: StandIn) -> None:
+    """So that what needs KVM can be tried where the host has none of use."""
+    standin.run("modprobe", "kvm_amd").check()
+    assert standin.run("test", "-c", "/dev/kvm").exit_code == 0
 
 
 @pytest.mark.parametrize("what", FILES)
