@@ -5,6 +5,7 @@ Constants are named as in the kernel's headers. Which bridge and which address i
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import socket
 import struct
@@ -163,7 +164,11 @@ def remove(wire: Netlink, names: list[str], group: int) -> None:
         with suppress(OSError):
             wire.ask([message(RTM_NEWLINK, 0, named(name) + number(IFLA_GROUP, group))], name)
     if present:
-        wire.ask([message(RTM_DELLINK, 0, link_header() + number(IFLA_GROUP, group))], "removing links")
+        try:
+            wire.ask([message(RTM_DELLINK, 0, link_header() + number(IFLA_GROUP, group))], "removing links")
+        except OSError as error:
+            if error.errno != errno.ENODEV:  # the kernel was faster
+                raise
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +189,13 @@ def routes(wire: Netlink) -> Iterator[Route]:
         if table == _RT_TABLE_MAIN:
             link = struct.unpack("=I", found[_RTA_OIF])[0] if _RTA_OIF in found else 0
             yield Route(int.from_bytes(found.get(_RTA_DST, bytes(4))), prefix, link)
+
+
+def bridges(wire: Netlink) -> int:
+    """How many bridges there are, whosever they are."""
+    request = message(RTM_GETLINK, NLM_F_DUMP, link_header())
+    infos = (netlink.attributes(body[16:]).get(IFLA_LINKINFO, b"") for _, body in wire.ask([request], "listing links"))
+    return sum(netlink.attributes(info).get(_IFLA_INFO_KIND, b"").rstrip(b"\0") == b"bridge" for info in infos)
 
 
 def mtu_of(wire: Netlink, index: int) -> int:

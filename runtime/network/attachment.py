@@ -1,0 +1,61 @@
+"""One container's place in a network, as plain values: what its launch needs, and what an inspection shows."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from runtime.network import links
+from runtime.network.ports import Port
+from runtime.network.subnet import hardware, shown
+
+_LINK_PREFIX = "ve"
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """An address taken for `owner`, and the veth pair that will lead there; nothing of the pair exists yet.
+
+    `pair` goes into the launch's `Flat.links` (or to `Networks.attach`), `step_values` into its `Interface` step.
+    """
+
+    owner: str
+    network: str
+    packed_address: bytes
+    packed_gateway: bytes
+    prefix_bits: int
+    bridge: str
+    interface: str
+    pair: links.Pair
+    ports: tuple[Port, ...] = ()
+
+    @property
+    def address(self) -> str:
+        """The container's address."""
+        return shown(self.packed_address)
+
+    @property
+    def gateway(self) -> str:
+        """The bridge's address: the container's default route."""
+        return shown(self.packed_gateway)
+
+    @property
+    def mac_address(self) -> str:
+        """The container's MAC address, which follows from its address."""
+        return hardware(self.packed_address).hex(":")
+
+    @property
+    def links(self) -> tuple[bytes, ...]:
+        """The pair as the launch wants it."""
+        return (self.pair.before, self.pair.after, *self.pair.rest)
+
+    @property
+    def step_values(self) -> tuple[str, bytes, int, bytes, bytes]:
+        """The fields of `runtime.container.steps.Interface`."""
+        gateway = self.packed_gateway
+        return links.INSIDE, self.packed_address, self.prefix_bits, gateway, hardware(gateway)
+
+
+def link_name(owner: str) -> str:
+    """What the host's end of a container's pair is called: the same for the same owner, of 52 bits of its name."""
+    return _LINK_PREFIX + hashlib.sha256(owner[:32].encode()).hexdigest()[:13]
