@@ -31,12 +31,17 @@ def test_a_node_is_granted_where_and_as_far_as_asked() -> None:
         ("/dev/null:/a:rwx", "absolute paths"),
         ("", "absolute paths"),
         ("/proc/self/status", "not a device node"),
-        ("/proc/self/task", "not a device node"),
     ],
 )
 def test_what_is_no_device_is_refused(text: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         grants(text)
+
+
+def test_a_directory_without_devices_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="not a device node"):
+        grants(str(tmp_path))
 
 
 def test_the_hosts_devices_leave_out_what_is_per_container(tmp_path: Path) -> None:
