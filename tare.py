@@ -23,6 +23,7 @@ COMMANDS = {
     "diff": "runtime.commands.files",
     "doctor": "harness.cli",
     "images": "runtime.cli",
+    "oci": "runtime.commands.oci",
     "report": "reports.cli",
     "volume": "runtime.commands.volumes",
 }

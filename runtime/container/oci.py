@@ -1,4 +1,4 @@
-# ruff: noqa: PTH108
+# ruff: noqa: PTH100, PTH108
 # Lean, for the reason `bundles` gives: what only some operations need is imported by them.
 """The operations of the OCI runtime specification on containers that exist: state, start, kill, delete and the rest.
 
@@ -18,17 +18,16 @@ import select
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
 
 from runtime.container import bundles
 from runtime.container.bundles import Place, Record
 from runtime.errors import TareError, UsageError
 
+TYPE_CHECKING = False  # for the type checker, which takes it for true: typing is not worth its loading
 if TYPE_CHECKING:
     from runtime.cgroups.cgroup import Cgroup
 
 SPEC_VERSION = "1.2.0"
-DEFAULT_ROOT = "/run/tare/oci"
 CGROUP_PARENT = "tare"
 KILL_TIMEOUT_S = 10.0
 _GO = b"1"
@@ -143,10 +142,13 @@ class Runtime:
             cgroup_of(need(place, "resume", "paused")).thaw()
 
     def update(self, container_id: str, asked: Mapping[str, object]) -> None:
-        """Change limits: `asked` is a `linux.resources` object; what it does not name stays. Raises TareError."""
+        """Change limits: `asked` is a `linux.resources` object; what it does not name stays. Raises TareError.
+
+        Devices stay as they are: engines repeat them without those that every container has.
+        """
         from runtime.container import decode
 
-        resources = decode.parse_resources(asked)
+        resources = decode.parse_resources({key: value for key, value in asked.items() if key != "devices"})
         place = self.find(container_id)
         with place.lock():
             cgroup_of(need(place, "update", "running", "created", "paused")).update(resources)
@@ -177,6 +179,12 @@ class Runtime:
             state = json.dumps(hook_state(record, status)).encode()
             with _directory(record.bundle):
                 hooks.run_all(point, listed, state, failed)
+
+
+def run_directory() -> str:
+    """Where what lives as long as this boot is kept, if `--root` says nothing else."""
+    root = os.environ.get("TARE_ROOT")
+    return f"{os.path.abspath(root)}/run" if root else "/run/tare"
 
 
 def state_document(container_id: str, record: Record | None, status: str) -> dict[str, object]:
