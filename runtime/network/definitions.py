@@ -59,10 +59,10 @@ class Definitions:
         """The network called `name`."""
         try:
             words = json.loads((self._directory / f"{name}.json").read_text())
-            return Network(name, Subnet.parse(words["subnet"]), self._stem(name), bool(words["automatic"]))
+            return Network(name, Subnet.parse(str(words["subnet"])), self._stem(name), bool(words["automatic"]))
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, UsageError) as error:
             raise TareError(f"network {name}", f"its file is broken: {error}", f"remove {self._directory}") from error
 
     def demand(self, name: str) -> Network:
