@@ -104,7 +104,7 @@ class V1Controls:
         yield from self._batch(bandwidth)
         yield from self._batch(
             (
-                ("cpu.shares", "cpu.shares", shares(self._name, cpu.shares)),
+                ("cpu.shares", "cpu.shares", None if cpu.idle else shares(self._name, cpu.shares)),
                 ("cpu.idle", "cpu.idle", cpu.idle),
             )
         )
