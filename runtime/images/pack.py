@@ -15,26 +15,39 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from runtime.images.layers import WHITEOUT, XATTR, xattrs
+from runtime.errors import TareError
+from runtime.images.layers import OPAQUE, WHITEOUT, WHITEOUT_OPAQUE, XATTR, xattrs
 
 _CHUNK_BYTES = 1 << 20
 
 
-def pack(tree: Path, archive: BinaryIO, *, epoch_s: int, below: Path | None = None, exclude: Sequence[str] = ()) -> int:
+def pack(
+    tree: Path,
+    archive: BinaryIO,
+    *,
+    epoch_s: int,
+    below: Path | None = None,
+    exclude: Sequence[str] = (),
+    upper: bool = False,
+) -> int:
     """Write `tree` to `archive` as an uncompressed layer; with `below`, only what differs from that tree.
+
+    `upper` says that `tree` is an overlay's upper directory: what it hides of the layers below, the layer will hide.
 
     `exclude` holds shell patterns of paths relative to the root, left out on both sides. Times later
     than `epoch_s` are written as `epoch_s`. Returns the number of members.
     """
     with tarfile.open(fileobj=archive, mode="w|", format=tarfile.PAX_FORMAT, bufsize=_CHUNK_BYTES) as tar:
-        packer = _Packer(tree, tar, epoch_s, exclude)
+        packer = _Packer(tree, tar, epoch_s, exclude, upper)
         packer.directory("", below, changed=below is None)
         return packer.members
 
 
 class _Packer:
-    def __init__(self, tree: Path, tar: tarfile.TarFile, epoch_s: int, exclude: Sequence[str]) -> None:
-        self.tree, self.tar, self.epoch_s, self.exclude = tree, tar, epoch_s, exclude
+    def __init__(
+        self, tree: Path, tar: tarfile.TarFile, epoch_s: int, exclude: Sequence[str], upper: bool = False
+    ) -> None:
+        self.tree, self.tar, self.epoch_s, self.exclude, self.upper = tree, tar, epoch_s, exclude, upper
         self.members = 0
         self._parents: list[tuple[str, os.stat_result]] = []  # directories on the way down, not yet written
         self._links: dict[tuple[int, int], str] = {}
@@ -48,6 +61,8 @@ class _Packer:
         self._parents.append((path, (self.tree / path).lstat()))
         if changed:
             self._write_parents()
+        if self.upper and _is_opaque(self.tree / path):
+            self._add(f"{path}{WHITEOUT_OPAQUE}", None)
         upper = _names(self.tree / path)
         for name in upper:
             self._entry(f"{path}{name}", below / name if below is not None else None)
@@ -63,6 +78,12 @@ class _Packer:
     def _entry(self, path: str, below: Path | None) -> None:
         info = (self.tree / path).lstat()
         if self._excluded(path) or stat.S_ISSOCK(info.st_mode):
+            return
+        if self.upper and path.rpartition("/")[2].startswith(WHITEOUT):
+            raise TareError(f"layer of {self.tree}", f"the name of /{path} would hide a file", "rename it")
+        if self.upper and stat.S_ISCHR(info.st_mode) and info.st_rdev == 0:
+            parent, _, name = path.rpartition("/")
+            self._add(f"{parent}/{WHITEOUT}{name}" if parent else f"{WHITEOUT}{name}", None)
             return
         changed = below is None or not _same(self.tree / path, below, self.epoch_s)
         if stat.S_ISDIR(info.st_mode):
@@ -116,6 +137,13 @@ def _describe_special(member: tarfile.TarInfo, source: Path, info: os.stat_resul
         member.linkname = os.readlink(source)  # noqa: PTH115 - the bytes as they are, not a Path made of them
     elif member.isdev() and member.type != tarfile.FIFOTYPE:
         member.devmajor, member.devminor = os.major(info.st_rdev), os.minor(info.st_rdev)
+
+
+def _is_opaque(directory: Path) -> bool:
+    try:
+        return os.getxattr(directory, OPAQUE, follow_symlinks=False) == b"y"
+    except OSError:  # none, or a file system without any
+        return False
 
 
 def _names(directory: Path) -> list[str]:
