@@ -8,11 +8,12 @@ None and empty mean "not asked for".
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final
 
 from runtime.cgroups.weights import bfq_weight, cpu_shares
 from runtime.errors import TareError
+from runtime.record import record
 from runtime.spec import Limits
 
 PERIOD_US: Final = 100_000
@@ -34,7 +35,7 @@ LIMIT_NAMES: Final[Mapping[str, str]] = {
 """What `Limits` calls the controls that `of_limits` makes of it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Memory:
     """Bytes; -1 is unlimited. `reservation` is v1's soft limit and v2's memory.low, `swap` memory *plus* swap."""
 
@@ -49,7 +50,7 @@ class Memory:
     check_before_update: bool | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Cpu:
     """`shares` as v1 counts them (1024 is one part); `quota`, `burst`, `period` in µs; `cpus`, `mems` kernel lists."""
 
@@ -64,14 +65,14 @@ class Cpu:
     idle: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Pids:
     """At most `limit` tasks; -1 (or 0, as in Docker) is unlimited."""
 
     limit: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class WeightDevice:
     """A weight of 10–1000 for one device."""
 
@@ -81,7 +82,7 @@ class WeightDevice:
     leaf_weight: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class ThrottleDevice:
     """A cap for one device: bytes or operations per second."""
 
@@ -90,7 +91,7 @@ class ThrottleDevice:
     rate: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class BlockIo:
     """Block I/O: `weight` of 10–1000 (500 is one part) and caps per device."""
 
@@ -107,7 +108,7 @@ class BlockIo:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class HugepageLimit:
     """At most `limit` bytes of huge pages of one size, such as 2MB."""
 
@@ -115,7 +116,7 @@ class HugepageLimit:
     limit: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class DeviceRule:
     """One rule of the device filter; later ones win. `type` is a, b or c; None is any; `access` letters of rwm."""
 
@@ -126,7 +127,7 @@ class DeviceRule:
     access: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class NetworkPriority:
     """v1's priority of what leaves through interface `name`."""
 
@@ -134,7 +135,7 @@ class NetworkPriority:
     priority: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class NetworkClass:
     """v1's net_cls and net_prio; on v2 there is nothing of the kind."""
 
@@ -142,7 +143,7 @@ class NetworkClass:
     priorities: tuple[NetworkPriority, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Rdma:
     """Handles and objects of one RDMA device."""
 
@@ -150,7 +151,7 @@ class Rdma:
     hca_objects: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Resources:
     """Everything at once. `unified` are v2 files by name (`memory.high`), written after the rest.
 

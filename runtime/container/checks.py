@@ -43,10 +43,10 @@ HOSTNAME_BYTES = 64
 _IO_CLASSES = ("IOPRIO_CLASS_RT", "IOPRIO_CLASS_BE", "IOPRIO_CLASS_IDLE")
 _CLOCKS = ("monotonic", "boottime")
 _DOMAINS = ("LINUX", "LINUX32")
-_SEMVER = re.compile(r"1\.(0|[1-9]\d{0,8})\.(0|[1-9]\d{0,8})(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?", re.ASCII)
-_LIST = re.compile(r"\d{1,9}(-\d{1,9})?(,\d{1,9}(-\d{1,9})?)*", re.ASCII)
-_PAGE_SIZE = re.compile(r"[1-9]\d{0,8}[KMG]B", re.ASCII)
-_CONTROL_FILE = re.compile(r"[a-z][a-z0-9_]*(\.[A-Za-z0-9_]+)+", re.ASCII)
+_SEMVER = r"1\.(0|[1-9]\d{0,8})\.(0|[1-9]\d{0,8})(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?"
+_LIST = r"\d{1,9}(-\d{1,9})?(,\d{1,9}(-\d{1,9})?)*"
+_PAGE_SIZE = r"[1-9]\d{0,8}[KMG]B"
+_CONTROL_FILE = r"[a-z][a-z0-9_]*(\.[A-Za-z0-9_]+)+"
 _IPC = ("msgmax", "msgmnb", "msgmni", "sem", "shmall", "shmmax", "shmmni", "shm_rmid_forced")
 _IPC_SYSCTLS = frozenset(f"kernel/{name}" for name in _IPC)
 _MAPPINGS_MAX = 340  # the kernel's UID_GID_MAP_MAX_EXTENTS
@@ -86,7 +86,7 @@ def _nothing(_: Any) -> Faults:
 
 
 def _config(value: Config) -> Faults:
-    if not _SEMVER.fullmatch(value.oci_version):
+    if not re.fullmatch(_SEMVER, value.oci_version, re.ASCII):
         yield "ociVersion", f"{value.oci_version[:40]!r} is not a version 1.x.y"
     if "" in value.annotations:
         yield "annotations", "a key is empty"
@@ -255,7 +255,7 @@ def _argument(value: SyscallArgument) -> Faults:
 
 def _resources(value: Resources) -> Faults:
     for name in value.unified:
-        if not _CONTROL_FILE.fullmatch(name):
+        if not re.fullmatch(_CONTROL_FILE, name, re.ASCII):
             yield f"unified[{name[:80]!r}]", "not the name of a control file such as memory.high"
 
 
@@ -270,7 +270,7 @@ def _memory(value: Memory) -> Faults:
 
 def _cpu(value: Cpu) -> Faults:
     for name, text in (("cpus", value.cpus), ("mems", value.mems)):
-        if text is not None and not _LIST.fullmatch(text.strip()):
+        if text is not None and not re.fullmatch(_LIST, text.strip(), re.ASCII):
             yield name, f"{text[:40]!r} is not a list such as 0-3,7"
 
 
@@ -281,7 +281,7 @@ def _weights(value: BlockIo | WeightDevice) -> Faults:
 
 
 def _hugepages(value: HugepageLimit) -> Faults:
-    if not _PAGE_SIZE.fullmatch(value.page_size):
+    if not re.fullmatch(_PAGE_SIZE, value.page_size, re.ASCII):
         yield "pageSize", f"{value.page_size[:40]!r} is not a size such as 2MB"
 
 

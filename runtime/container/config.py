@@ -7,15 +7,16 @@ whose JSON name is not simply its camel case carries it in its metadata. Not wha
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from runtime.cgroups.resources import Resources
 from runtime.linux.profile import Seccomp as Seccomp  # noqa: PLC0414 - a part of Config, to be had from here
 from runtime.linux.profile import SyscallArgument as SyscallArgument  # noqa: PLC0414
 from runtime.linux.profile import SyscallRule as SyscallRule  # noqa: PLC0414
+from runtime.record import record
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class ConsoleSize:
     """In characters."""
 
@@ -23,7 +24,7 @@ class ConsoleSize:
     width: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class User:
     """Numbers inside the container. `umask` None is 022."""
 
@@ -33,7 +34,7 @@ class User:
     additional_gids: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Capabilities:
     """Names as in the kernel's headers, `CAP_…`."""
 
@@ -44,7 +45,7 @@ class Capabilities:
     ambient: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Rlimit:
     """`type` is a name such as RLIMIT_NOFILE."""
 
@@ -53,7 +54,7 @@ class Rlimit:
     hard: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class IoPriority:
     """As in ioprio_set(2); `cls` is IOPRIO_CLASS_RT, IOPRIO_CLASS_BE or IOPRIO_CLASS_IDLE."""
 
@@ -61,7 +62,7 @@ class IoPriority:
     priority: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Process:
     """What runs: `cwd` is absolute, `env` are NAME=VALUE words. `capabilities` None leaves the runtime's own."""
 
@@ -80,7 +81,7 @@ class Process:
     selinux_label: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Root:
     """The root file system: a directory, absolute or relative to the bundle."""
 
@@ -88,7 +89,7 @@ class Root:
     readonly: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class IdMapping:
     """`size` ids from `container_id` inside are those from `host_id` outside."""
 
@@ -97,7 +98,7 @@ class IdMapping:
     size: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class MountPoint:
     """One mount, as in fstab(5): options are the words of mount(8): `bind`, `ro`, `rprivate`, `size=64m` and so on."""
 
@@ -109,7 +110,7 @@ class MountPoint:
     gid_mappings: tuple[IdMapping, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Hook:
     """A program to run at a point of the life cycle, with the container's state on its standard input."""
 
@@ -119,7 +120,7 @@ class Hook:
     timeout: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Hooks:
     """By point of the life cycle, in order of their turn."""
 
@@ -131,7 +132,7 @@ class Hooks:
     poststop: tuple[Hook, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Namespace:
     """`type` is pid, network, mount, ipc, uts, user, cgroup or time; with `path` an existing one is joined."""
 
@@ -139,7 +140,7 @@ class Namespace:
     path: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class TimeOffset:
     """What the clock inside is ahead of the host's."""
 
@@ -147,7 +148,7 @@ class TimeOffset:
     nanosecs: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Device:
     """A device node to make: `type` is c, b, u or p."""
 
@@ -160,7 +161,7 @@ class Device:
     gid: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Personality:
     """An execution domain of personality(2): LINUX or LINUX32."""
 
@@ -168,7 +169,7 @@ class Personality:
     flags: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Linux:
     """What is Linux's own."""
 
@@ -192,7 +193,7 @@ class Linux:
         return any(namespace.type == kind for namespace in self.namespaces)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Config:
     """A whole config.json."""
 

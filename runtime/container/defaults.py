@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from runtime.container.users import Identity, identify
 from runtime.errors import UsageError
 from runtime.linux import capabilities
 from runtime.linux.profile import default_profile
+from runtime.record import record
 
 OCI_VERSION = "1.2.0"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -52,7 +53,7 @@ DEVICE_RULES = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class ImageProcess:
     """`config` of an OCI or Docker image configuration: what to run unless told otherwise."""
 

@@ -6,18 +6,19 @@ Not what becomes of it (`defaults`), nor how it is written on a command line (`r
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from runtime.cgroups.resources import DeviceRule, Resources
 from runtime.container.config import ConsoleSize, Device, MountPoint, Rlimit, Seccomp, TimeOffset
 from runtime.linux import capabilities
+from runtime.record import record
 
 SHM_BYTES = 64 << 20
 PRIVATE = "private"
 HOST = "host"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class DeviceGrant:
     """A device node of the host to have inside, and what may be done with it: letters of rwm."""
 
@@ -25,7 +26,7 @@ class DeviceGrant:
     access: str = "rwm"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class IdRange:
     """The ids of a user namespace: `size` from 0 inside are those from `host_id` outside."""
 
@@ -33,7 +34,7 @@ class IdRange:
     size: int = 65536
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Options:
     """Everything that `docker run` can say about a container. Empty and None are "not said".
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 import platform
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Any
 
 from runtime.container import decode
 from runtime.container.config import Seccomp, SyscallArgument, SyscallRule
 from runtime.errors import UsageError
+from runtime.record import record
 
 # GOARCH, which `includes` and `excludes` speak of, by what uname says.
 _GO_NAMES = {
@@ -50,14 +51,14 @@ _NATIVE = {
 _VERSION = re.compile(r"(\d{1,6})\.(\d{1,6})", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class _Condition:
     caps: tuple[str, ...] = ()
     arches: tuple[str, ...] = ()
     min_kernel: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class _Rule:
     """A rule, as `SyscallRule`, and when it is one. `name` is the old form of `names`."""
 
@@ -70,13 +71,13 @@ class _Rule:
     excludes: _Condition = field(default_factory=_Condition)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class _Architecture:
     architecture: str
     sub_architectures: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class _Profile:
     default_action: str
     default_errno_ret: int | None = None
@@ -88,7 +89,7 @@ class _Profile:
     syscalls: tuple[_Rule, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Host:
     """What conditions ask about: the machine as uname names it, and the kernel's release."""
 

@@ -11,10 +11,10 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.errors import TareError
+from runtime.record import record
 
 ACCOUNTS = "/etc/passwd"
 GROUP = "/etc/group"
@@ -26,7 +26,7 @@ _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _OPAQUE = "trusted.overlay.opaque"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Identity:
     """Who a process is inside the container. `groups` are the additional ones, the first one not among them."""
 
@@ -36,7 +36,7 @@ class Identity:
     home: str = "/"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _Account:
     name: str
     uid: int
@@ -44,7 +44,7 @@ class _Account:
     home: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _Group:
     name: str
     gid: int
@@ -67,7 +67,7 @@ def identify(layers: Sequence[Path], user: str = "", groups: Sequence[str] = ())
         member_of = [group.gid for group in known if account.name and account.name in group.members]
     more = [_gid(known, group) for group in groups]
     others = tuple(dict.fromkeys(number for number in (*member_of, *more) if number != gid))
-    return Identity(account.uid, gid, others, account.home or "/")
+    return Identity(uid=account.uid, gid=gid, groups=others, home=account.home or "/")
 
 
 def read_file(layers: Sequence[Path], path: str) -> bytes | None:
@@ -90,7 +90,7 @@ def _account(accounts: Iterator[_Account], name: str) -> _Account:
         raise TareError(
             f"user {name!r}", f"no matching entry in the image's {ACCOUNTS}", "use a number or another name"
         )
-    return _Account("", number, 0, "/root" if number == 0 else "/")
+    return _Account(name="", uid=number, gid=0, home="/root" if number == 0 else "/")
 
 
 def _gid(groups: Sequence[_Group], name: str) -> int:
@@ -119,12 +119,12 @@ def _number(text: str, what: str) -> int | None:
 def _accounts(layers: Sequence[Path]) -> Iterator[_Account]:
     for name, _, uid, gid, _, home in _lines(layers, ACCOUNTS, 6):
         if _is_id(uid) and _is_id(gid):
-            yield _Account(name, int(uid), int(gid), home)
+            yield _Account(name=name, uid=int(uid), gid=int(gid), home=home)
 
 
 def _groups(layers: Sequence[Path]) -> tuple[_Group, ...]:
     return tuple(
-        _Group(name, int(gid), tuple(members.split(",")))
+        _Group(name=name, gid=int(gid), members=tuple(members.split(",")))
         for name, _, gid, members in _lines(layers, GROUP, 4)
         if _is_id(gid)
     )

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import cache
 
 from runtime.linux.syscalls import (
@@ -24,9 +23,10 @@ from runtime.linux.syscalls import (
     CLONE_NEWUSER,
     CLONE_NEWUTS,
 )
+from runtime.record import record
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class SyscallArgument:
     """`op` compares argument `index` with `value` (and `value_two`, for SCMP_CMP_MASKED_EQ)."""
 
@@ -36,7 +36,7 @@ class SyscallArgument:
     value_two: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class SyscallRule:
     """What happens at these calls when all `args` hold."""
 
@@ -46,7 +46,7 @@ class SyscallRule:
     args: tuple[SyscallArgument, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Seccomp:
     """A system-call filter: actions are SCMP_ACT_…, architectures SCMP_ARCH_…; none is the native one alone."""
 

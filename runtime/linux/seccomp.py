@@ -7,13 +7,10 @@ command that finds it there needs neither. Not what a profile says: that is `pro
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import platform
-import secrets
 import stat
 import struct
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import cache, lru_cache
@@ -118,6 +115,8 @@ def compile_profile(profile: Seccomp) -> bytes:
     alternatives; a profile that refuses what it does not name answers ENOSYS for calls newer than all of its own, so
     that libraries fall back. Raises UsageError naming the field at fault, TareError without libseccomp.
     """
+    import tempfile
+
     library = _library()
     default = _action(profile.default_action, profile.default_errno_ret, "defaultAction")
     try:
@@ -291,10 +290,14 @@ def _instruction(code: int, value: int, yes: int = 0, no: int = 0) -> bytes:
 
 def _key(profile: Seccomp) -> str:
     """Changes with the profile, the machine, libseccomp and this code."""
-    digest = hashlib.sha256(repr(profile).encode())
-    digest.update(f"{platform.machine()} {_library_files()}".encode())
-    digest.update(Path(__file__).read_bytes())
-    return digest.hexdigest()
+    made_of = (repr(profile).encode(), f"{platform.machine()} {_library_files()}".encode(), Path(__file__).read_bytes())
+    return _digest(b"\0".join(made_of)).hex()
+
+
+def _digest(content: bytes) -> bytes:
+    import hashlib  # brings OpenSSL with it
+
+    return hashlib.sha256(content).digest()
 
 
 def _library_files() -> list[str]:
@@ -313,18 +316,18 @@ def _read(path: Path) -> bytes | None:
     except OSError:
         return None
     program = content[_DIGEST_BYTES:]
-    whole = hashlib.sha256(program).digest() == content[:_DIGEST_BYTES] and len(program) % 8 == 0 < len(program)
+    whole = _digest(program) == content[:_DIGEST_BYTES] and len(program) % 8 == 0 < len(program)
     own = stat.S_ISREG(info.st_mode) and info.st_uid == os.geteuid() and not info.st_mode & 0o022
     return program if whole and own else None
 
 
 def _write(path: Path, program: bytes) -> None:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    temporary = path.with_name(f".{secrets.token_hex(8)}")
+    temporary = path.with_name(f".{os.urandom(8).hex()}")
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "wb") as file:
-            file.write(hashlib.sha256(program).digest() + program)
+            file.write(_digest(program) + program)
         temporary.rename(path)
     except OSError:
         temporary.unlink(missing_ok=True)

@@ -14,10 +14,18 @@ OURS = ("runtime", "workloads", "harness", "reports", "tare")
 # What a module may import of ours: the longest matching prefix on the left decides.
 ALLOWED = {
     "runtime": ("runtime",),
-    "runtime.linux": ("runtime.linux", "runtime.errors"),
+    "runtime.record": (),
+    "runtime.linux": ("runtime.linux", "runtime.record", "runtime.errors"),
     "runtime.spec": ("runtime.errors",),
     "runtime.images": ("runtime.images", "runtime.linux", "runtime.spec", "runtime.errors", "runtime.command"),
-    "runtime.cgroups": ("runtime.cgroups", "runtime.linux", "runtime.spec", "runtime.errors", "runtime.instance"),
+    "runtime.cgroups": (
+        "runtime.cgroups",
+        "runtime.linux",
+        "runtime.spec",
+        "runtime.record",
+        "runtime.errors",
+        "runtime.instance",
+    ),
     "runtime.network": (
         "runtime.network",
         "runtime.linux",

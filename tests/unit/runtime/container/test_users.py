@@ -28,6 +28,10 @@ last:x:50:web
 """
 
 
+def who(uid: int, gid: int, groups: tuple[int, ...] = (), home: str = "/") -> Identity:
+    return Identity(uid=uid, gid=gid, groups=groups, home=home)
+
+
 @pytest.fixture
 def layer(tmp_path: Path) -> Path:
     return make(tmp_path / "layer", {"etc/passwd": PASSWD, "etc/group": GROUP})
@@ -45,15 +49,15 @@ def make(root: Path, files: dict[str, str]) -> Path:
 @pytest.mark.parametrize(
     ("user", "identity"),
     [
-        ("", Identity(0, 0, (1, 44), "/root")),
-        ("root", Identity(0, 0, (1, 44), "/root")),
-        ("web", Identity(33, 34, (1, 44, 50), "/var/www")),
-        ("33", Identity(33, 34, (1, 44, 50), "/var/www")),
-        ("web:video", Identity(33, 44, (), "/var/www")),
-        ("web:7", Identity(33, 7, (), "/var/www")),
-        ("1000", Identity(1000, 0, (), "/")),
-        ("1000:1000", Identity(1000, 1000, (), "/")),
-        (":video", Identity(0, 44, (), "/root")),
+        ("", who(0, 0, (1, 44), "/root")),
+        ("root", who(0, 0, (1, 44), "/root")),
+        ("web", who(33, 34, (1, 44, 50), "/var/www")),
+        ("33", who(33, 34, (1, 44, 50), "/var/www")),
+        ("web:video", who(33, 44, (), "/var/www")),
+        ("web:7", who(33, 7, (), "/var/www")),
+        ("1000", who(1000, 0, (), "/")),
+        ("1000:1000", who(1000, 1000, (), "/")),
+        (":video", who(0, 44, (), "/root")),
     ],
 )
 def test_users_are_found_as_docker_finds_them(layer: Path, user: str, identity: Identity) -> None:
@@ -83,8 +87,8 @@ def test_a_name_that_is_not_there_is_named(layer: Path, user: str, message: str)
 
 
 def test_numbers_need_no_files(tmp_path: Path) -> None:
-    assert identify((), "") == Identity(0, 0, (), "/root")
-    assert identify((make(tmp_path / "empty", {}),), "5:6") == Identity(5, 6)
+    assert identify((), "") == who(0, 0, (), "/root")
+    assert identify((make(tmp_path / "empty", {}),), "5:6") == who(5, 6)
 
 
 def test_the_topmost_layer_wins(layer: Path, tmp_path: Path) -> None:

@@ -1,0 +1,78 @@
+"""Records: dataclasses in all but the cost of declaring them."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import pickle
+from collections.abc import Mapping
+
+import pytest
+
+from runtime.record import record
+
+
+@record
+class Point:
+    """Two numbers and more."""
+
+    x: int
+    y: int = 0
+    names: Mapping[str, str] = dataclasses.field(default_factory=dict, metadata={"name": "n"})
+
+    @property
+    def sum(self) -> int:
+        return self.x + self.y
+
+
+def test_fields_have_their_values_and_defaults() -> None:
+    point = Point(x=1)
+    assert (point.x, point.y, point.names, point.sum) == (1, 0, {}, 1)
+    assert Point(x=1).names is not point.names
+    assert repr(Point(x=1, y=2)) == "Point(x=1, y=2, names={})"
+
+
+def test_values_are_equal_by_content_and_class() -> None:
+    assert Point(x=1, y=2) == Point(y=2, x=1)
+    assert Point(x=1) != Point(x=2)
+    other: object = {"x": 1, "y": 0, "names": {}}
+    assert Point(x=1) != other
+
+
+def test_equal_values_hash_alike_where_their_content_does() -> None:
+    assert len({Point(x=1, names=()), Point(names=(), x=1)}) == 1  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="unhashable"):
+        hash(Point(x=1))
+
+
+def test_nothing_can_be_changed() -> None:
+    point = Point(x=1)
+    with pytest.raises(dataclasses.FrozenInstanceError, match="'x'"):
+        point.x = 2  # type: ignore[misc]
+    with pytest.raises(dataclasses.FrozenInstanceError, match="'z'"):
+        point.z = 2  # type: ignore[attr-defined]
+    with pytest.raises(dataclasses.FrozenInstanceError, match="'x'"):
+        del point.x
+    assert point == Point(x=1)
+
+
+def test_what_is_missing_or_unknown_is_named() -> None:
+    with pytest.raises(TypeError, match="Point needs 'x'"):
+        Point(y=1)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="Point has no field 'z'"):
+        Point(x=1, z=2)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="positional"):
+        Point(1)  # type: ignore[call-arg]
+
+
+def test_the_tools_for_dataclasses_take_it_for_one() -> None:
+    point = Point(x=1, names={"a": "b"})
+    assert dataclasses.replace(point, y=5) == Point(x=1, y=5, names={"a": "b"})
+    assert [field.name for field in dataclasses.fields(Point)] == ["x", "y", "names"]
+    assert dataclasses.asdict(point) == {"x": 1, "y": 0, "names": {"a": "b"}}
+    assert copy.deepcopy(point) == pickle.loads(pickle.dumps(point)) == point
+    match point:
+        case Point(x=1, y=y):
+            assert y == 0
+        case _:
+            raise AssertionError("no match")
