@@ -1,0 +1,232 @@
+"""HTTP as registries need it: authorised, retried, redirected, never sending a secret where it does not belong.
+
+A connection is kept for each thread and host. Not for what is asked and answered (`registry.py`).
+"""
+
+from __future__ import annotations
+
+import http.client
+import random
+import ssl
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from pathlib import Path
+from typing import IO
+from urllib.parse import SplitResult, urljoin, urlsplit
+
+from runtime.errors import TareError
+from runtime.images.auth import Credentials, parse_challenges, token_in, token_request
+
+ATTEMPTS = 5
+TIMEOUT_S = 60.0
+_REDIRECTS = (301, 302, 303, 307, 308)
+_TRY_AGAIN = (408, 429, 500, 502, 503, 504)
+_TOKEN_BYTES = 1 << 20
+_LONGEST_WAIT_S = 30.0
+BROKEN = (OSError, http.client.HTTPException)  # a connection that ended: what may be tried again
+
+Body = bytes | Callable[[], IO[bytes]] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Access:
+    """How to reach a registry: as whom, and whether without encryption (loopback always is)."""
+
+    credentials: Credentials | None = None
+    plain_http: bool = False
+    attempts: int = ATTEMPTS
+    wait: Callable[[float], None] = field(default=time.sleep)
+
+
+class Transport:
+    """Requests to one registry, `HOST[:PORT]`. For use by several threads."""
+
+    def __init__(self, registry: str, access: Access) -> None:
+        self.registry, self.access = registry, access
+        plain = access.plain_http or _is_loopback(registry)
+        self.base = f"{'http' if plain else 'https'}://{registry}"
+        self._authorization: dict[str, str] = {}
+        self._local = threading.local()
+        self._tls: ssl.SSLContext | None = None
+        self._guard = threading.Lock()
+
+    @contextmanager
+    def request(
+        self, method: str, url: str, scope: str, *, headers: Mapping[str, str] | None = None, body: Body = None
+    ) -> Iterator[http.client.HTTPResponse]:
+        """Send a request and give the response to read, of whatever status is not worth another try.
+
+        `url` may be relative to the registry. Raises TareError when the registry cannot be reached, keeps failing,
+        or lets nobody in; what breaks while the response is read is the caller's.
+        """
+        for attempt in range(self.access.attempts):
+            last = attempt == self.access.attempts - 1
+            try:
+                response, connection = self._authorised(method, urljoin(self.base, url), scope, headers or {}, body)
+            except ssl.SSLCertVerificationError as error:
+                do = "install its authority's certificate, or use --plain-http if it speaks no TLS"
+                raise TareError(f"registry {self.registry}", f"its certificate: {error.verify_message}", do) from error
+            except BROKEN as error:
+                self._forget()
+                if last:
+                    why = str(error) or type(error).__name__
+                    raise TareError(f"registry {self.registry}", why, "is it running, and reachable?") from error
+                self.access.wait(_pause_s(attempt, None))
+                continue
+            if response.status in _TRY_AGAIN and not last:
+                self._finish(response, connection)
+                self.access.wait(_pause_s(attempt, response.headers.get("Retry-After")))
+                continue
+            try:
+                yield response
+            finally:
+                self._finish(response, connection)
+            return
+
+    def _authorised(
+        self, method: str, url: str, scope: str, headers: Mapping[str, str], body: Body
+    ) -> tuple[http.client.HTTPResponse, http.client.HTTPConnection]:
+        response, connection = self._redirected(method, url, self._with_authorization(scope, headers), body)
+        if response.status != 401:
+            return response, connection
+        challenge = ",".join(response.headers.get_all("WWW-Authenticate") or [])
+        self._finish(response, connection)
+        self._authorization[scope] = self._answer(challenge, scope)
+        return self._redirected(method, url, self._with_authorization(scope, headers), body)
+
+    def _with_authorization(self, scope: str, headers: Mapping[str, str]) -> dict[str, str]:
+        known = self._authorization.get(scope)
+        return {**headers, **({"Authorization": known} if known else {})}
+
+    def _answer(self, header: str, scope: str) -> str:
+        """The Authorization header that a challenge asks for. Raises TareError when we have nothing to say."""
+        credentials = self.access.credentials
+        for challenge in parse_challenges(header):
+            if challenge.scheme == "basic" and credentials is not None and credentials.username:
+                return credentials.basic()
+            if challenge.scheme == "bearer":
+                url, form = token_request(challenge, scope, credentials)
+                self._must_be_safe(url)
+                headers = {"Accept": "application/json"}
+                if form is not None:
+                    headers["Content-Type"] = "application/x-www-form-urlencoded"
+                elif credentials is not None:
+                    headers["Authorization"] = credentials.basic()
+                response, connection = self._redirected("GET" if form is None else "POST", url, headers, form)
+                document = response.read(_TOKEN_BYTES)
+                self._finish(response, connection)
+                if response.status != 200:
+                    raise self._denied(f"its authorization server answered {response.status}")
+                return f"Bearer {token_in(document)}"
+        raise self._denied("it wants to know who you are")
+
+    def _denied(self, why: str) -> TareError:
+        do = "give --creds USER:PASSWORD, or log in with a tool that keeps credentials"
+        return TareError(f"registry {self.registry}", why, do)
+
+    def _must_be_safe(self, url: str) -> None:
+        """Refuse to leave encryption: what is sent or fetched there would be anybody's."""
+        parts = urlsplit(url)
+        if parts.scheme == "https" or (parts.scheme == "http" and self.base.startswith("http:")):
+            return
+        if parts.scheme == "http" and _is_loopback(parts.netloc):
+            return
+        raise TareError(f"registry {self.registry}", f"it sends us to {url[:120]}, without encryption", "do not use it")
+
+    def _redirected(
+        self, method: str, url: str, headers: Mapping[str, str], body: Body
+    ) -> tuple[http.client.HTTPResponse, http.client.HTTPConnection]:
+        sent = dict(headers)
+        for _ in range(6):
+            response, connection = self._send(method, urlsplit(url), sent, body)
+            place = response.headers.get("Location")
+            if response.status not in _REDIRECTS or not place or method not in ("GET", "HEAD"):
+                return response, connection
+            self._finish(response, connection)
+            target = urljoin(url, place)
+            self._must_be_safe(target)
+            if urlsplit(target).netloc != urlsplit(url).netloc:
+                sent.pop("Authorization", None)
+            url = target
+        raise TareError(f"registry {self.registry}", "it redirects without end", "try again later")
+
+    def _send(
+        self, method: str, url: SplitResult, headers: Mapping[str, str], body: Body
+    ) -> tuple[http.client.HTTPResponse, http.client.HTTPConnection]:
+        connection = self._connection(url)
+        path = (url.path or "/") + (f"?{url.query}" if url.query else "")
+        content = body() if callable(body) else body
+        try:
+            connection.request(method, path, content, {"User-Agent": "tare", **headers})
+            return connection.getresponse(), connection
+        except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError):
+            # A kept connection may have been closed by the other side meanwhile: once more on a fresh one.
+            connection.close()
+            content = body() if callable(body) else body
+            connection.request(method, path, content, {"User-Agent": "tare", **headers})
+            return connection.getresponse(), connection
+        finally:
+            if callable(body) and content is not None and not isinstance(content, bytes):
+                content.close()
+
+    def _connection(self, url: SplitResult) -> http.client.HTTPConnection:
+        kept: dict[str, http.client.HTTPConnection] = self._local.__dict__.setdefault("kept", {})
+        key = f"{url.scheme}://{url.netloc}"
+        if key not in kept:
+            kept[key] = self._connect(url)
+        return kept[key]
+
+    def _connect(self, url: SplitResult) -> http.client.HTTPConnection:
+        host, port = url.hostname or "", url.port
+        if url.scheme == "http":
+            return http.client.HTTPConnection(host, port, timeout=TIMEOUT_S)
+        proxy = urllib.request.getproxies().get("https")
+        if proxy and not urllib.request.proxy_bypass(host):
+            way = urlsplit(proxy if "//" in proxy else f"//{proxy}")
+            tunnel = http.client.HTTPSConnection(way.hostname or "", way.port, timeout=TIMEOUT_S, context=self._trust())
+            tunnel.set_tunnel(host, port)
+            return tunnel
+        return http.client.HTTPSConnection(host, port, timeout=TIMEOUT_S, context=self._trust())
+
+    def _trust(self) -> ssl.SSLContext:
+        """The system's authorities, and those that Docker's directory names for this registry."""
+        with self._guard:
+            if self._tls is None:
+                self._tls = ssl.create_default_context()
+                for certificate in Path("/etc/docker/certs.d", self.registry).glob("*.crt"):
+                    self._tls.load_verify_locations(certificate)
+            return self._tls
+
+    def _finish(self, response: http.client.HTTPResponse, connection: http.client.HTTPConnection) -> None:
+        """Make the connection ready for the next request, or drop it if much is left to read."""
+        with suppress(*BROKEN):
+            if not response.isclosed() and response.length is not None and response.length < 1 << 16:
+                response.read()
+        if not response.isclosed():
+            response.close()
+            connection.close()
+
+    def _forget(self) -> None:
+        for connection in self._local.__dict__.pop("kept", {}).values():
+            connection.close()
+
+
+def _is_loopback(registry: str) -> bool:
+    host = urlsplit(f"//{registry}").hostname or ""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    with suppress(ValueError):
+        return ip_address(host).is_loopback
+    return False
+
+
+def _pause_s(attempt: int, retry_after: str | None) -> float:
+    """Seconds to wait before the next try: as the server asks, else twice as long each time, never in step."""
+    if retry_after is not None and retry_after.isdigit():
+        return min(float(retry_after), _LONGEST_WAIT_S)
+    return float(min(0.25 * 2.0**attempt, _LONGEST_WAIT_S)) * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
