@@ -19,6 +19,7 @@ COMMANDS = {
     "bench": "harness.cli",
     "build": "runtime.cli",
     "clean": "runtime.cli",
+    "commit": "runtime.commands.files",
     "cp": "runtime.commands.files",
     "diff": "runtime.commands.files",
     "doctor": "harness.cli",

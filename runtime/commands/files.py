@@ -10,20 +10,23 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import click
 
-from runtime.container import changes
+from runtime.container import changes, storage
 from runtime.container.copying import Owner, Sink, TreeSink, copy, same_owner, tree_entries
 from runtime.container.placing import Side, destination, source
 from runtime.container.rootdir import Bound, ContainerFiles, opened, pseudo_devices
-from runtime.container.state import Record, StateDirectory
+from runtime.container.state import PAUSED, Record, StateDirectory
 from runtime.container.tarring import TarSink, tar_entries
 from runtime.driver import host_from_env
 from runtime.errors import TareError, UsageError
+from runtime.spec import ImageRef
+
+_OURS = ("HOSTNAME=", "HOME=", "TERM=")  # variables that every container gets, whatever its image says
 
 
 @click.command()
@@ -93,6 +96,81 @@ def _copy_in(path: str, name: str, target: str, archive: bool, follow: bool) -> 
             copy(tree_entries(what.descriptor), TreeSink(where.directory), name=where.name, owner=owner)
 
 
+@click.command()
+@click.argument("container")
+@click.argument("reference", metavar="NAME[:TAG]")
+@click.option("-a", "--author", default="", help="Who made it.")
+@click.option("-m", "--message", default="", help="Why.")
+@click.option("-c", "--change", "instructions", multiple=True, metavar="INSTRUCTION", help="CMD, ENV, LABEL, USER, …")
+@click.option("-p", "--pause/--no-pause", default=True, help="Let it stand still meanwhile, if it runs.")
+def commit(
+    container: str, reference: str, author: str, message: str, instructions: tuple[str, ...], pause: bool
+) -> None:
+    """Make an image of CONTAINER: its own image and what it has changed. What lies in volumes is left out."""
+    from runtime.images import commit as committing
+    from runtime.images.store import ImageStore
+
+    ref = ImageRef.parse(reference)
+    record, document = _found(container)
+    store = ImageStore(host_from_env().root)
+    base = committing.configuration(store, record.image_digest).get("config") or {}
+    settings = committing.changed(_settings(base, record, document), instructions)
+    with _still(record) if pause else nullcontext():
+        image = committing.commit(
+            store,
+            record.image_digest,
+            record.directory / "upper",
+            ref,
+            settings=settings,
+            author=author,
+            message=message,
+            created_by=" ".join(document.get("process", {}).get("args", ())),
+        )
+    click.echo(image.id)
+
+
+def _settings(base: dict[str, Any], record: Record, document: dict[str, Any]) -> dict[str, Any]:
+    """The image's settings as the container was started with: its command, variables, directory and labels."""
+    process = document.get("process", {})
+    args, entrypoint = list(process.get("args", ())), list(base.get("Entrypoint") or ())
+    made = dict(base)
+    if record.settings.entrypoint:
+        entrypoint = list(record.settings.entrypoint)
+        made["Entrypoint"] = entrypoint
+    if args[: len(entrypoint)] == entrypoint:
+        made["Cmd"] = args[len(entrypoint) :]
+    own = {word.partition("=")[0] for word in base.get("Env") or ()}
+    made["Env"] = [
+        word for word in process.get("env", ()) if word.partition("=")[0] in own or not word.startswith(_OURS)
+    ]
+    if process.get("cwd", "/") != "/" or base.get("WorkingDir"):
+        made["WorkingDir"] = process.get("cwd", "/")
+    if record.settings.labels:
+        made["Labels"] = {**(base.get("Labels") or {}), **record.settings.labels}
+    return made
+
+
+@contextmanager
+def _still(record: Record) -> Iterator[None]:
+    """Keep a running container from writing. If this ends midway the container is shown as paused, which it is."""
+    state = StateDirectory(host_from_env().root)
+    with state.locked(record) as fresh:
+        if fresh.status != "running":
+            yield
+            return
+        from runtime.cgroups.detect import open_cgroup
+
+        group = open_cgroup(fresh.id, guard_devices=True)
+        mark = fresh.directory / PAUSED
+        mark.touch()
+        try:
+            group.freeze()
+            yield
+        finally:
+            group.thaw()
+            mark.unlink(missing_ok=True)
+
+
 def _container_of(text: str) -> tuple[str, str] | None:
     """Split CONTAINER:PATH; None for a path of this host (with a colon in it only after a slash or a dot)."""
     name, colon, path = text.partition(":")
@@ -113,7 +191,7 @@ def _files(record: Record, document: dict[str, Any]) -> ContainerFiles:
     running = record.running and record.run is not None
     return ContainerFiles(
         name=record.name,
-        layers=tuple(Path(layer) for layer in record.layers),
+        layers=(Path(storage.skeleton(str(host_from_env().root))), *map(Path, record.layers)),
         directory=record.directory,
         pid=record.run.pid if running and record.run else None,
         pid_start=record.run.start if running and record.run else None,

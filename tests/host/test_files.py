@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import stat
 import subprocess
 import sys
 import tarfile
@@ -15,9 +16,14 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from runtime.container.rootdir import open_inside, opened_layers
 from runtime.container.state import RUN, Record, StateDirectory, write_json
 from runtime.container.volumes import VolumeStore
+from runtime.errors import TareError
+from runtime.images.pack import pack
+from runtime.images.store import ImageStore
 from runtime.ledger import boot_id, process_start
+from runtime.spec import ImageRef
 from tare import tare
 from tests.conftest import skip_or_fail
 
@@ -77,22 +83,27 @@ def _image(layer: Path) -> None:
 def made(tmp_path: Path, root_user: None, monkeypatch: pytest.MonkeyPatch) -> Made:
     """A container that was never started, with a volume at /data."""
     monkeypatch.setenv("TARE_ROOT", str(tmp_path))  # so that the command's own setting of it ends with the test
-    layer = tmp_path / "layer"
-    _image(layer)
+    _image(tmp_path / "grown")
+    store = ImageStore(tmp_path / "lib")
+    with (tmp_path / "layer.tar").open("wb") as archive:
+        pack(tmp_path / "grown", archive, epoch_s=1_000_000_000)
+    image = store.add(ImageRef.parse("test/base:1"), [store.put_layer(tmp_path / "layer.tar")], labels={"a": "b"})
+    layer = image.layers[0].directory
     volume = VolumeStore(tmp_path / "lib").create("vol").data
     state = StateDirectory(tmp_path / "lib")
     record = Record(
         id=state.draw_id(),
         name="box",
         directory=Path(),
-        image="x",
-        image_digest="",
+        image=str(image.ref),
+        image_digest=image.digest,
         layers=(str(layer),),
         argv=("true",),
         created_at="2026-01-01T00:00:00Z",
     )
     mounts = [{"destination": "/data", "type": "bind", "source": str(volume), "options": ["rbind", "rw"]}]
-    record = state.create(record, {"root": {"path": "/"}, "mounts": mounts})
+    process = {"args": ["/bin/x", "1"], "env": ["A=1", "HOSTNAME=box"], "cwd": "/srv"}
+    record = state.create(record, {"root": {"path": "/"}, "mounts": mounts, "process": process})
     return Made(tmp_path, record, layer, volume)
 
 
@@ -184,6 +195,32 @@ def test_changes_are_listed(box: Made, tmp_path: Path) -> None:
     lines = box.ok("diff", "box").decode().splitlines()
     assert [line for line in lines if line != "A /data"] == ["C /etc", "C /etc/passwd", "A /fresh"]
     assert {"Path": "/fresh", "Kind": "A"} in json.loads(box.ok("diff", "--json", "box"))
+
+
+def test_a_commit_is_what_the_container_is(made: Made, tmp_path: Path) -> None:
+    (tmp_path / "host").write_text("x")
+    made.ok("cp", f"{tmp_path}/host", "box:/etc/new")
+    (made.upper / "etc/gone").unlink(missing_ok=True)
+    os.mknod(made.upper / "etc/gone", stat.S_IFCHR, 0)
+    said = made.ok("commit", "-a", "me", "-m", "why", "-c", "ENV B=2", "box", "test/made").decode().strip()
+    image = ImageStore(made.root / "lib").resolve(ImageRef.parse("test/made"))
+    assert said == image.id
+    assert image.config["config"] == {
+        "Cmd": ["/bin/x", "1"],
+        "Env": ["A=1", "B=2"],
+        "Labels": {"a": "b"},
+        "WorkingDir": "/srv",
+    }
+    with opened_layers([layer.directory for layer in image.layers]) as root:
+        etc = open_inside(root, "/etc", os.O_RDONLY)
+        assert sorted(os.listdir(etc)) == ["escape", "new", "passwd"]  # noqa: PTH208 - a descriptor
+        os.close(etc)
+
+
+def test_a_commit_that_is_refused_makes_no_image(made: Made) -> None:
+    for words in (["-c", "RUN x", "box", "test/made"], ["box", "Not A Name"], ["absent", "test/made"]):
+        assert isinstance(made.tare("commit", *words).exception, TareError)
+    assert [str(image.ref) for image in ImageStore(made.root / "lib").images()] == ["test/base:1"]
 
 
 def test_the_kernels_own_files_are_not_copied(made: Made, start: Callable[[], None], tmp_path: Path) -> None:
