@@ -18,6 +18,7 @@ from runtime.errors import TareError
 from runtime.images import recipe as recipes
 from runtime.images.store import Image, ImageStore, tree_bytes
 from runtime.ledger import Ledger
+from runtime.network.network import Networks
 
 
 @click.command()
@@ -114,6 +115,13 @@ def sweep(host: Host) -> Sweep:
         done.removed += VolumeStore(host.root).sweep()
     except (TareError, OSError) as error:
         done.failed.append(f"volumes: {error}")
+    networks = Networks(host.root, host.run)
+    try:
+        done.removed += networks.retire()
+    except (TareError, OSError) as error:
+        done.failed.append(f"networks: {error}")
+    finally:
+        networks.close()
     return done
 
 

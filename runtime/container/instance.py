@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import signal
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +35,7 @@ class Holdings:
     cgroup: Cgroup | None = None
     child: Child | None = None
     channel: Channel | None = None
+    disconnect: Callable[[], None] | None = None
 
     def give_back(self) -> None:
         """Remove all of it and strike out the ledger's page. Raises TareError naming what could not be removed."""
@@ -46,6 +47,11 @@ class Holdings:
             if not self.child.wait(KILL_TIMEOUT_S):
                 left.append(f"process {self.child.pid}")
             self.child.close()
+        if self.disconnect is not None:
+            try:
+                self.disconnect()
+            except (TareError, OSError) as error:
+                left.append(str(error))
         if self.cgroup is not None:
             try:
                 self.cgroup.remove()

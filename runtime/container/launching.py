@@ -28,6 +28,7 @@ from runtime.instance import Instance, Timeline
 from runtime.ledger import Ledger, Resource, Stale, new_id, process_start
 from runtime.linux import procfs
 from runtime.linux.pidfd import Pidfd
+from runtime.network.network import Networks
 from runtime.spec import InstanceSpec
 
 AGENT = "/usr/lib/tare/agent"
@@ -53,6 +54,7 @@ class LauncherDriver(Driver):
     def __init__(self, host: Host) -> None:
         super().__init__(host)
         self.launcher = LauncherClient()
+        self.networks = Networks(host.root, host.run)
         self._ledger = Ledger(host.run)
 
     def prepare(self, spec: InstanceSpec) -> PreparedImage:
@@ -137,15 +139,16 @@ class LauncherDriver(Driver):
 
     def leftovers(self) -> list[str]:
         """What is still there of instances whose owner is dead."""
-        return [f"{stale.id}: {item.kind} {item.value}" for stale in self._stale() for item in _present(stale)]
+        return [f"{stale.id}: {item.kind} {item.value}" for stale in self._stale() for item in self._present(stale)]
 
     def sweep(self) -> list[str]:
         """Kill, remove and strike out, instance by instance."""
         removed = []
         for stale in self._stale():
-            present = list(_present(stale))
+            present = list(self._present(stale))
             _remove(present)
-            remaining = list(_present(stale))
+            self.networks.sweep(stale.id, [(item.kind, item.value) for item in present])
+            remaining = list(self._present(stale))
             if remaining:
                 raise TareError(
                     f"sweeping {stale.id}", f"{remaining[0].kind} {remaining[0].value} is still there", "try again"
@@ -157,13 +160,22 @@ class LauncherDriver(Driver):
     def _stale(self) -> list[Stale]:
         return list(self._ledger.stale(self.name))
 
+    def _present(self, stale: Stale) -> Iterator[Resource]:
+        """What of a stale page still exists; a network's things are its own to look for."""
+        yield from _present(stale)
+        for item in stale.resources if stale.same_boot else ():
+            if self.networks.holds(stale.id, item.kind, item.value):
+                yield item
+
     def own_cpu_s(self) -> float:
         """What the launcher has used."""
         return self.launcher.cpu_s()
 
     def close(self) -> None:
-        """End the launcher."""
+        """End the launcher, and networks that nobody uses any more."""
         self.launcher.close()
+        self.networks.retire()
+        self.networks.close()
 
 
 def _tail(holdings: Holdings) -> str:

@@ -107,7 +107,9 @@ class Networks:
         return False
 
     def sweep(self, owner: str, resources: Sequence[tuple[str, str]]) -> None:
-        """Remove what `connect` noted, as (kind, value), for an owner that is dead."""
+        """Remove what `connect` noted, as (kind, value), for an owner that is dead; of other kinds nothing."""
+        if not any(kind in ("link", "lease", "port") for kind, _ in resources):
+            return
         with self._lock:
             noted = {value for kind, value in resources if kind == "port"}
             if noted:
