@@ -19,6 +19,7 @@ _MISSING = dataclasses.MISSING
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(dataclasses.field,))
 def record(cls: type[_T]) -> type[_T]:
     """Make a class of annotated fields a frozen value, given by name, equal where all of it is equal."""
+    cls.__doc__ = cls.__doc__ or cls.__name__  # else dataclass writes one, and looks long for what to say
     made = dataclasses.dataclass(init=False, repr=False, eq=False, match_args=False, kw_only=True)(cls)
     fields = dataclasses.fields(made)  # type: ignore[arg-type] # it has just become one
     shared: dict[str, Any] = {
