@@ -93,11 +93,14 @@ class Ledger:
         self._directory = run / "instances"
         self._proc = proc
 
-    def open(self, instance_id: str, driver: str) -> Entry:
-        """Begin the page of a new instance. The caller notes every resource before it makes it."""
+    def open(self, instance_id: str, driver: str, owner: int | None = None) -> Entry:
+        """Begin the page of a new instance, owned by this process or by `owner`, a pid.
+
+        The caller notes every resource before it makes it.
+        """
         self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         entry = Entry(self._directory / f"{instance_id}.jsonl", instance_id)
-        pid = os.getpid()
+        pid = os.getpid() if owner is None else owner
         entry._write(
             {"driver": driver, "pid": pid, "start": process_start(pid, self._proc), "boot": boot_id(self._proc)}
         )
@@ -130,6 +133,22 @@ class Ledger:
             ):
                 found.append((path.stem, pid))
         return found
+
+    def resources(self, instance_id: str) -> tuple[Resource, ...] | None:
+        """What the page of an instance notes; None when it has no page."""
+        path = self._directory / f"{instance_id}.jsonl"
+        if not path.exists():
+            return None
+        return tuple(Resource(str(line["kind"]), str(line["value"])) for line in _lines(path) if "kind" in line)
+
+    def of_driver(self, driver: str) -> list[str]:
+        """The instances that have a page of `driver`, whoever owns it."""
+        paths = sorted(self._directory.glob("*.jsonl")) if self._directory.is_dir() else []
+        return [path.stem for path in paths if next(iter(_lines(path)), {}).get("driver") == driver]
+
+    def page(self, instance_id: str) -> Path:
+        """Where the page of an instance lies: whoever ends it may unlink it."""
+        return self._directory / f"{instance_id}.jsonl"
 
     def strike(self, instance_id: str) -> None:
         """Forget an instance whose resources have all been removed."""

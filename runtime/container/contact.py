@@ -156,6 +156,10 @@ class Contact:
         with terminal.raw(ours) if ours >= 0 else _nothing(), _signals(running, ours, streams[1], proxy):
             return _Relay(self._connection, streams, KeyWatch(keys if ours >= 0 else b"")).run()
 
+    def fileno(self) -> int:
+        """To wait for what is said."""
+        return self._connection.fileno()
+
     def close(self) -> None:
         """Hang up."""
         self._connection.close()

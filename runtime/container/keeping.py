@@ -274,26 +274,25 @@ class Container(Process):
         return gone
 
     def _strike(self) -> None:
-        """Strike out the ledger's page, and have the rest given back that is not the keeper's to give."""
-        if self.request["after"]:
-            self.keeper.help(list(self.request["after"]), dict(self.request["environment"]))
-        else:
+        """Strike out the ledger's page, unless there is more to give back than the keeper may."""
+        if not self.request["after"]:
             with suppress(FileNotFoundError):
                 os.unlink(self.request["page"])
 
     def _over(self) -> None:
         super()._over()
-        owner = self._starter
-        if not self.request["remove"]:
+        if not self.request["after"]:
             return
+        owner = self._starter
         if owner is not None and owner.open and self.request["output"]:
-            owner.gone = _both(owner.gone, self._remove)  # it removes the container, if it lives to do it
+            owner.gone = _both(owner.gone, self._help)  # it sees to the rest, if it lives to do it
         else:
-            self._remove()
+            self._help()
 
-    def _remove(self) -> None:
-        if os.path.isdir(self.request["directory"]):
-            self.keeper.help(list(self.request["remove"]), dict(self.request["environment"]))
+    def _help(self) -> None:
+        """Have what is left done by a program of ours."""
+        if os.path.lexists(self.request["page"]):
+            self.keeper.help(list(self.request["after"]), dict(self.request["environment"]))
 
     def _tell(self, action: str, **attributes: str) -> None:
         events.append(str(self.request["events"]), action, self.id, {**self.request["attributes"], **attributes})

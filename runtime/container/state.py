@@ -282,6 +282,22 @@ class StateDirectory:
                 raise
             raise _gone(record) from error
 
+    @contextmanager
+    def try_locked(self, record: Record) -> Iterator[Record | None]:
+        """As `locked`, but nothing when somebody else holds it or it is gone."""
+        try:
+            with _flock(record.directory / LOCK, create=False, wait=False):
+                yield self.read(record.id)
+        except (BlockingIOError, FileNotFoundError):
+            yield None
+
+    @contextmanager
+    def lock(self, name: str) -> Iterator[None]:
+        """Hold a lock of all containers for something short, such as choosing what none else has."""
+        self.base.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with _flock(self.base / f"{name}.lock"):
+            yield
+
     def sweep(self) -> list[str]:
         """Remove what interrupted creations and removals left; says what went. Those under way are left alone."""
         removed = []

@@ -57,7 +57,6 @@ def request(directory: Path, *argv: str, **changes: Any) -> dict[str, Any]:
         "durable": False,
         "page": str(directory / "page"),
         "after": (),
-        "remove": (),
         "environment": {},
         "events": str(directory.parent),
         "attributes": {"name": "x"},
@@ -247,8 +246,10 @@ def test_help_comes_for_what_the_keeper_cannot_remove(keeper: Contact, run: Path
     box = tmp_path / "box"
     made = tmp_path / "made"
     os.mkfifo(made)
+    box.mkdir()
+    (box / "page").touch()
     helper = ("/bin/sh", "-c", f"echo $WHO > {made}")
-    wanted = request(box, "/bin/sleep", "60", remove=helper, environment={"WHO": "me"}, output=True)
+    wanted = request(box, "/bin/sleep", "60", after=helper, environment={"WHO": "me"}, output=True)
     running = started(keeper, wanted)
     keeper.close()
     signal.pidfd_send_signal(running.pidfd, signal.SIGKILL)

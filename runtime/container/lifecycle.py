@@ -1,0 +1,403 @@
+"""The life of a user's containers: created, started, stopped, removed, each step whole or not at all.
+
+Every change is made under the container's own lock; what is made on the host is noted in the ledger first. Not how
+commands are written or answered (`runtime.commands.containers`), nor what a start makes (`starting`).
+"""
+
+from __future__ import annotations
+
+import select
+import signal
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Self
+
+from runtime.container import decode, events
+from runtime.container.config import Config
+from runtime.container.contact import Contact, Running, Summons, connect
+from runtime.container.logs import now
+from runtime.container.starting import Ground, explained
+from runtime.container.state import PAUSED, UNKNOWN_CODE, Record, StateDirectory, write_json
+from runtime.container.wanted import CONTAINER, Wanted, joined
+from runtime.driver import Host
+from runtime.errors import TareError
+from runtime.linux.pidfd import Pidfd
+
+KILL_TIMEOUT_S = 30.0
+UNSEEN = "its keeper ended first: nobody saw how it ended"
+Say = Callable[[str], None]
+
+
+class Containers:
+    """The containers of one host's state. Construction touches nothing."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.state = StateDirectory(host.root)
+        self.ground = Ground(host)
+        self._configs: dict[str, Config] = {}
+
+    # --- reading
+
+    def all(self) -> list[Record]:
+        """Every container, the newest first."""
+        return self.state.all()
+
+    def find(self, text: str) -> Record:
+        """By id, the beginning of one, or name. What the end of a keeper left unsaid is written down first."""
+        record = self.state.find(text)
+        if self.unsettled(record):
+            with self.state.locked(record) as fresh:
+                record = self._settled(fresh)
+        return record
+
+    @staticmethod
+    def unsettled(record: Record) -> bool:
+        """Whether it has ended without anybody's writing that down."""
+        return record.status == "exited" and record.run is not None and record.run.exit_code is None
+
+    def config(self, record: Record) -> Config:
+        """Its OCI configuration, namespaces of other containers being those of their processes now."""
+        known = self._configs.get(record.id)
+        if known is None:
+            document = self.state.document(record.id)
+            known = decode.parse(joined(document, self._pid_of), f"{record.directory}/config.json")
+        return known
+
+    def _pid_of(self, container_id: str) -> int:
+        other = self.find(container_id)
+        if not other.running:
+            raise TareError(f"namespaces of container {other.name}", "it does not run", f"tare start {other.name}")
+        return other.pid
+
+    def create(self, wanted: Wanted, say: Say = lambda text: None) -> Record:
+        """Write down a container of an image, which is pulled if need be. Raises TareError, leaving nothing then."""
+        from runtime.container.creating import Creation
+
+        record, config = Creation(self).create(wanted, say)
+        if config is not None:
+            self._configs[record.id] = config
+        self.tell(record, "create")
+        return record
+
+    # --- starting
+
+    def start(
+        self,
+        record: Record,
+        summons: Summons | None = None,
+        *,
+        output: bool = False,
+        writes: bool = False,
+        size: tuple[int, int] | None = None,
+    ) -> tuple[Contact, Running]:
+        """Start it: the connection to its keeper, attached if `output` or `writes`, and the process.
+
+        Raises TareError with Docker's exit code, having given everything back.
+        """
+        summons = summons or Summons(self.host.run)
+        with self.state.locked(record) as fresh:
+            if fresh.running:
+                raise TareError(f"container {fresh.name}", "it runs already", "tare restart starts it again")
+            settled = self._settled(fresh)
+            config = self.config(settled)
+            contact = summons.connect()
+            try:
+                return contact, self._start(settled, config, contact, output=output, writes=writes, size=size)
+            except BaseException:
+                contact.close()
+                raise
+
+    def _start(self, record: Record, config: Config, contact: Contact, **session: Any) -> Running:
+        equipped = self.ground.equip(record, config, contact.keeper_pid, self._others(record))
+        assert equipped.plan is not None
+        try:
+            (record.directory / PAUSED).unlink(missing_ok=True)
+            once = bool(session["output"])
+            contact.ask("start", self.ground.request(record, equipped, input_once=once, **session))
+            words, descriptors = contact.hear()
+        except BaseException:
+            self.ground.give_back(record, equipped)
+            raise
+        match words:
+            case ("running", int(pid), bool()):
+                equipped.entry.note("pid", f"{pid}:{self._start_time(record)}")
+                equipped.entry.close(gone=False)
+                return Running(pid, *descriptors)
+            case ("failed", int(index), int(number), str(text)):
+                self.ground.give_back(record, equipped)
+                raise explained(equipped.plan, index, number, text)
+        self.ground.give_back(record, equipped)
+        raise TareError("start", f"the keeper says {words!r}")
+
+    def _start_time(self, record: Record) -> int | None:
+        run = self.state.read(record.id).run
+        return None if run is None else run.start
+
+    def _others(self, record: Record) -> list[Record]:
+        network = record.settings.network
+        return [self.find(network.removeprefix(CONTAINER))] if network.startswith(CONTAINER) else []
+
+    def execute(
+        self, record: Record, process: Any, *, output: bool, writes: bool, size: tuple[int, int] | None = None
+    ) -> tuple[Contact, Running]:
+        """Run a further process in a container: the connection, attached, and the process. Raises TareError."""
+        self._demand_running(record)
+        if record.status == "paused":
+            raise TareError(f"exec in {record.name}", "it is paused", f"tare unpause {record.name}")
+        config = self.config(record)
+        request, plan = self.ground.exec_request(
+            record, config, process, output=output, writes=writes, input=writes, size=size
+        )
+        contact = Summons(self.host.run).connect()
+        try:
+            contact.ask("exec", request)
+            words, descriptors = contact.hear()
+            match words:
+                case ("running", int(pid), bool()):
+                    return contact, Running(pid, *descriptors)
+                case ("failed", int(index), int(number), str(text)):
+                    raise explained(plan, index, number, text)
+            raise TareError(f"exec in {record.name}", f"the keeper says {words!r}")
+        except BaseException:
+            contact.close()
+            raise
+
+    def attach(self, record: Record, *, writes: bool) -> tuple[Contact, Running]:
+        """Be attached to a running container. Raises TareError."""
+        self._demand_running(record)
+        contact = connect(self.host.run)
+        if contact is None:
+            raise TareError(f"container {record.name}", UNSEEN, f"tare rm -f {record.name}")
+        contact.ask("attach", record.id, True, writes)
+        words, descriptors = contact.hear()
+        if words[0] != "attached":
+            contact.close()
+            raise TareError(f"attach to {record.name}", str(words[-1]), "see: tare ps -a")
+        return contact, Running(words[1], *descriptors)
+
+    # --- ending
+
+    def kill(self, record: Record, number: int) -> None:
+        """Send a signal to its main process; a SIGKILL thaws it first, as a frozen one cannot die on v1."""
+        self._demand_running(record)
+        self._signal(record, number)
+        self.tell(record, "kill", signal=str(number))
+
+    def stop(self, record: Record, timeout_s: float | None = None, number: int | None = None) -> None:
+        """Ask it to end, and kill it when it has not after `timeout_s` (negative: wait for ever)."""
+        if not record.running:
+            return
+        grace_s = record.settings.stop_timeout_s if timeout_s is None else timeout_s
+        with Watch(self, record) as watch:
+            self._signal(record, number or record.settings.stop_signal)
+            if record.status == "paused":
+                self._thaw(record)
+            if not watch.ended(None if grace_s < 0 else grace_s):
+                self._signal(record, signal.SIGKILL)
+                if not watch.ended(KILL_TIMEOUT_S):
+                    raise TareError(
+                        f"container {record.name}", f"alive {KILL_TIMEOUT_S:g} s after SIGKILL", "try again"
+                    )
+        self.tell(record, "stop")
+
+    def wait(self, record: Record) -> int:
+        """Wait until it does not run: its exit code."""
+        if record.running:
+            with Watch(self, record) as watch:
+                watch.ended(None)
+        return self.find(record.id).exit_code
+
+    def remove(self, record: Record, *, force: bool = False, volumes: bool = False) -> None:
+        """Remove it; a running one only by `force`, which kills it. `volumes` takes those without a name along."""
+        if record.running:
+            if not force:
+                raise TareError(f"container {record.name}", f"it is {record.status}", "stop it first, or use rm -f")
+            with Watch(self, record) as watch:
+                self._signal(record, signal.SIGKILL)
+                watch.ended(KILL_TIMEOUT_S)
+        mounts = self.state.document(record.id).get("mounts", []) if volumes else []
+        with self.state.locked(record) as fresh:
+            if fresh.running:
+                raise TareError(f"container {fresh.name}", "it was started meanwhile", "try again")
+            self.ground.settle(fresh.id)
+            self.state.remove(fresh)
+        if volumes:
+            self._remove_volumes(mounts)
+        self.tell(record, "destroy")
+
+    def _remove_volumes(self, mounts: Sequence[Mapping[str, Any]]) -> None:
+        from runtime.container.volumes import VolumeStore
+
+        store = VolumeStore(self.host.root)
+        sources = {str(mount.get("source")) for mount in mounts}
+        for volume in store.all():
+            if volume.anonymous and str(volume.data) in sources:
+                with suppress(TareError):  # another container may use it too
+                    store.remove(volume.name)
+
+    def pause(self, record: Record) -> None:
+        """Freeze it."""
+        self._demand_running(record)
+        with self.state.locked(record) as fresh:
+            self._demand_running(fresh)
+            if fresh.status == "paused":
+                raise TareError(f"container {fresh.name}", "it is paused already")
+            self.ground.group(fresh.id).freeze()
+            (fresh.directory / PAUSED).touch()
+        self.tell(record, "pause")
+
+    def unpause(self, record: Record) -> None:
+        """Thaw it."""
+        if record.status != "paused":
+            raise TareError(f"container {record.name}", "it is not paused")
+        self._thaw(record)
+        self.tell(record, "unpause")
+
+    def rename(self, record: Record, name: str) -> None:
+        """Call it otherwise."""
+        with self.state.locked(record) as fresh:
+            self.state.rename(fresh, name)
+        self.tell(replace(record, name=name), "rename", oldName=record.name)
+
+    def update(self, record: Record, resources: Any) -> None:
+        """Give it other limits, now and at every start to come."""
+        with self.state.locked(record) as fresh:
+            group = self.ground.group(fresh.id, self.config(fresh))
+            if fresh.running:
+                group.update(resources)
+
+    def settle(self, record: Record) -> Record:
+        """Give back what an ended container still holds of the host; write down an end that nobody saw."""
+        with self.state.locked(record) as fresh:
+            return fresh if fresh.running else self._settled(fresh)
+
+    def _settled(self, record: Record) -> Record:
+        if self.ground.ledger.resources(record.id) is not None:
+            self.ground.settle(record.id)
+        if not self.unsettled(record):
+            return record
+        assert record.run is not None
+        words = decode_run(record)
+        words |= {"exit_code": UNKNOWN_CODE, "finished_at": now(), "error": UNSEEN}
+        write_json(record.directory / "run.json", words)
+        self.tell(record, "die", exitCode=str(UNKNOWN_CODE))
+        return self.state.read(record.id)
+
+    def sweep(self) -> list[str]:
+        """Remove what crashes left: half-made containers, and what ended ones still hold. Says what went.
+
+        A user's stopped container stays, unless it was to be removed at its end (`--rm`).
+        """
+        removed = self.state.sweep()
+        for container_id in self.ground.ledger.of_driver("lifecycle"):
+            removed += self._sweep_page(container_id)
+        for record in self.all():
+            if record.settings.auto_remove and record.status == "exited":
+                with suppress(TareError):
+                    self.remove(record)
+                    removed.append(f"container {record.name}: it was to go at its end")
+            elif self.unsettled(record):
+                self.settle(record)
+        return removed
+
+    def _sweep_page(self, container_id: str) -> list[str]:
+        resources = self.ground.ledger.resources(container_id) or ()
+        try:
+            record = self.state.read(container_id)
+        except (FileNotFoundError, ValueError):
+            self.ground.settle(container_id)
+        else:
+            with self.state.try_locked(record) as fresh:
+                if fresh is None or fresh.running:
+                    return []
+                self._settled(fresh)
+        return [f"{container_id[:12]}: {item.kind} {item.value}" for item in resources]
+
+    # --- small things
+
+    def tell(self, record: Record, action: str, **attributes: str) -> None:
+        """Write an event down."""
+        events.append(
+            str(self.host.root), action, record.id, {"image": record.image, "name": record.name, **attributes}
+        )
+
+    def _signal(self, record: Record, number: int) -> None:
+        """To exactly the process of this start; one that has ended is no error."""
+        if record.run is None:
+            return
+        with suppress(ProcessLookupError), Pidfd.of(record.run.pid) as process:
+            if self.state.exists(record.run):
+                process.signal(number)
+        if number == signal.SIGKILL and record.status == "paused":
+            self._thaw(record)
+
+    def _thaw(self, record: Record) -> None:
+        with self.state.locked(record) as fresh:
+            if fresh.running:
+                self.ground.group(fresh.id).thaw()
+            (fresh.directory / PAUSED).unlink(missing_ok=True)
+
+    def _demand_running(self, record: Record) -> None:
+        if not record.running:
+            raise TareError(f"container {record.name}", "it does not run", f"tare start {record.name}")
+
+
+class Watch:
+    """Waits for a container's end, from before one does something about it. A context manager."""
+
+    def __init__(self, containers: Containers, record: Record) -> None:
+        self._containers = containers
+        self._record = record
+        self._contact = connect(containers.host.run)
+        if self._contact is not None:
+            self._contact.ask("wait", record.id)
+
+    def ended(self, timeout_s: float | None) -> bool:
+        """Whether it has ended and that is written down, waiting up to `timeout_s`, or for ever."""
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        if self._contact is not None:
+            if not select.select([self._contact.fileno()], [], [], timeout_s)[0]:
+                return False
+            with suppress(TareError):  # the keeper has ended, and its containers with it
+                self._contact.hear()
+        run = self._record.run
+        if run is not None:
+            with suppress(ProcessLookupError), Pidfd.of(run.pid) as process:
+                left_s = 1e6 if deadline is None else max(0.0, deadline - time.monotonic())
+                if self._containers.state.exists(run) and not process.wait(left_s):
+                    return False
+        return True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._contact is not None:
+            self._contact.close()
+
+
+def decode_run(record: Record) -> dict[str, Any]:
+    """What `run.json` says, as it is."""
+    import json
+
+    try:
+        words: dict[str, Any] = json.loads((record.directory / "run.json").read_bytes())
+    except ValueError:
+        words = {}
+    return words
+
+
+def settle_by_id(root: str, run: str, container_id: str) -> None:
+    """What the keeper has done for a container that nobody waits for: give its host resources back, remove it if asked.
+
+    The entry point of a process of its own.
+    """
+    containers = Containers(Host(Path(root), Path(run)))
+    with suppress(TareError):
+        record = containers.settle(containers.state.find(container_id))
+        if record.settings.auto_remove and not record.running:
+            containers.remove(record, volumes=True)
