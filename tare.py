@@ -24,6 +24,7 @@ COMMANDS = {
     "diff": "runtime.commands.files",
     "doctor": "harness.cli",
     "images": "runtime.cli",
+    "network": "runtime.commands.networks",
     "oci": "runtime.commands.oci",
     "report": "reports.cli",
     "volume": "runtime.commands.volumes",
