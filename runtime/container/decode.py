@@ -83,6 +83,8 @@ _ANY = frozenset({("DeviceRule", "major"), ("DeviceRule", "minor")})
 
 _BAD = object()  # stands where a value could not be made; what holds it cannot be made either
 
+# What the specification wants written even where it is what we take for granted.
+_ALWAYS_TOLD = frozenset({("Process", "cwd"), ("Process", "user"), ("User", "uid"), ("User", "gid")})
 # What the specification knows and this runtime does not do: refused by name, not dropped.
 _NOT_DONE = {
     "Linux": ("intelRdt", "memoryPolicy", "netDevices"),
@@ -330,19 +332,24 @@ def _told(value: Any) -> list[tuple[str, Any]]:
     """The fields of a value that are not at their default, by JSON name."""
     kind: type = type(value)
     told = []
-    for field, (required, default) in zip(_fields(kind), _defaults(kind), strict=True):
+    for field, (always, default) in zip(_fields(kind), _defaults(kind), strict=True):
         inner = getattr(value, field.name)
-        if required or inner != default:
+        if always or inner != default:
             told.append((field.json_name, inner))
     return told
 
 
 @cache
 def _defaults(cls: type) -> tuple[tuple[bool, Any], ...]:
-    """Per field, whether it must be given, and its default."""
+    """Per field, whether it is written whatever it is, and its default."""
     return tuple(
-        (False, field.default_factory())
-        if field.default_factory is not dataclasses.MISSING
-        else (field.default is dataclasses.MISSING, field.default)
+        (
+            field.name in _always(cls) or (field.default is field.default_factory is dataclasses.MISSING),
+            field.default if field.default_factory is dataclasses.MISSING else field.default_factory(),
+        )
         for field in dataclasses.fields(cls)
     )
+
+
+def _always(cls: type) -> frozenset[str]:
+    return frozenset(name for kind, name in _ALWAYS_TOLD if kind == cls.__name__)

@@ -278,7 +278,10 @@ def test_process_and_resources_stand_alone() -> None:
     assert decode.parse_resources(FULL["linux"]["resources"]) == decode.parse(FULL).linux.resources
     with pytest.raises(UsageError, match=r"process.json: args: empty; cwd: 'x' is not absolute"):
         decode.parse_process({"cwd": "x"})
-    assert decode.document(Process(args=("a",))) == {"args": ["a"]}
+
+
+def test_what_the_specification_requires_is_always_written() -> None:
+    assert decode.document(Process(args=("a",))) == {"args": ["a"], "cwd": "/", "user": {"uid": 0, "gid": 0}}
 
 
 @pytest.mark.parametrize(
