@@ -104,8 +104,11 @@ def _put(batch: Batch) -> None:
         if len(batch) == 1 or not isinstance(cause, OSError) or cause.errno not in (errno.EINVAL, errno.EBUSY):
             raise
         # Both bounds grow, or both shrink: only one order keeps the kernel's condition all the way.
-        for control in reversed(batch):
-            _set(control)
+        try:
+            for control in reversed(batch):
+                _set(control)
+        except TareError:
+            raise error from cause
 
 
 def _set(control: Control) -> None:
