@@ -22,12 +22,13 @@ FILES = {
     "the driver's contract": ("tests/conformance/test_drivers.py", "-k", "container"),
     "the baseline's contract": ("tests/conformance/test_drivers.py", "-k", "native"),
     "groups": ("tests/host/test_cgroups.py",),
+    "limits": ("tests/host/test_limits.py",),
     "confinement": ("tests/host/test_container.py",),
+    "files": ("tests/host/test_files.py",),
 }
 # True on v1 alone; `inside.py` says what holds on v2.
 NOT_HERE = (
     "tests/host/test_cgroups.py::test_a_frozen_process_does_not_run_until_thawed",  # a fatal signal ends it frozen
-    "tests/host/test_container.py::test_it_is_confined_as_declared",  # no CAP_MKNOD where no group guards devices
 )
 
 
