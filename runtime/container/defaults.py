@@ -176,8 +176,8 @@ def _process(image: ImageProcess, options: Options, identity: Identity) -> Proce
 
 def _capabilities(options: Options) -> tuple[str, ...]:
     if options.privileged:
-        return capabilities.everything(options.last_capability)
-    return capabilities.choose(options.cap_add, options.cap_drop, last=options.last_capability)
+        return options.every_capability
+    return capabilities.choose(options.cap_add, options.cap_drop, every=options.every_capability)
 
 
 def _linux(options: Options) -> Linux:

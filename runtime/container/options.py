@@ -39,7 +39,8 @@ class Options:
     """Everything that `docker run` can say about a container. Empty and None are "not said".
 
     Namespaces (`network`, `pid`, `ipc`, `uts`, `cgroupns`) are PRIVATE, HOST or the path of one to join. `env` words
-    without "=" take a variable of the image away. `entrypoint` ("",) takes the image's away.
+    without "=" take a variable of the image away. `entrypoint` ("",) takes the image's away. "All" capabilities are
+    those up to `last_capability`, the kernel's, or `held_capabilities`, the runtime's own.
     """
 
     argv: tuple[str, ...] = ()
@@ -91,6 +92,15 @@ class Options:
     time_offsets: Mapping[str, TimeOffset] = field(default_factory=dict)
 
     last_capability: int = len(capabilities.NUMBERS) - 1
+    held_capabilities: tuple[str, ...] | None = None
+
+    @property
+    def every_capability(self) -> tuple[str, ...]:
+        """What `--privileged` and `--cap-add ALL` give."""
+        everything = capabilities.everything(self.last_capability)
+        if self.held_capabilities is None:
+            return everything
+        return tuple(name for name in everything if name in self.held_capabilities)
 
     @property
     def host_name(self) -> str | None:

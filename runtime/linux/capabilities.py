@@ -6,6 +6,7 @@ Numbers and names are those of linux/capability.h (6.x). Not how they are set: t
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from runtime.errors import UsageError
 
@@ -55,17 +56,27 @@ def everything(last: int = len(NUMBERS) - 1) -> tuple[str, ...]:
     return tuple(name for name, number in NUMBERS.items() if number <= last)
 
 
+def held(status: Path = Path("/proc/self/status")) -> tuple[str, ...]:
+    """What a process, ours unless said otherwise, can pass on: its bounding set, without names we do not know."""
+    (line,) = (line for line in status.read_text().splitlines() if line.startswith("CapBnd:"))
+    mask = int(line.split()[1], 16)
+    return tuple(name for name, number in NUMBERS.items() if mask >> number & 1)
+
+
 def choose(
-    add: Sequence[str] = (), drop: Sequence[str] = (), default: Iterable[str] = DEFAULT, last: int = len(NUMBERS) - 1
+    add: Sequence[str] = (),
+    drop: Sequence[str] = (),
+    default: Iterable[str] = DEFAULT,
+    every: Iterable[str] = tuple(NUMBERS),
 ) -> tuple[str, ...]:
     """What is left of `default`, by number, after Docker's rules.
 
-    `ALL` in `add` is everything but what is dropped; `ALL` in `drop` leaves what is added; else what is
+    `ALL` in `add` is `every` one but what is dropped; `ALL` in `drop` leaves what is added; else what is
     dropped goes first and what is added comes after, so that a name in both stays. Raises UsageError.
     """
     added, dropped = {normalise(name) for name in add}, {normalise(name) for name in drop}
     if ALL in added:
-        chosen = set(everything(last)) - dropped
+        chosen = set(every) - dropped
     elif ALL in dropped:
         chosen = added
     else:

@@ -163,6 +163,14 @@ def test_a_granted_capability_opens_the_calls_it_stands_for() -> None:
     assert "mount" in granted.syscalls[0].names
 
 
+def test_all_capabilities_are_those_that_there_are_to_give() -> None:
+    held = ("CAP_CHOWN", "CAP_BPF", "CAP_KILL")
+    for options in ({"privileged": True}, {"cap_add": ("ALL",)}):
+        sets = process(held_capabilities=held, last_capability=38, **options).capabilities
+        assert sets is not None
+        assert set(sets.bounding) == {"CAP_CHOWN", "CAP_KILL"}
+
+
 def test_privileged_is_unconfined() -> None:
     config = container(privileged=True)
     assert config.linux.seccomp is None

@@ -43,7 +43,7 @@ def test_all_added_leaves_out_what_is_dropped() -> None:
 
 
 def test_all_added_stops_at_what_the_kernel_has() -> None:
-    assert len(choose([ALL], last=37)) == 38
+    assert choose([ALL], every=capabilities.everything(37)) == tuple(NUMBERS)[:38]
 
 
 def test_all_dropped_leaves_what_is_added() -> None:
@@ -57,3 +57,10 @@ def test_a_name_both_added_and_dropped_stays() -> None:
 def test_numbers_leave_out_what_the_kernel_lacks() -> None:
     assert numbers(["CAP_CHOWN", "CAP_BPF", "CAP_UNHEARD_OF"], last=38) == {0}
     assert capabilities.everything(0) == ("CAP_CHOWN",)
+
+
+def test_held_are_those_of_the_bounding_set(tmp_path: Path) -> None:
+    status = tmp_path / "status"
+    status.write_text("Name:\tx\nCapEff:\t0000000000000000\nCapBnd:\t000001fffdffffff\nCapAmb:\t0\n")
+    assert set(capabilities.held(status)) == set(NUMBERS) - {"CAP_SYS_TIME"}
+    assert set(capabilities.held()) <= set(NUMBERS)
