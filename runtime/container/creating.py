@@ -22,6 +22,7 @@ from runtime.container.wanted import CONTAINER, Wanted, join
 from runtime.driver import Host
 from runtime.errors import TareError
 from runtime.images.store import Image, ImageStore
+from runtime.linux import capabilities
 
 _FIRST_IDS, _IDS = 1 << 30, 1 << 16
 Say = Callable[[str], None]
@@ -57,7 +58,12 @@ class Creation:
         with ExitStack() as stack:
             options, network = self._placed(wanted, container_id, stack)
             mounts = self._mounts(wanted, image, layers, stack)
-            options = replace(options, mounts=tuple(mounts), last_capability=self._ground.facts.last_capability)
+            options = replace(
+                options,
+                mounts=tuple(mounts),
+                last_capability=self._ground.facts.last_capability,
+                held_capabilities=capabilities.held(),
+            )
             config = defaults.build(image.config, options, layers=layers)
             check(config, self._ground.group(container_id, config))
             inner = image.config.get("config") or {}
