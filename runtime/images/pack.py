@@ -19,6 +19,7 @@ from runtime.errors import TareError
 from runtime.images.layers import OPAQUE, WHITEOUT, WHITEOUT_OPAQUE, XATTR, xattrs
 
 _CHUNK_BYTES = 1 << 20
+_REDIRECT = "trusted.overlay.redirect"
 
 
 def pack(
@@ -61,7 +62,10 @@ class _Packer:
         self._parents.append((path, (self.tree / path).lstat()))
         if changed:
             self._write_parents()
-        if self.upper and _is_opaque(self.tree / path):
+        if self.upper and _attribute(self.tree / path, _REDIRECT) is not None:
+            why = f"/{path} stands for a renamed directory of a layer below"
+            raise TareError(f"layer of {self.tree}", why, "mount the overlay with redirect_dir=off")
+        if self.upper and _attribute(self.tree / path, OPAQUE) == b"y":
             self._add(f"{path}{WHITEOUT_OPAQUE}", None)
         upper = _names(self.tree / path)
         for name in upper:
@@ -139,11 +143,11 @@ def _describe_special(member: tarfile.TarInfo, source: Path, info: os.stat_resul
         member.devmajor, member.devminor = os.major(info.st_rdev), os.minor(info.st_rdev)
 
 
-def _is_opaque(directory: Path) -> bool:
+def _attribute(directory: Path, name: str) -> bytes | None:
     try:
-        return os.getxattr(directory, OPAQUE, follow_symlinks=False) == b"y"
-    except OSError:  # none, or a file system without any
-        return False
+        return os.getxattr(directory, name)
+    except OSError:
+        return None
 
 
 def _names(directory: Path) -> list[str]:

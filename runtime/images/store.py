@@ -314,10 +314,12 @@ class ImageStore:
             blobs = [self._blob_descriptor(layer.digest) for layer in layers]
             return self.compose(ref, config, blobs)
 
-    def compose(self, ref: ImageRef, config: Mapping[str, Any], blobs: Sequence[Descriptor]) -> Image:
-        """Make `ref` an image of this configuration and these layers' blobs, all of them here."""
-        with self.exclusive():
-            self.layout.create()
+    def compose(
+        self, ref: ImageRef, config: Mapping[str, Any], blobs: Sequence[Descriptor], *, made: Sequence[Made] = ()
+    ) -> Image:
+        """Make `ref` an image of this configuration and these layers' blobs, all of them `made` or here."""
+        with self.exclusive(), room_for(f"image {ref}", self.directory):
+            self._keep(made)
             document = manifest(self.layout.put(config, CONFIG), blobs)
             self._fit(config["rootfs"]["diff_ids"])
             self.layout.name(str(familiar(ref)), self.layout.put(document, MANIFEST))
