@@ -331,6 +331,9 @@ def main(words: Sequence[str] | None = None) -> int:
         place = f" {error.filename}" if error.filename else ""
         Log(common).error(f"system call on{place or ' the host'}: {error.strerror or error}")
         return 1
+    except Exception as error:
+        Log(common).error(f"a fault of tare itself: {error!r}")  # an engine shows its user no other words
+        raise
 
 
 def _carry_out(common: Values, rest: list[str]) -> int:

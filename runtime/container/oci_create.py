@@ -1,0 +1,361 @@
+"""How `tare oci` makes processes: `create`, which holds a new container at its program's door, and `exec`.
+
+The child is cloned by this very command and outlives it: no process of ours stays, and the kernel gives it to the
+caller's subreaper (containerd's shim, conmon) when the command ends. What a crash leaves is found by the record,
+which is written before anything it names is made. Operations on containers that exist are `oci`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import hashlib
+import json
+import os
+import pwd
+import signal
+import socket
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from runtime.cgroups.cgroup import Cgroup
+from runtime.cgroups.detect import open_cgroup
+from runtime.cgroups.devices import USUAL
+from runtime.cgroups.resources import Resources
+from runtime.container import bundles, decode, oci, spawning
+from runtime.container.becoming import Execute, Find
+from runtime.container.bundles import Place, Record
+from runtime.container.config import Config, Process
+from runtime.container.plan import HostFacts, Plan, container_plan
+from runtime.container.plan import Place as Placement
+from runtime.container.spawning import Spawned
+from runtime.errors import TareError, UsageError
+from runtime.linux import seccomp
+from runtime.linux.capabilities import NUMBERS
+
+SYSTEMD_PARTS = 3
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Making:
+    """How a process is to be made: what runc's `create`, `run` and `exec` share of flags.
+
+    `console_socket` is where its terminal goes; `preserve_fds` how many descriptors after the standard ones it
+    keeps; `keyring` whether it gets a session keyring of its own. In the `foreground` a terminal needs no socket.
+    """
+
+    pid_file: str | None = None
+    console_socket: str | None = None
+    preserve_fds: int = 0
+    keyring: bool = True
+    systemd: bool = False
+    foreground: bool = False
+
+
+def create(runtime: oci.Runtime, container_id: str, bundle: Path, making: Making) -> tuple[Spawned, int]:
+    """Make a container that waits for `start`: its process, and its terminal's master end (-1: none, or sent away).
+
+    On failure nothing of it remains.
+
+    Raises UsageError for a configuration that is not valid (before anything is made), TareError for one that this
+    host cannot carry out.
+    """
+    bundles.check_id(container_id)
+    text = read_config(bundle)
+    config = decode.parse(load_json(text, bundle / "config.json"))
+    check(config, making, bundle)
+    warn_of_capabilities(config, runtime.warn)
+    name, parent = cgroup_path(config.linux.cgroups_path, container_id, systemd=making.systemd)
+    group = open_cgroup(name, limits(config), guard_devices=True, parent=parent)
+    place = bundles.reserve(runtime.root, container_id)
+    record = new_record(container_id, bundle, config, text, (name, parent))
+    try:
+        with place.lock():
+            place.save_config(text)
+            place.save(record)
+            try:
+                return _Creation(runtime, place, record, config, group, making).carry_out()
+            except BaseException:
+                runtime.destroy(place, record)
+                raise
+    except BaseException:
+        place.remove()
+        raise
+
+
+class _Creation:
+    """One `create`, between the reserved id and the container that waits."""
+
+    def __init__(
+        self, runtime: oci.Runtime, place: Place, record: Record, config: Config, group: Cgroup, making: Making
+    ) -> None:
+        self.runtime = runtime
+        self.place = place
+        self.record = record
+        self.config = config
+        self.group = group
+        self.making = making
+
+    def carry_out(self) -> tuple[Spawned, int]:
+        """Make the group and the FIFO, clone, run the hooks, and leave the child waiting."""
+        self.record.freezer = None
+        make_cgroup(self.group, limits(self.config))
+        self.record.freezer = freezer_file(self.group)
+        os.mkfifo(self.place.path(bundles.FIFO), 0o600)
+        plan = self.plan()
+        spawned = spawning.spawn(plan.flat(), inherited(self.making))
+        self.record.pid, self.record.start = spawned.pid, bundles.process_start(spawned.pid) or 0
+        self.place.save(self.record)
+        console = self._until_it_waits(spawned, plan)
+        spawned.reports.close()  # what fails from now on is told to whoever starts the container
+        return spawned, finish(self.making, spawned.pid, console)
+
+    def plan(self) -> Plan:
+        """What the child does."""
+        join, into = (self.group.join_files(), self.group.clone_into())
+        placement = Placement(
+            bundle=Path(self.record.bundle),
+            join_files=join,
+            cgroup=into,
+            cgroup_mounts=self.group.mounts_inside(),
+            devices_guarded=self.group.guards_devices,
+            waits=bool(self.config.hooks.prestart or self.config.hooks.create_runtime),
+            hold=Path(self.place.path(bundles.FIFO)),
+            keyring=self.making.keyring,
+        )
+        program, flags = filter_of(self.config)
+        return container_plan(
+            self.config,
+            placement,
+            HostFacts.gather(),
+            seccomp=program,
+            seccomp_flags=flags,
+            streams=streams(self.making),
+            state=json.dumps(oci.hook_state(self.record, "creating") | {"pid": 1}).encode(),
+        )
+
+    def _until_it_waits(self, spawned: Spawned, plan: Plan) -> int:
+        """Hear the child out, running the hooks of the runtime's side when it asks for them: its terminal, or -1."""
+        console = -1
+        while True:
+            said = spawning.outcome(spawned)
+            console = max(console, said.console)
+            if said.root >= 0:
+                os.close(said.root)
+            if said.failure is not None:
+                raise explained(plan, *said.failure)
+            if said.waits == "hooks":
+                for point in ("prestart", "createRuntime"):
+                    self.runtime.run_hooks(self.place, self.record, point, "creating")
+                spawned.go_on()
+                continue
+            if said.waits != "start":
+                raise TareError(f"container {self.record.id}", "its process ended before it could wait")
+            return console
+
+
+def read_config(bundle: Path) -> bytes:
+    """The bundle's config.json. Raises UsageError where there is none."""
+    try:
+        return (bundle / "config.json").read_bytes()
+    except OSError as error:
+        raise UsageError(
+            f"bundle {bundle}", f"config.json: {error.strerror}", "give a bundle's directory with --bundle"
+        ) from error
+
+
+def load_json(text: bytes, where: Path | str) -> dict[str, Any]:
+    """A JSON object. Raises UsageError."""
+    try:
+        document = json.loads(text)
+    except ValueError as error:
+        raise UsageError(f"{where}", f"not JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise UsageError(f"{where}", "not a JSON object")
+    return document
+
+
+def check(config: Config, making: Making, bundle: Path) -> None:
+    """What decoding cannot see: raises UsageError for what would fail later in a less clear way."""
+    process = config.process
+    if process is None or not process.args:
+        raise UsageError(f"{bundle}/config.json", "process.args: missing", "say what to run")
+    check_console(process, making)
+    root = bundle / config.root.path
+    if not root.is_dir():
+        raise UsageError(f"{bundle}/config.json", f"root.path: {root} is no directory")
+
+
+def check_console(process: Process, making: Making) -> None:
+    """A terminal has to go somewhere, and only a terminal can."""
+    if process.terminal and making.console_socket is None and not making.foreground:
+        raise UsageError("terminal", "cannot allocate tty if it detaches without a console socket", "--console-socket")
+    if not process.terminal and making.console_socket is not None:
+        raise UsageError("console socket", "cannot use console socket without process.terminal", "leave it out")
+
+
+def warn_of_capabilities(config: Config, warn: Callable[[str], None]) -> None:
+    """Say which capabilities no kernel of ours has: the specification wants a warning, not an error."""
+    sets = config.process.capabilities if config.process is not None else None
+    if sets is not None:
+        named = {*sets.bounding, *sets.effective, *sets.inheritable, *sets.permitted, *sets.ambient}
+        for name in sorted(named - NUMBERS.keys()):
+            warn(f"process.capabilities: {name} is not known and left out")
+
+
+def new_record(container_id: str, bundle: Path, config: Config, text: bytes, cgroup: tuple[str, str]) -> Record:
+    """What is written down before anything is made."""
+    return Record(
+        id=container_id,
+        bundle=str(bundle),
+        rootfs=str(bundle / config.root.path),
+        oci_version=config.oci_version,
+        created=datetime.now(UTC).isoformat().replace("+00:00", "Z"),
+        owner=_user_name(),
+        config_sha256=hashlib.sha256(text).hexdigest(),
+        annotations=dict(config.annotations),
+        boot=bundles.boot_id(),
+        cgroup_name=cgroup[0],
+        cgroup_parent=cgroup[1],
+    )
+
+
+def cgroup_path(path: str | None, container_id: str, *, systemd: bool) -> tuple[str, str]:
+    """(name, parent) of the control group that `linux.cgroupsPath` asks for.
+
+    A relative path begins at the hierarchy's root as an absolute one does. systemd's form `slice:prefix:name` is
+    the directory that systemd would use. Raises UsageError.
+    """
+    if not path:
+        return container_id, oci.CGROUP_PARENT
+    if systemd or (path.count(":") == SYSTEMD_PARTS - 1 and "/" not in path):
+        return _systemd_path(path)
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    if not parts or ".." in parts:
+        raise UsageError("linux.cgroupsPath", f"{path!r} names no control group", "give a path such as /tare/web")
+    return parts[-1], "/".join(parts[:-1])
+
+
+def _systemd_path(path: str) -> tuple[str, str]:
+    """`user-1000.slice:libpod:abc` → `libpod-abc.scope` below `user.slice/user-1000.slice`."""
+    parts = path.split(":")
+    if len(parts) != SYSTEMD_PARTS or not parts[2] or any("/" in part or part.startswith(".") for part in parts):
+        raise UsageError("linux.cgroupsPath", f"{path!r} is not of the form slice:prefix:name", "see systemd.slice(5)")
+    unit = parts[0] or "system.slice"
+    if not unit.endswith(".slice"):
+        raise UsageError("linux.cgroupsPath", f"{unit!r} is no slice", "name one that ends in .slice")
+    words = unit.removesuffix(".slice").split("-")
+    above = "/".join("-".join(words[: count + 1]) + ".slice" for count in range(len(words)))
+    name = parts[2] if parts[2].endswith(".slice") else f"{parts[1]}-{parts[2]}.scope"
+    return name, "" if unit == "-.slice" else above
+
+
+def limits(config: Config) -> Resources:
+    """What the group is asked for: every container may use the devices that the runtime itself puts into it."""
+    resources = config.linux.resources
+    if resources.devices is None:
+        return resources
+    return dataclasses.replace(resources, devices=(*resources.devices, *USUAL[1:]))
+
+
+def make_cgroup(group: Cgroup, resources: Resources) -> None:
+    """Make and limit the container's group. Raises TareError when somebody lives in it already."""
+    if group.exists() and group.pids():
+        raise TareError("cgroup", f"{group.id} is in use: {len(group.pids())} processes are in it", "choose another")
+    group.create()
+    group.apply(resources)
+
+
+def freezer_file(group: Cgroup) -> str | None:
+    """The control file that tells whether the group is frozen."""
+    paths = (directory / name for directory in group.directories() for name in ("freezer.state", "cgroup.freeze"))
+    return next((str(path) for path in paths if path.exists()), None)
+
+
+def filter_of(config: Config) -> tuple[bytes | None, int]:
+    """The compiled system-call filter of a configuration, and the flags it is installed with."""
+    profile = config.linux.seccomp
+    if profile is None:
+        return None, 0
+    return seccomp.cached(profile, Path(oci.run_directory()) / "seccomp"), seccomp.flags(profile)
+
+
+def streams(making: Making) -> tuple[tuple[int, int], ...]:
+    """Which inherited descriptors the program keeps, beside its standard ones."""
+    return tuple((number, 3 + number) for number in range(making.preserve_fds))
+
+
+def inherited(making: Making) -> list[int]:
+    """The descriptors that `streams` counts."""
+    return [3 + number for number in range(making.preserve_fds)]
+
+
+def ready_for_clone() -> None:
+    """Undo what Python ignores: what is ignored here would be ignored by the program."""
+    for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+    os.umask(0)
+
+
+def finish(making: Making, pid: int, console: int) -> int:
+    """Hand the terminal over and write the pid file: the terminal if it stays here, else -1."""
+    if making.console_socket is not None:
+        if console < 0:
+            raise TareError("terminal", "the container's side sent none")
+        try:
+            send_console(making.console_socket, console)
+        finally:
+            os.close(console)
+        console = -1
+    if making.pid_file is not None:
+        write_pid_file(making.pid_file, pid)
+    return console
+
+
+def send_console(path: str, master: int) -> None:
+    """Send the terminal's master end over the socket at `path`, as runc does. Raises TareError."""
+    try:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(path)
+            socket.send_fds(client, [b"/dev/ptmx"], [master])
+    except OSError as error:
+        raise TareError(f"console socket {path}", error.strerror or str(error)) from error
+
+
+def write_pid_file(path: str, pid: int) -> None:
+    """Write it whole or not at all: its reader waits for its name. Raises TareError."""
+    final = Path(path)
+    partial = final.with_name(f".{final.name}")
+    try:
+        partial.write_text(str(pid))
+        partial.replace(final)
+    except OSError as error:
+        raise TareError(f"pid file {path}", error.strerror or str(error)) from error
+
+
+def explained(plan: Plan, index: int, number: int, text: str) -> TareError:
+    """The failure of step `index` as a sentence; of a program that cannot be executed, in the words engines know."""
+    if index < 0:
+        return TareError("unable to start container process", text)
+    step = plan.steps[index]
+    if isinstance(step, Execute | Find):
+        return cannot_execute(os.fsdecode(step.argv[0]), number)
+    return TareError(f"unable to start container process: {step.describe()[:300]}", text)
+
+
+def cannot_execute(name: str, number: int) -> TareError:
+    """Docker and podman tell 126 from 127 by these words."""
+    absent = number in (errno.ENOENT, errno.ENOTDIR)
+    why = "executable file not found in $PATH" if absent and "/" not in name else os.strerror(number).lower()
+    error = TareError(f'unable to start container process: exec: "{name}"', why)
+    error.exit_code = 127 if absent else 126
+    return error
+
+
+def _user_name() -> str:
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return ""
