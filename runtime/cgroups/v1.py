@@ -52,8 +52,10 @@ class V1Cgroup(Cgroup):
         unified: tuple[Path, Collection[str]] | None = None,
     ) -> None:
         super().__init__(instance_id, io_device=io_device, wanted=wanted, guard_devices=guard_devices)
-        self._mounts = dict(mounts)
-        self._parent = parent
+        self._mounts = mounts
+        self._place = f"{parent}/{instance_id}"
+        self._paths: dict[Path, Path] = {}
+        self._all: tuple[Path, ...] | None = None
         self._unified = None if unified is None else unified[0]
         self._unified_controllers: Collection[str] = () if unified is None else unified[1]
         by_filter = "devices" not in mounts and self._unified is not None
@@ -80,14 +82,24 @@ class V1Cgroup(Cgroup):
     def _directory(self, controller: str) -> Path | None:
         """The group in the controller's hierarchy, joined or not."""
         mount = self._mounts.get(controller)
-        return None if mount is None else mount / self._parent / self.id
+        return None if mount is None else self._below(mount)
+
+    def _below(self, mount: Path) -> Path:
+        """The group below a mount point. Kept, as joining paths is a good part of making a group."""
+        found = self._paths.get(mount)
+        if found is None:
+            found = self._paths[mount] = mount / self._place
+        return found
 
     def _unified_directory(self) -> Path | None:
-        return None if self._unified is None else self._unified / self._parent / self.id
+        return None if self._unified is None else self._below(self._unified)
 
     def directories(self) -> tuple[Path, ...]:
         """One per hierarchy; controllers mounted together share a directory."""
-        return tuple(dict.fromkeys(path for name in self._joined if (path := self._directory(name)))) + self._beside()
+        if self._all is None:
+            paths = dict.fromkeys(self._below(self._mounts[name]) for name in self._joined)
+            self._all = (*paths, *self._beside())
+        return self._all
 
     def _beside(self) -> tuple[Path, ...]:
         path = self._unified_directory()
@@ -95,15 +107,18 @@ class V1Cgroup(Cgroup):
 
     def possible_directories(self) -> tuple[Path, ...]:
         """One in every hierarchy of the host: another handle of this group may have joined more of them."""
-        places = [mount / self._parent / self.id for mount in self._mounts.values()]
-        unified = self._unified_directory()
-        return tuple(dict.fromkeys([*places, *(() if unified is None else (unified,))]))
+        mounts = dict.fromkeys(self._mounts.values())
+        if self._unified is not None:
+            mounts[self._unified] = None
+        return tuple(self._below(mount) for mount in mounts)
 
     def join_files(self) -> tuple[Path, ...]:
         """The `tasks` files: a thread that writes 0 there moves itself without the global lock `cgroup.procs` takes."""
-        beside = self._beside()
+        joined = self.directories()
+        beside = len(self._beside())
         return tuple(
-            directory / ("cgroup.procs" if directory in beside else "tasks") for directory in self.directories()
+            directory / ("cgroup.procs" if at >= len(joined) - beside else "tasks")
+            for at, directory in enumerate(joined)
         )
 
     def clone_into(self) -> None:
@@ -127,15 +142,14 @@ class V1Cgroup(Cgroup):
         except FileNotFoundError:
             self._make_parents(directory)
             directory.mkdir(exist_ok=True)
-        if directory in self._beside():
-            assert self._unified is not None
+        if self._unified is not None and directory is self._unified_directory():
             hand_down(self._unified, directory, tuple(self._unified_controllers))
-        elif directory == self._directory("cpuset"):
+        elif directory is self._directory("cpuset"):
             _feed(directory, self._mounts["cpuset"])
 
     def _make_parents(self, directory: Path) -> None:
         """A cpuset is useless until it has CPUs, and must not be seen before: it gets its name last."""
-        if directory != self._directory("cpuset"):
+        if directory is not self._directory("cpuset"):
             directory.parent.mkdir(parents=True, exist_ok=True)
             return
         mount = self._mounts["cpuset"]
@@ -179,6 +193,7 @@ class V1Cgroup(Cgroup):
         names = self._needed(wanted)
         self._on_unified = self._on_unified or self._needs_unified(names)
         self._joined += [name for name in names if name in self._mounts and name not in self._joined]
+        self._all = None
         home, *others = self.directories()
         for directory in others:
             if not directory.is_dir() and home.is_dir():
