@@ -7,12 +7,13 @@ The readers of the two versions are `v1_statistics` and `v2_statistics`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from runtime.instance import Usage
+from runtime.record import record
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class CpuStatistics:
     """Nanoseconds of CPU time since the start; quota periods gone by, those throttled, and for how long."""
 
@@ -27,7 +28,7 @@ class CpuStatistics:
     burst_ns: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Level:
     """One pool: bytes in it now, at most until now, its limit (None: unlimited), and how often the limit was met."""
 
@@ -37,7 +38,7 @@ class Level:
     failures: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class MemoryStatistics:
     """Memory by what it is. `swap` is v2's, of swap alone; `with_swap` is v1's, of memory and swap together.
 
@@ -64,7 +65,7 @@ class MemoryStatistics:
         return None if now is None else max(0, now - (self.inactive_file_bytes or 0))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class PidsStatistics:
     """Tasks now, at most until now, the limit (None: unlimited), and how often a fork was refused."""
 
@@ -74,7 +75,7 @@ class PidsStatistics:
     failures: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class DeviceIo:
     """Bytes and operations of one disk since the start. v1 sees reads and direct writes only."""
 
@@ -87,7 +88,7 @@ class DeviceIo:
     discards: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Pressure:
     """Microseconds in which some, or all, of the group's tasks waited for a resource (PSI; v2 only)."""
 
@@ -95,7 +96,7 @@ class Pressure:
     full_us: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Statistics:
     """Everything about one group. `huge_pages` is by page size, `pressure` by resource: cpu, memory, io."""
 

@@ -189,4 +189,4 @@ def test_what_is_no_rule_is_refused_by_its_place(rules: Sequence[DeviceRule], fi
 def test_a_program_has_a_name_of_its_own_that_the_kernel_takes() -> None:
     names = {program_name(compile_rules(rules)) for rules in (USUAL, (), (DeviceRule(allow=True),))}
     assert len(names) == 3
-    assert all(len(name) == 15 and name.replace("_", "").isalnum() for name in names)
+    assert all(len(name) < 16 and name.replace("_", "").isalnum() for name in names)
