@@ -14,20 +14,48 @@ import click
 
 from runtime.errors import TareError, UsageError
 
-# name -> module holding a click command of that name (dashes become underscores)
+# name -> module holding a click command of that name (dashes become underscores, Python's own words end with one)
 COMMANDS = {
+    "attach": "runtime.commands.containers",
     "bench": "harness.cli",
     "build": "runtime.cli",
     "clean": "runtime.cli",
     "commit": "runtime.commands.files",
     "cp": "runtime.commands.files",
+    "create": "runtime.commands.containers",
     "diff": "runtime.commands.files",
     "doctor": "harness.cli",
+    "events": "runtime.commands.showing",
+    "exec": "runtime.commands.containers",
+    "history": "runtime.commands.images",
     "images": "runtime.cli",
+    "import": "runtime.commands.images",
+    "inspect": "runtime.commands.showing",
+    "kill": "runtime.commands.containers",
+    "load": "runtime.commands.images",
+    "logs": "runtime.commands.showing",
     "network": "runtime.commands.networks",
     "oci": "runtime.commands.oci",
+    "pause": "runtime.commands.containers",
+    "port": "runtime.commands.showing",
+    "ps": "runtime.commands.showing",
+    "pull": "runtime.commands.images",
+    "push": "runtime.commands.images",
+    "rename": "runtime.commands.containers",
     "report": "reports.cli",
+    "restart": "runtime.commands.containers",
+    "rm": "runtime.commands.containers",
+    "rmi": "runtime.commands.images",
+    "run": "runtime.commands.containers",
+    "save": "runtime.commands.images",
+    "start": "runtime.commands.containers",
+    "stats": "runtime.commands.showing",
+    "stop": "runtime.commands.containers",
+    "tag": "runtime.commands.images",
+    "top": "runtime.commands.showing",
+    "unpause": "runtime.commands.containers",
     "volume": "runtime.commands.volumes",
+    "wait": "runtime.commands.containers",
 }
 
 
@@ -38,7 +66,8 @@ class _Lazy(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command = getattr(importlib.import_module(COMMANDS[cmd_name]), cmd_name.replace("-", "_"))
+        module, name = importlib.import_module(COMMANDS[cmd_name]), cmd_name.replace("-", "_")
+        command = getattr(module, name, None) or getattr(module, f"{name}_")  # `import_`: a word of Python's own
         assert isinstance(command, click.Command)
         return command
 
