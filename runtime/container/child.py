@@ -12,11 +12,12 @@ import socket
 from collections.abc import Sequence
 from contextlib import suppress
 
-from runtime.container.steps import Context, Step, Talking
-from runtime.linux.syscalls import CLOSE_RANGE_CLOEXEC, close_range
+from runtime.container.stepping import Context, Step, Talking
+from runtime.linux.syscalls import close_range
 
 FIRST_SPARE = 16
 """Descriptors below this are free for the instance: the launcher keeps all of its own at or above it."""
+MAX_TREES = 253  # the kernel's SCM_MAX_FD
 
 
 def run(
@@ -25,19 +26,22 @@ def run(
     """Duplicate each (source, target) of `streams`, execute `steps`; the last one replaces this program.
 
     `target` is the pidfd that a step may join, or -1. With `waits` a first message of the parent is waited
-    for. Before the last step, a message `root` on `report`, a close-on-exec socket, carries a descriptor of
-    the root directory. What fails is told there as a marshalled (index of the step, errno, text). An end
-    of file without such words means that the program runs; a plan without one ends with 0.
+    for, which may bring mounts. Before the last step, a message `root` on `report`, a close-on-exec socket,
+    carries a descriptor of the root directory. What fails is told there as a marshalled (index of the step,
+    errno, text). An end of file without such words means that the program runs; a plan without one ends with 0.
     """
-    index = -1
+    index, context = -1, Context(report)
     try:
         os.setsid()
         if streams:
             report, target = _arrange(streams, report, target)
-        close_range(max((2, *(number for _, number in streams))) + 1, 0xFFFFFFFF, CLOSE_RANGE_CLOEXEC)
-        if waits and not report.recv(16):
-            os._exit(127)
-        context = Context(report, target)
+        context.report, context.target = report, target
+        _close_others(max((2, *(number for _, number in streams))), {report.fileno(), target})
+        if waits:
+            message, trees, _, _ = socket.recv_fds(report, 16, MAX_TREES, socket.MSG_CMSG_CLOEXEC)
+            if not message:
+                os._exit(127)
+            context.trees = tuple(trees)
         last = len(steps) - 1
         for index, step in enumerate(steps):
             if index == last:
@@ -51,8 +55,17 @@ def run(
         words = (index, error.errno or 0, str(error))
     except BaseException as error:  # noqa: BLE001 - a copy of the launcher must end here, whatever happens
         words = (index, 0, repr(error))
-    report.send(marshal.dumps(words), socket.MSG_NOSIGNAL)
+    _tell(words, context)
     os._exit(127)
+
+
+def _tell(words: tuple[int, int, str], context: Context) -> None:
+    """Say what failed to the parent, or, when it has gone since the child was held, to whoever starts it."""
+    try:
+        context.report.send(marshal.dumps(words), socket.MSG_NOSIGNAL)
+    except OSError:
+        if context.hold >= 0:
+            os.write(context.hold, marshal.dumps(words))
 
 
 def _arrange(streams: Sequence[tuple[int, int]], report: socket.socket, target: int) -> tuple[socket.socket, int]:
@@ -69,8 +82,19 @@ def _arrange(streams: Sequence[tuple[int, int]], report: socket.socket, target: 
         os.dup2(source, number)
     for number in range(3, max(targets)):
         if number not in targets:
-            close_range(number, number, CLOSE_RANGE_CLOEXEC)
+            close_range(number, number, 0)
     return report, target
+
+
+def _close_others(last: int, kept: set[int]) -> None:
+    """Close every descriptor above `last` but those `kept`: a path must not lead through one out of the new root."""
+    first = last + 1
+    for number in sorted(kept):
+        if number >= first:
+            if number > first:
+                close_range(first, number - 1, 0)
+            first = number + 1
+    close_range(first, 0xFFFFFFFF, 0)
 
 
 def _show_root(report: socket.socket) -> None:

@@ -20,9 +20,9 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from runtime.container.becoming import Execute, Find
 from runtime.container.launcher import MESSAGE_BYTES
 from runtime.container.plan import Plan
-from runtime.container.steps import Execute
 from runtime.errors import TareError
 from runtime.linux.pidfd import Pidfd
 
@@ -252,7 +252,7 @@ def _explained(plan: Plan, index: int, number: int, text: str) -> TareError:
     if index < 0:
         return TareError("launch", text)
     step = plan.steps[index]
-    if isinstance(step, Execute):
+    if isinstance(step, Execute | Find):
         name = os.fsdecode(step.argv[0])
         error = TareError(f"command {name!r}", os.strerror(number), "give a program that the image holds")
         error.exit_code = 127 if number in (errno.ENOENT, errno.ENOTDIR) else 126

@@ -9,7 +9,8 @@ import dataclasses
 from collections.abc import Iterator
 
 from runtime.container.plan import Part, Plan
-from runtime.container.steps import Interface, LoopbackUp, Step
+from runtime.container.stepping import Step
+from runtime.container.steps import Interface, LoopbackUp
 from runtime.network.attachment import Attachment
 
 

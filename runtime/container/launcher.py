@@ -22,7 +22,8 @@ from typing import Any, Final
 
 from runtime.container import child
 from runtime.container.spawning import Flat, Spawned, spawn
-from runtime.container.steps import Row, Step, from_row
+from runtime.container.stepping import Step
+from runtime.container.steps import Row, from_row
 
 MESSAGE_BYTES: Final = 1 << 20
 MAX_DESCRIPTORS: Final = 16
@@ -77,7 +78,7 @@ class Launcher:
         *fields, parts = words
         try:
             steps = tuple(step for part in parts for step in self._decode(part))
-            spawned = spawn(Flat(*fields, steps), descriptors)
+            spawned = spawn(Flat(steps, *fields), descriptors)
         except OSError as error:
             self._tell(token, "failed", -1, error.errno, str(error))
             return

@@ -10,10 +10,11 @@ import os
 import signal
 import socket
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from runtime.cgroups.detect import open_cgroup
 from runtime.channel import Channel
@@ -41,9 +42,10 @@ AGENT_STREAMS = (*CONSOLE_STREAMS, (1, AGENT_FD))
 
 @dataclass(frozen=True, slots=True)
 class PreparedImage(Prepared):
-    """The image's layers, topmost last, and the program to execute, the image's configuration applied."""
+    """The image's layers, topmost last, its configuration, and the program to execute, that configuration applied."""
 
     layers: tuple[Path, ...]
+    config: Mapping[str, Any]
     program: Program
     streams: tuple[tuple[int, int], ...]
 
@@ -69,6 +71,7 @@ class LauncherDriver(Driver):
         return PreparedImage(
             spec=spec,
             layers=tuple(layer.directory for layer in image.layers),
+            config=image.config,
             program=Program(argv, (*env, *spec.env), config.get("WorkingDir") or "/"),
             streams=CONSOLE_STREAMS if spec.argv else AGENT_STREAMS,
         )

@@ -1,46 +1,60 @@
-"""From what an instance should be to the list of steps that makes it: pure, printable, the same without root.
+"""From a configuration and a place to the list of steps that makes a container: pure, printable, the same without root.
 
-What Docker's default container has, this one has: its mounts, devices, masked paths and capabilities
-(https://github.com/moby/moby, `oci/defaults.go`, and docs.docker.com are what the lists follow).
+What all launches of one configuration share is made once, as a `Template`; how files and the process come to be is
+in `rootplan` and `processplan`.
 """
 
 from __future__ import annotations
 
-import marshal
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-from runtime.container.config import Config, Process
-from runtime.container.spawning import Flat
-from runtime.container.steps import (
-    CharacterDevice,
-    Confine,
-    DieWithParent,
-    Directory,
-    Execute,
-    Hostname,
+from runtime.container import mountwords, processplan
+from runtime.container.becoming import BecomeRoot, DieWithParent, Find, ResourceLimit, Undumpable
+from runtime.container.config import Config, Hook, IdMapping, Process
+from runtime.container.mounting import (
+    AttachRoot,
+    Enter,
     LeaveHost,
-    Link,
-    LoopbackUp,
     Mount,
-    NewFile,
     PivotRoot,
-    ReadOnly,
-    Step,
-    Unshare,
-    Write,
-    to_row,
+    PrivateParent,
+    ReadOnlyRoot,
 )
+from runtime.container.outside import Outside, OverlayTree, Tree
+from runtime.container.planned import Bind as Bind  # noqa: PLC0414 - who plans wants them from here
+from runtime.container.planned import HostFacts as HostFacts  # noqa: PLC0414
+from runtime.container.planned import Part as Part  # noqa: PLC0414
+from runtime.container.planned import Place as Place  # noqa: PLC0414
+from runtime.container.planned import Plan as Plan  # noqa: PLC0414
+from runtime.container.planned import Program as Program  # noqa: PLC0414
+from runtime.container.planned import Rootfs as Rootfs  # noqa: PLC0414
+from runtime.container.processplan import Confinement
+from runtime.container.rootplan import RootPlan, map_lines
+from runtime.container.stepping import Step
+from runtime.container.steps import (
+    DomainName,
+    Hold,
+    Hostname,
+    JoinNamespaces,
+    LoopbackUp,
+    OpenHold,
+    RunHook,
+    Unshare,
+    WaitForParent,
+    Write,
+)
+from runtime.errors import TareError, UsageError
 from runtime.linux.syscalls import (
     CLONE_NEWCGROUP,
     CLONE_NEWIPC,
     CLONE_NEWNET,
     CLONE_NEWNS,
     CLONE_NEWPID,
+    CLONE_NEWTIME,
+    CLONE_NEWUSER,
     CLONE_NEWUTS,
     MS_BIND,
     MS_NODEV,
@@ -48,266 +62,231 @@ from runtime.linux.syscalls import (
     MS_NOSUID,
     MS_RDONLY,
     MS_REC,
-    MS_RELATIME,
     MS_REMOUNT,
+    MS_SHARED,
     MS_SLAVE,
-    MS_STRICTATIME,
-    capability_mask,
 )
 
-CAPABILITIES = {
-    # linux/capability.h: Docker's default set
-    "CAP_CHOWN": 0,
-    "CAP_DAC_OVERRIDE": 1,
-    "CAP_FOWNER": 3,
-    "CAP_FSETID": 4,
-    "CAP_KILL": 5,
-    "CAP_SETGID": 6,
-    "CAP_SETUID": 7,
-    "CAP_SETPCAP": 8,
-    "CAP_NET_BIND_SERVICE": 10,
-    "CAP_NET_RAW": 13,
-    "CAP_SYS_CHROOT": 18,
-    "CAP_MKNOD": 27,
-    "CAP_AUDIT_WRITE": 29,
-    "CAP_SETFCAP": 31,
+FLAGS = {
+    "mount": CLONE_NEWNS,
+    "uts": CLONE_NEWUTS,
+    "ipc": CLONE_NEWIPC,
+    "pid": CLONE_NEWPID,
+    "network": CLONE_NEWNET,
+    "user": CLONE_NEWUSER,
+    "cgroup": CLONE_NEWCGROUP,
+    "time": CLONE_NEWTIME,
 }
-MASKED = (
-    "/proc/acpi",
-    "/proc/asound",
-    "/proc/kcore",
-    "/proc/keys",
-    "/proc/latency_stats",
-    "/proc/sched_debug",
-    "/proc/scsi",
-    "/proc/timer_list",
-    "/proc/timer_stats",
-    "/sys/devices/virtual/powercap",
-    "/sys/firmware",
-)
-READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
-DEVICES = (("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0))
-DEVICE_LINKS = (
-    ("/proc/self/fd", "fd"),
-    ("/proc/self/fd/0", "stdin"),
-    ("/proc/self/fd/1", "stdout"),
-    ("/proc/self/fd/2", "stderr"),
-    ("/proc/kcore", "core"),
-    ("pts/ptmx", "ptmx"),
-)
-PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-DEFAULT_ENV = {"PATH": PATH, "HOME": "/root"}
-SHM_BYTES = 64 << 20
-NAMESPACES = CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWPID
+"""What clone(2) calls the types of namespaces."""
+_FILES = {"mount": "mnt", "network": "net"}
+# The one begins where its creator is, the other has offsets that are written before anybody is in it.
+_LATE = CLONE_NEWCGROUP | CLONE_NEWTIME
+_BIND_READ_ONLY = MS_BIND | MS_REMOUNT | MS_RDONLY
 
 
-class Part:
-    """Steps that many plans share. They travel as the same bytes each time, which the launcher decodes once."""
+class Namespaces(NamedTuple):
+    """Which namespaces are made by clone3, which later by the child, which are entered before, and the user's."""
 
-    def __init__(self, steps: Iterable[Step]) -> None:
-        self.steps = tuple(steps)
-
-    @cached_property
-    def encoded(self) -> bytes:
-        """The steps' rows."""
-        return marshal.dumps(tuple(to_row(step) for step in self.steps))
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """One launch: the namespaces of clone3, the v2 cgroup to be born in, the steps, and the descriptors.
-
-    `parts` are the steps, single ones and shared runs of them. `streams` says which descriptor sent
-    along (by its position) becomes which one of the program.
-    """
-
-    namespaces: int
-    parts: tuple[Step | Part, ...]
-    streams: tuple[tuple[int, int], ...] = ()
-    cgroup: str | None = None
-    enter: tuple[tuple[str, int], ...] = ()
-    maps: tuple[bytes, bytes] | None = None
-    target: int = 0
-    links: tuple[bytes, ...] = ()
-
-    @property
-    def steps(self) -> tuple[Step, ...]:
-        """Every step, in order."""
-        return tuple(step for part in self.parts for step in (part.steps if isinstance(part, Part) else (part,)))
-
-    def describe(self) -> str:
-        """The plan, a line a step."""
-        head = f"clone3 {self.namespaces:#x}" + (f" into {self.cgroup}" if self.cgroup else "")
-        return "\n".join([head, *(step.describe() for step in self.steps)])
-
-    def encode(self, token: int) -> bytes:
-        """One message for the launcher, answered under `token`."""
-        parts = tuple(part.encoded if isinstance(part, Part) else (to_row(part),) for part in self.parts)
-        return marshal.dumps((token, *self._head(), parts))
-
-    def flat(self) -> Flat:
-        """The plan for `spawning.spawn`, which carries it out."""
-        return Flat(*self._head(), self.steps)
-
-    def _head(self) -> tuple[Any, ...]:
-        return self.namespaces, self.cgroup, self.streams, self.enter, self.maps, self.target, self.links
-
-
-@dataclass(frozen=True, slots=True)
-class Program:
-    """What to execute: `env` over Docker's defaults; a name without a slash is looked for along its PATH."""
-
-    argv: tuple[str, ...]
-    env: tuple[tuple[str, str], ...] = ()
-    directory: str = "/"
-
-    def step(self) -> Execute:
-        """The last step."""
-        env = DEFAULT_ENV | dict(self.env)
-        name = self.argv[0]
-        paths = (name,) if "/" in name else tuple(f"{part or '.'}/{name}" for part in env["PATH"].split(":"))
-        return Execute(
-            paths=tuple(os.fsencode(path) for path in paths),
-            argv=tuple(os.fsencode(word) for word in self.argv),
-            env=tuple((os.fsencode(key), os.fsencode(value)) for key, value in env.items()),
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Rootfs:
-    """An image's layers, topmost last, and the instance's own directory with `upper` and `work` in it."""
-
-    layers: tuple[Path, ...]
-    instance: Path
-
-    @property
-    def root(self) -> bytes:
-        """Where the root file system is mounted before it becomes the root."""
-        return os.fsencode(self.instance / "upper")
-
-    def overlay(self, flags: int = 0) -> Mount:
-        """The layers under one writable one, mounted over that one's own directory: one less to make and remove."""
-        lower = ":".join(_escaped(layer) for layer in reversed(self.layers))
-        upper, work = _escaped(self.instance / "upper"), _escaped(self.instance / "work")
-        data = f"lowerdir={lower},upperdir={upper},workdir={work}"
-        return Mount(b"overlay", self.root, b"overlay", flags, os.fsencode(data))
-
-
-@dataclass(frozen=True, slots=True)
-class Bind:
-    """A host path put at `target`. `file` says what to make where the image lacks it."""
-
-    source: Path
-    target: str
-    read_only: bool = False
-    file: bool = False
-
-    def steps(self) -> Iterator[Step]:
-        """After `PivotRoot`: the source is relative, so that it is looked up on the host."""
-        target = os.fsencode(self.target)
-        yield Mount(os.fsencode(self.source)[1:], target, None, MS_BIND | MS_REC, file=self.file)
-        if self.read_only:
-            yield Mount(None, target, None, MS_BIND | MS_REMOUNT | MS_RDONLY)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HostFacts:
-    """What the plan must know of the host, gathered once: which of its paths exist, which capabilities it has."""
-
-    masked_files: tuple[str, ...]
-    masked_directories: tuple[str, ...]
-    read_only: tuple[str, ...]
-    last_capability: int
+    cloned: int
+    late: int
+    entered: tuple[tuple[str, int], ...]
+    user: str
 
     @classmethod
-    def gather(cls, root: Path = Path("/")) -> HostFacts:
-        """Look at the /proc and /sys below `root`."""
+    def of(cls, config: Config) -> Namespaces:
+        """Those that `config` asks for. Raises UsageError."""
+        cloned, late, entered, user = 0, 0, [], ""
+        for index, namespace in enumerate(config.linux.namespaces):
+            flag, where = FLAGS.get(namespace.type, 0), f"linux.namespaces[{index}]"
+            if not flag:
+                raise UsageError(f"{where}.type", f"{namespace.type!r} is not known", f"one of {', '.join(FLAGS)}")
+            if namespace.path is None:
+                cloned, late = cloned | flag & ~_LATE, late | flag & _LATE
+            elif flag == CLONE_NEWNS:
+                raise UsageError(f"{where}.path", "a mount namespace cannot be joined", "leave the path out")
+            elif flag == CLONE_NEWUSER:
+                user = namespace.path
+            else:
+                entered.append((namespace.path, flag))
+        if not cloned & CLONE_NEWNS:
+            raise UsageError("linux.namespaces", "a container needs a mount namespace", "add one of type mount")
+        return cls(cloned, late, tuple(entered), user)
 
-        def real(path: str) -> Path:
-            return root / path.lstrip("/")
 
-        return cls(
-            masked_files=tuple(path for path in MASKED if real(path).exists() and not real(path).is_dir()),
-            masked_directories=tuple(path for path in MASKED if real(path).is_dir()),
-            read_only=tuple(path for path in READ_ONLY if real(path).exists()),
-            last_capability=int(real("/proc/sys/kernel/cap_last_cap").read_text()),
+class Template:
+    """All launches of one configuration: what does not depend on the place is made once.
+
+    `seccomp` is the compiled program of `config.linux.seccomp`; relative paths are relative to `bundle`; `state` is
+    what hooks in the container get on their standard input. Raises UsageError naming the field that this runtime
+    cannot do.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        facts: HostFacts,
+        *,
+        seccomp: bytes | None,
+        seccomp_flags: int = 0,
+        bundle: Path = Path("/"),
+        state: bytes = b"",
+    ) -> None:
+        if config.process is None:
+            raise UsageError("process", "missing", "say what to run")
+        processplan.check(config.process)
+        self._config = config
+        self._known = facts.known()
+        self._process = config.process
+        self._facts = facts
+        self._filter = (seccomp, seccomp_flags)
+        self._bundle = str(bundle)
+        self._state = state
+        self._namespaces = Namespaces.of(config)
+        self._in_user = config.linux.has("user")
+        self._begin = Part(self._beginning())
+        self._execute = processplan.execute(config.process)
+        self._interiors: dict[tuple[tuple[str, str], ...], tuple[Part, tuple[Tree, ...]]] = {}
+        self._ends: dict[tuple[bool, bool, bool], Part] = {}
+
+    def at(self, place: Place, *, hostname: str | None = None, streams: Sequence[tuple[int, int]] = ()) -> Plan:
+        """One launch. `hostname` stands for the configuration's where each has its own."""
+        interior, trees = self._interior(place.cgroup_mounts)
+        linux = self._config.linux
+        parts: list[Step | Part] = [Write(os.fsencode(path), b"0") for path in place.join_files]
+        if place.hold is not None:
+            parts.append(OpenHold(os.fsencode(place.hold)))
+        parts += [self._begin, *self._root(place, len(trees))]
+        if place.files:
+            parts += self._files(place)
+        parts.append(interior)
+        name = hostname or self._config.hostname
+        if name is not None and linux.has("uts"):
+            parts.append(Hostname(os.fsencode(name)))
+        if place.interface is not None:
+            parts.append(place.interface)
+        elif self._namespaces.cloned & CLONE_NEWNET:
+            parts.append(LoopbackUp())
+        parts.append(self._end(place))
+        if place.die_with_launcher:
+            parts.append(DieWithParent())
+        if place.hold is not None:
+            parts.append(Hold())
+        parts += self._hooks("startContainer", self._config.hooks.start_container)
+        parts.append(self._execute)
+        return Plan(
+            namespaces=self._namespaces.cloned,
+            parts=tuple(parts),
+            streams=tuple(streams),
+            cgroup=None if place.cgroup is None else str(place.cgroup),
+            enter=self._namespaces.entered,
+            outside=self._outside(place, trees),
+            links=place.links,
+            user=self._namespaces.user,
         )
 
+    def _beginning(self) -> Iterator[Step]:
+        process, namespaces = self._process, self._namespaces
+        if process.oom_score_adj is not None and not self._in_user:
+            yield Write(b"/proc/self/oom_score_adj", b"%d" % process.oom_score_adj)
+        if namespaces.late:
+            yield Unshare(namespaces.late)
+        offsets = self._config.linux.time_offsets
+        if namespaces.late & CLONE_NEWTIME and offsets:
+            lines = (f"{clock} {offset.secs} {offset.nanosecs}\n" for clock, offset in offsets.items())
+            yield Write(b"/proc/self/timens_offsets", "".join(lines).encode())
+        if not self._propagation() & MS_SHARED:
+            # A slave sees what the host mounts later and tells it nothing; private would pin what the host unmounts.
+            yield Mount(None, b"/", None, MS_REC | MS_SLAVE)
 
-def image_plan(
-    rootfs: Rootfs,
-    program: Program,
-    facts: HostFacts,
-    *,
-    hostname: str,
-    join_files: Sequence[Path] = (),
-    cgroup: Path | None = None,
-    cgroup_mounts: Sequence[tuple[str, str]] = (),
-    binds: Sequence[Bind] = (),
-    tmpfs: Sequence[str] = (),
-    files: Sequence[tuple[str, str]] = (),
-    own_network: bool = True,
-    devices_guarded: bool = True,
-    seccomp: bytes | None = None,
-    die_with_launcher: bool = True,
-    streams: Sequence[tuple[int, int]] = (),
-) -> Plan:
-    """The launch of a container.
+    def _propagation(self) -> int:
+        return mountwords.PROPAGATION.get(self._config.linux.rootfs_propagation or "", 0)
 
-    It enters its cgroup first: by the v1 `join_files` or born in the v2 `cgroup`. `cgroup_mounts` are
-    (v1 controllers, directory name) to show under /sys/fs/cgroup, one empty pair for v2. `files` are
-    put over the image's: path and content. Where no cgroup guards the devices (`devices_guarded`),
-    none can be made and those in the image cannot be opened.
-    """
-    parts: list[Step | Part] = [
-        *(Write(os.fsencode(path), b"0") for path in join_files),
-        # A slave sees what the host mounts later and tells it nothing; private would pin what the host unmounts.
-        _ISOLATE,
-        rootfs.overlay(0 if devices_guarded else MS_NODEV),
-        PivotRoot(rootfs.root),
-        *_files(files),
-        _interior(tuple(cgroup_mounts), facts),
-        *(step for bind in binds for step in bind.steps()),
-        *(_tmpfs(target, MS_NOSUID | MS_NODEV) for target in tmpfs),
-        Hostname(hostname.encode()),
-    ]
-    if own_network:
-        parts.append(LoopbackUp())
-    parts += [LeaveHost(os.fsencode(program.directory)), _confinement(facts, seccomp, devices_guarded)]
-    if die_with_launcher:
-        parts.append(DieWithParent())
-    return Plan(
-        namespaces=NAMESPACES | (CLONE_NEWNET if own_network else 0),
-        parts=(*parts, program.step()),
-        streams=tuple(streams),
-        cgroup=None if cgroup is None else str(cgroup),
-    )
+    def _root(self, place: Place, trees: int) -> Iterator[Step]:
+        """The future root, mounted on the host's tree and then exchanged for it."""
+        flags = 0 if place.devices_guarded else MS_NODEV
+        if place.rootfs is not None:
+            root = place.rootfs.root
+        else:
+            root = os.fsencode(os.path.normpath(os.path.join(self._bundle, self._config.root.path)))  # noqa: PTH118
+        if self._propagation() & MS_SHARED:
+            yield PrivateParent(root)
+        if place.rootfs is None:
+            yield Mount(root, root, None, MS_BIND | MS_REC)
+            if flags:
+                yield Mount(None, root, None, MS_BIND | MS_REMOUNT | flags)
+        elif self._in_user:
+            yield AttachRoot(trees, root)
+        else:
+            yield place.rootfs.overlay(flags)
+        if place.waits:
+            yield WaitForParent()
+        yield PivotRoot(root)
+        if self._in_user:
+            yield BecomeRoot()
 
+    def _files(self, place: Place) -> Iterator[Step]:
+        return self._root_plan(place.cgroup_mounts).files(place.files)
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
-    """Where a container is put on this host.
+    def _root_plan(self, cgroup_mounts: tuple[tuple[str, str], ...]) -> RootPlan:
+        return RootPlan(config=self._config, bundle=self._bundle, known=self._known, cgroup_mounts=cgroup_mounts)
 
-    With `rootfs` an overlay is mounted; without, `config.root.path`, relative to `bundle`, is ready. It enters
-    its cgroup by the v1 `join_files` or is born in the v2 `cgroup`; `cgroup_mounts` are what a mount of type
-    cgroup shows: (v1 controllers, directory name), one empty pair for v2. Where no cgroup guards the devices,
-    none can be made and those in the image cannot be opened. `files` are put over the image's: path and content.
+    def _interior(self, cgroup_mounts: tuple[tuple[str, str], ...]) -> tuple[Part, tuple[Tree, ...]]:
+        found = self._interiors.get(cgroup_mounts)
+        if found is None:
+            plan = self._root_plan(cgroup_mounts)
+            steps = [*plan.steps(), *self._hooks("createContainer", self._config.hooks.create_container)]
+            if self._config.domainname is not None:
+                steps.append(DomainName(os.fsencode(self._config.domainname)))
+            found = self._interiors[cgroup_mounts] = Part(steps), tuple(plan.trees)
+        return found
 
-    With `waits` the child stops before its root is pivoted and says `hooks` to its parent, which may then find
-    its namespaces by its pid (hooks of the runtime, a network). `hold` is a FIFO at which it stops just before
-    execve until somebody writes to it; it says `start` then.
-    """
+    def _end(self, place: Place) -> Part:
+        key = place.devices_guarded, place.keyring, place.hold is not None
+        if key not in self._ends:
+            self._ends[key] = Part(self._ending(*key))
+        return self._ends[key]
 
-    rootfs: Rootfs | None = None
-    bundle: Path = Path("/")
-    join_files: tuple[Path, ...] = ()
-    cgroup: Path | None = None
-    cgroup_mounts: tuple[tuple[str, str], ...] = ()
-    devices_guarded: bool = True
-    files: tuple[tuple[str, str], ...] = ()
-    waits: bool = False
-    hold: Path | None = None
-    die_with_launcher: bool = False
+    def _ending(self, devices_guarded: bool, keyring: bool, held: bool) -> Iterator[Step]:
+        config, process = self._config, self._process
+        yield from processplan.terminal(process, console=True)
+        if config.root.readonly:
+            yield ReadOnlyRoot()
+        if self._propagation():
+            yield Mount(None, b"/", None, self._propagation())
+        yield LeaveHost(os.fsencode(process.cwd))
+        yield from processplan.before(
+            process, set_limits=not self._in_user, keyring=keyring, persona=config.linux.personality
+        )
+        if held:
+            yield Find(self._execute.paths, self._execute.argv)
+        yield processplan.confine(process, _confinement(self._filter, devices_guarded, self._facts))
+
+    def _hooks(self, point: str, hooks: Sequence[Hook]) -> Iterator[Step]:
+        root = self._config.root.path if point == "createContainer" else ""
+        for number, hook in enumerate(hooks):
+            place = os.path.normpath(os.path.join(self._bundle, root)) if root else ""  # noqa: PTH118
+            argv = (hook.path, *hook.args)
+            yield RunHook(point, number, argv, hook.env, hook.timeout or 0, self._state, os.fsencode(place))
+
+    def _outside(self, place: Place, trees: tuple[Tree, ...]) -> Outside | None:
+        """What the parent does: everything that the root of a user namespace may not, and mounts for it."""
+        linux = self._config.linux
+        if not self._in_user:
+            return Outside(trees=trees) if trees else None
+        joins = bool(self._namespaces.user)
+        overlay = None
+        if place.rootfs is not None:
+            uid, gid = (_outer_root(items) for items in (linux.uid_mappings, linux.gid_mappings))
+            flags = 0 if place.devices_guarded else MS_NODEV
+            overlay = OverlayTree(place.rootfs.names, os.fsencode(place.rootfs.instance), flags, uid, gid)
+        return Outside(
+            uid_map=b"" if joins else map_lines(linux.uid_mappings),
+            gid_map=b"" if joins else map_lines(linux.gid_mappings),
+            limits=processplan.limits(self._process),
+            oom_score_adj=self._process.oom_score_adj,
+            trees=trees,
+            overlay=overlay,
+        )
 
 
 def container_plan(
@@ -316,15 +295,13 @@ def container_plan(
     facts: HostFacts,
     *,
     seccomp: bytes | None,
+    seccomp_flags: int = 0,
     streams: Sequence[tuple[int, int]] = (),
     state: bytes = b"",
 ) -> Plan:
-    """The launch of the container that `config` describes, at `place`.
-
-    `seccomp` is the compiled program of `config.linux.seccomp`; `state` what hooks in the container get on their
-    standard input. Raises UsageError naming the field that this host or runtime cannot do.
-    """
-    raise NotImplementedError
+    """The launch of the container that `config` describes, at `place`. See `Template`, which makes more than one."""
+    template = Template(config, facts, seccomp=seccomp, seccomp_flags=seccomp_flags, bundle=place.bundle, state=state)
+    return template.at(place, streams=streams)
 
 
 def exec_plan(
@@ -335,10 +312,70 @@ def exec_plan(
     facts: HostFacts,
     *,
     seccomp: bytes | None,
+    seccomp_flags: int = 0,
     streams: Sequence[tuple[int, int]] = (),
 ) -> Plan:
-    """The launch of a further `process` in the container whose init is `pid`: its namespaces, cgroup, confinement."""
-    raise NotImplementedError
+    """The launch of a further `process` in the container whose init is `pid`: its namespaces, cgroup, confinement.
+
+    Raises TareError when the container does not run.
+    """
+    processplan.check(process)
+    flags = _foreign_namespaces(pid)
+    program = processplan.execute(process)
+    parts: list[Step | Part] = [Write(os.fsencode(path), b"0") for path in place.join_files]
+    if process.oom_score_adj is not None:
+        parts.append(Write(b"/proc/self/oom_score_adj", b"%d" % process.oom_score_adj))
+    parts += (ResourceLimit(*limit) for limit in processplan.limits(process))
+    parts += [Undumpable(), JoinNamespaces(flags & ~CLONE_NEWPID)]
+    if flags & CLONE_NEWUSER:
+        parts.append(BecomeRoot(dumpable=False))
+    parts += processplan.terminal(process, console=False)
+    parts.append(Enter(os.fsencode(process.cwd)))
+    parts += processplan.before(process, set_limits=False, keyring=place.keyring, persona=config.linux.personality)
+    parts.append(processplan.confine(process, _confinement((seccomp, seccomp_flags), place.devices_guarded, facts)))
+    if place.die_with_launcher:
+        parts.append(DieWithParent())
+    return Plan(
+        namespaces=0,
+        parts=(*parts, program),
+        streams=tuple(streams),
+        cgroup=None if place.cgroup is None else str(place.cgroup),
+        enter=((f"/proc/{pid}/ns/pid", CLONE_NEWPID),) if flags & CLONE_NEWPID else (),
+        target=pid,
+    )
+
+
+def _confinement(filtered: tuple[bytes | None, int], devices_guarded: bool, facts: HostFacts) -> Confinement:
+    return Confinement(
+        seccomp=filtered[0],
+        seccomp_flags=filtered[1],
+        devices_guarded=devices_guarded,
+        last_capability=facts.last_capability,
+    )
+
+
+def _foreign_namespaces(pid: int) -> int:
+    """The flags of those namespaces of `pid` that are not the caller's: the kernel refuses to enter one's own."""
+    found = 0
+    for kind, flag in FLAGS.items():
+        name = _FILES.get(kind, kind)
+        try:
+            theirs = os.readlink(f"/proc/{pid}/ns/{name}")  # noqa: PTH115
+        except FileNotFoundError:
+            if os.path.exists(f"/proc/self/ns/{name}"):  # noqa: PTH110
+                raise TareError(f"exec in process {pid}", "it does not run any more", "start the container") from None
+            continue
+        if theirs != os.readlink(f"/proc/self/ns/{name}"):  # noqa: PTH115
+            found |= flag
+    return found
+
+
+def _outer_root(mappings: Sequence[IdMapping]) -> int:
+    """Who on the host is the container's root. Raises UsageError when nobody is."""
+    for item in mappings:
+        if item.container_id <= 0 < item.container_id + item.size:
+            return item.host_id
+    raise UsageError("linux.uidMappings", "no id of the host is root inside", "map containerID 0")
 
 
 def native_plan(
@@ -369,89 +406,3 @@ def native_plan(
     if die_with_launcher:
         steps.append(DieWithParent())
     return Plan(namespaces=CLONE_NEWNS, parts=(*steps, program.step()), streams=tuple(streams))
-
-
-_ISOLATE = Part((Unshare(CLONE_NEWCGROUP), Mount(None, b"/", None, MS_REC | MS_SLAVE)))
-_BIND_READ_ONLY = MS_BIND | MS_REMOUNT | MS_RDONLY
-_QUIET = MS_NOSUID | MS_NODEV | MS_NOEXEC
-
-
-@lru_cache(maxsize=8)
-def _interior(cgroup_mounts: tuple[tuple[str, str], ...], facts: HostFacts) -> Part:
-    """What is the same in every container of this host."""
-    return Part((*_system_mounts(cgroup_mounts), *_devices(), *_masks(facts)))
-
-
-@lru_cache(maxsize=8)
-def _confinement(facts: HostFacts, seccomp: bytes | None, devices_guarded: bool) -> Part:
-    """Root with Docker's default capabilities, no way to more, and the filter."""
-    kept = set(CAPABILITIES.values()) - (set() if devices_guarded else {CAPABILITIES["CAP_MKNOD"]})
-    return Part(
-        (
-            Confine(
-                uid=0,
-                gid=0,
-                groups=(),
-                dropped=tuple(number for number in range(facts.last_capability + 1) if number not in kept),
-                kept=capability_mask(kept),
-                no_new_privileges=True,
-                seccomp=seccomp,
-            ),
-        )
-    )
-
-
-def _files(files: Sequence[tuple[str, str]]) -> Iterator[Step]:
-    """Small files bound over the image's, in a memory file system that /dev will hide."""
-    if files:
-        yield Mount(b"tmpfs", b"/dev", b"tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, b"mode=755,size=1024k")
-    for number, (path, text) in enumerate(files):
-        staged = b"/dev/%d" % number
-        yield NewFile(staged, text.encode())
-        yield Mount(staged, os.fsencode(path), None, MS_BIND, file=True)
-
-
-def _system_mounts(cgroup_mounts: Sequence[tuple[str, str]]) -> Iterator[Step]:
-    yield Mount(b"proc", b"/proc", b"proc", _QUIET)
-    yield Mount(b"sysfs", b"/sys", b"sysfs", _QUIET | MS_RDONLY)
-    if [name for _, name in cgroup_mounts] == [""]:
-        yield Mount(b"cgroup", b"/sys/fs/cgroup", b"cgroup2", _QUIET | MS_RDONLY | MS_RELATIME)
-    elif cgroup_mounts:
-        yield Mount(b"tmpfs", b"/sys/fs/cgroup", b"tmpfs", _QUIET, b"mode=755")
-        for controllers, name in cgroup_mounts:
-            target = os.fsencode(f"/sys/fs/cgroup/{name}")
-            yield Directory(target)
-            yield Mount(b"cgroup", target, b"cgroup", _QUIET | MS_RDONLY | MS_RELATIME, controllers.encode())
-        yield Mount(None, b"/sys/fs/cgroup", None, _BIND_READ_ONLY | _QUIET)
-
-
-def _devices() -> Iterator[Step]:
-    yield Mount(b"tmpfs", b"/dev", b"tmpfs", MS_NOSUID | MS_STRICTATIME, b"mode=755,size=65536k")
-    for name, major, minor in DEVICES:
-        yield CharacterDevice(os.fsencode(f"/dev/{name}"), major, minor)
-    for target, name in DEVICE_LINKS:
-        yield Link(os.fsencode(target), os.fsencode(f"/dev/{name}"))
-    for name in ("pts", "shm", "mqueue"):
-        yield Directory(os.fsencode(f"/dev/{name}"))
-    yield Mount(b"devpts", b"/dev/pts", b"devpts", MS_NOSUID | MS_NOEXEC, b"newinstance,ptmxmode=0666,mode=0620,gid=5")
-    yield _tmpfs("/dev/shm", _QUIET, f"mode=1777,size={SHM_BYTES}")  # noqa: S108
-    yield Mount(b"mqueue", b"/dev/mqueue", b"mqueue", _QUIET)
-
-
-def _masks(facts: HostFacts) -> Iterator[Step]:
-    """Hidden behind the *host's* null device, which nothing in an image can replace."""
-    for path in facts.masked_files:
-        yield Mount(b"dev/null", os.fsencode(path), None, MS_BIND)
-    for path in facts.masked_directories:
-        yield _tmpfs(path, _QUIET | MS_RDONLY, "size=0k")
-    for path in facts.read_only:
-        yield ReadOnly(os.fsencode(path))
-
-
-def _tmpfs(target: str, flags: int, data: str = "mode=1777") -> Mount:
-    return Mount(b"tmpfs", os.fsencode(target), b"tmpfs", flags, data.encode())
-
-
-def _escaped(path: Path) -> str:
-    """A path inside overlay's options, where colon and comma separate and the backslash escapes."""
-    return str(path).replace("\\", "\\\\").replace(":", "\\:").replace(",", "\\,")

@@ -5,17 +5,20 @@ The caller has one thread and becomes the child's parent: it must wait for it by
 
 from __future__ import annotations
 
+import errno
 import marshal
 import os
+import resource
 import signal
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
-from runtime.container import child
-from runtime.container.steps import Step
+from runtime.container import child, idmap
+from runtime.container.outside import Outside
+from runtime.container.stepping import Step
 from runtime.linux import syscalls
 from runtime.linux.netlink import Netlink
 from runtime.network.links import Pair
@@ -37,19 +40,21 @@ class Flat:
 
     `namespaces` are clone3's flags, `cgroup` the v2 directory to be born in, `streams` pairs of a position
     in the descriptors given to `spawn` and the program's number for it. `enter` are namespaces to be born
-    in, each as its file and flag. `maps` are the lines of uid_map and gid_map of a new user namespace.
-    `target` is a process whose namespaces a step joins. `links` are requests of `runtime.network.links.Pair`:
+    in, each as its file and flag. `outside` is the row of an `Outside`: what the child waits for its parent to do.
+    `user` is the file of a user namespace to be born in, the others being made in it. `target` is a process whose
+    namespaces a step joins. `links` are requests of `runtime.network.links.Pair`:
     a link that is born in the child's network namespace while the child goes on, and that a step waits for.
     """
 
-    namespaces: int
+    steps: tuple[Step, ...]
+    namespaces: int = 0
     cgroup: str | None = None
     streams: tuple[tuple[int, int], ...] = ()
     enter: tuple[tuple[str, int], ...] = ()
-    maps: tuple[bytes, bytes] | None = None
+    outside: tuple[Any, ...] | None = None
     target: int = 0
     links: tuple[bytes, ...] = ()
-    steps: tuple[Step, ...] = ()
+    user: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,12 +136,15 @@ def spawn(flat: Flat, descriptors: Sequence[int] = ()) -> Spawned:
         if flat.target:
             held.append(target := os.pidfd_open(flat.target))
         with entered(flat.enter):
-            pid, pidfd = syscalls.clone3(flat.namespaces, signal.SIGCHLD, into)
+            if flat.user:
+                pid, pidfd = _clone_below(flat, into)
+            else:
+                pid, pidfd = syscalls.clone3(flat.namespaces, signal.SIGCHLD, into)
             if pid == 0:
                 streams = [(descriptors[at], number) for at, number in flat.streams]
-                child.run(flat.steps, streams, told, target, flat.maps is not None)
+                child.run(flat.steps, streams, told, target, flat.outside is not None)
         spawned = Spawned(pid, pidfd, reports)
-        if flat.maps is not None or flat.links:
+        if flat.outside is not None or flat.links:
             _settle(spawned, flat)
     except OSError:
         reports.close()
@@ -146,6 +154,41 @@ def spawn(flat: Flat, descriptors: Sequence[int] = ()) -> Spawned:
         for descriptor in held:
             os.close(descriptor)
     return spawned
+
+
+def _clone_below(flat: Flat, into: int | None) -> tuple[int, int]:
+    """As clone3, in the user namespace `flat.user`: by a child that enters it and clones another child of ours.
+
+    There is no way back out of a user namespace, so the caller cannot go there itself.
+    """
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        user = os.open(flat.user, os.O_RDONLY | os.O_CLOEXEC)
+        pid, pidfd = syscalls.clone3(0, signal.SIGCHLD)
+        if pid == 0:
+            words: tuple[int, str] = (0, "")
+            try:
+                syscalls.setns(user, syscalls.CLONE_NEWUSER)
+                # CLONE_PARENT: it ends as its parent's other children do, and with their signal.
+                pid, pidfd = syscalls.clone3(flat.namespaces | syscalls.CLONE_PARENT, 0, into)
+                if pid == 0:
+                    return 0, -1
+                socket.send_fds(theirs, [b"%d" % pid], [pidfd])
+                os._exit(0)
+            except OSError as error:
+                words = (error.errno or 0, str(error))
+            theirs.send(marshal.dumps(words))
+            os._exit(1)
+        os.close(user)
+        theirs.close()
+        try:
+            message, descriptors, _, _ = socket.recv_fds(ours, 4096, 1, socket.MSG_CMSG_CLOEXEC)
+        finally:
+            os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
+            os.close(pidfd)
+    if descriptors:
+        return int(message), descriptors[0]
+    raise OSError(*(marshal.loads(message) if message else (errno.EIO, "died")))  # noqa: S302 - our own child wrote it
 
 
 @contextmanager
@@ -175,11 +218,10 @@ def entered(namespaces: Sequence[tuple[str, int]]) -> Iterator[None]:
 
 
 def _settle(spawned: Spawned, flat: Flat) -> None:
-    """Do what only the parent may: id maps, which the child waits for, and links. A child that gets none is no more."""
+    """Do what only the parent may, while the child waits for it, and make its links. One that gets none is no more."""
     try:
-        if flat.maps is not None:
-            _write_maps(spawned.pid, flat.maps)
-            spawned.go_on()
+        if flat.outside is not None:
+            _prepare(spawned, Outside.from_row(flat.outside))
         if flat.links:
             before, after, *rest = flat.links
             with Netlink() as wire:
@@ -191,14 +233,20 @@ def _settle(spawned: Spawned, flat: Flat) -> None:
         raise
 
 
-def _write_maps(pid: int, maps: tuple[bytes, bytes]) -> None:
-    for name, text in zip(("uid_map", "gid_map"), maps, strict=True):
-        descriptor = os.open(f"/proc/{pid}/{name}", os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            os.write(descriptor, text)
-        except OSError as error:
-            raise OSError(error.errno, f"{name} {text.decode().strip()!r}: {error.strerror}") from error
-        finally:
+def _prepare(spawned: Spawned, outside: Outside) -> None:
+    if outside.uid_map:
+        idmap.write_maps(spawned.pid, outside.uid_map, outside.gid_map)
+    for number, soft, hard in outside.limits:
+        resource.prlimit(spawned.pid, number, (soft, hard))
+    if outside.oom_score_adj is not None:
+        descriptor = os.open(f"/proc/{spawned.pid}/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
+        os.write(descriptor, b"%d" % outside.oom_score_adj)
+        os.close(descriptor)
+    trees = idmap.detached(outside, spawned.pid) if outside.trees or outside.overlay else []
+    try:
+        socket.send_fds(spawned.reports, [GO], trees, socket.MSG_NOSIGNAL)
+    finally:
+        for descriptor in trees:
             os.close(descriptor)
 
 
@@ -207,3 +255,12 @@ def outcome(spawned: Spawned) -> Outcome:
     while not spawned.advance():
         pass
     return spawned.take()
+
+
+def release(hold: str) -> None:
+    """Let the child that waits at the FIFO `hold` (`Place.hold`) execute its program. Raises OSError when none does."""
+    descriptor = os.open(hold, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        os.write(descriptor, b"\0")
+    finally:
+        os.close(descriptor)

@@ -1,10 +1,8 @@
-# ruff: noqa: D102, PTH102, PTH103, PTH120, PTH211, S606
-# Step explains describe() and execute() once for all; paths are bytes; to execute is what this is for.
-"""What a child does between clone and execute, as values: each can say what it does, and do it.
+# ruff: noqa: D102
+# Step explains describe() and execute() once for all.
+"""What a child does between clone and execute, as values, and how they travel to whoever carries them out.
 
-Made and tested without root; carried out in order by `child`. Paths are bytes, ready for the kernel.
-After `PivotRoot` an absolute path means the new root and a relative one the host's tree, which
-stays the working directory until `LeaveHost`: no link inside an image can lead a mount out of it.
+Here are those about namespaces and waiting; files are in `mounting`, the process itself in `becoming`.
 """
 
 from __future__ import annotations
@@ -12,49 +10,19 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import resource
 import socket
-import stat
 import struct
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, TypeAlias
 
+from runtime.container import becoming, hooks, mounting
+from runtime.container.stepping import Context, Step, Talking, shown
+from runtime.errors import TareError
 from runtime.linux import syscalls
-from runtime.linux.syscalls import MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, MS_REC, MS_REMOUNT
 from runtime.network import inside
 
 _SIOCSIFFLAGS: Final = 0x8914  # linux/sockios.h
 _IFF_UP: Final = 0x1  # linux/if.h
-
-
-class Step(Protocol):
-    """One thing to do. `describe()` says it in a line; `execute()` does it or raises OSError."""
-
-    def describe(self) -> str: ...
-    def execute(self) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Context:
-    """What a child knows beside its steps: the socket to its parent, and the process it may join (a pidfd or -1)."""
-
-    report: socket.socket
-    target: int
-
-
-class Talking:
-    """A step that needs the context: `talk()` stands for `execute()`."""
-
-    __slots__ = ()
-
-    def describe(self) -> str:
-        raise NotImplementedError
-
-    def execute(self) -> None:
-        raise TypeError(f"{type(self).__name__} needs its context")
-
-    def talk(self, context: Context) -> None:
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,26 +33,10 @@ class Write:
     text: bytes
 
     def describe(self) -> str:
-        return f"write {self.text.decode()!r} to {_shown(self.path)}"
+        return f"write {self.text.decode()!r} to {shown(self.path)}"
 
     def execute(self) -> None:
         descriptor = os.open(self.path, os.O_WRONLY)
-        os.write(descriptor, self.text)
-        os.close(descriptor)
-
-
-@dataclass(frozen=True, slots=True)
-class NewFile:
-    """Make a file with `text` in it."""
-
-    path: bytes
-    text: bytes
-
-    def describe(self) -> str:
-        return f"make file {_shown(self.path)}"
-
-    def execute(self) -> None:
-        descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
         os.write(descriptor, self.text)
         os.close(descriptor)
 
@@ -103,121 +55,6 @@ class Unshare:
 
 
 @dataclass(frozen=True, slots=True)
-class Mount:
-    """mount(2). A target that is missing is made first, as a `file` for a file, else as a directory."""
-
-    source: bytes | None
-    target: bytes
-    filesystem: bytes | None = None
-    flags: int = 0
-    data: bytes | None = None
-    file: bool = False
-
-    def describe(self) -> str:
-        source, data = (_shown(text) if text else "" for text in (self.source, self.data))
-        kind = _shown(self.filesystem) if self.filesystem else "bind" if self.flags & MS_BIND else "flags"
-        return f"mount {kind} {source} at {_shown(self.target)} ({self.flags:#x}{' ' if data else ''}{data})"
-
-    def execute(self) -> None:
-        try:
-            syscalls.mount(self.source, self.target, self.filesystem, self.flags, self.data)
-        except OSError as error:
-            if error.errno != errno.ENOENT:
-                raise
-            _make(self.target, self.file)
-            syscalls.mount(self.source, self.target, self.filesystem, self.flags, self.data)
-
-
-@dataclass(frozen=True, slots=True)
-class ReadOnly:
-    """Make what is at `path` read-only where it is, by a bind mount on itself."""
-
-    path: bytes
-
-    def describe(self) -> str:
-        return f"make {_shown(self.path)} read-only"
-
-    def execute(self) -> None:
-        syscalls.mount(self.path, self.path, None, MS_BIND | MS_REC, None)
-        flags = MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC
-        syscalls.mount(None, self.path, None, flags, None)
-
-
-@dataclass(frozen=True, slots=True)
-class Directory:
-    """Make one directory that does not exist yet."""
-
-    path: bytes
-    mode: int = 0o755
-
-    def describe(self) -> str:
-        return f"make directory {_shown(self.path)}"
-
-    def execute(self) -> None:
-        os.mkdir(self.path, self.mode)
-
-
-@dataclass(frozen=True, slots=True)
-class Link:
-    """Make the symbolic link `path` → `target`."""
-
-    target: bytes
-    path: bytes
-
-    def describe(self) -> str:
-        return f"link {_shown(self.path)} to {_shown(self.target)}"
-
-    def execute(self) -> None:
-        os.symlink(self.target, self.path)
-
-
-@dataclass(frozen=True, slots=True)
-class CharacterDevice:
-    """Make a character device that everybody may use."""
-
-    path: bytes
-    major: int
-    minor: int
-
-    def describe(self) -> str:
-        return f"make device {_shown(self.path)} {self.major}:{self.minor}"
-
-    def execute(self) -> None:
-        os.mknod(self.path, stat.S_IFCHR | 0o666, os.makedev(self.major, self.minor))
-
-
-@dataclass(frozen=True, slots=True)
-class PivotRoot:
-    """Make the mount at `path` the root; the host's tree stays below it in the stack, as working directory."""
-
-    path: bytes
-
-    def describe(self) -> str:
-        return f"pivot_root to {_shown(self.path)}"
-
-    def execute(self) -> None:
-        host = os.open(b"/", os.O_PATH | os.O_DIRECTORY)
-        os.chdir(self.path)
-        syscalls.pivot_root(b".", b".")
-        os.fchdir(host)
-        os.close(host)
-
-
-@dataclass(frozen=True, slots=True)
-class LeaveHost:
-    """Unmount the host's tree, the working directory since `PivotRoot`, and go to `directory`."""
-
-    directory: bytes = b"/"
-
-    def describe(self) -> str:
-        return f"unmount the host's tree, enter {_shown(self.directory)}"
-
-    def execute(self) -> None:
-        syscalls.umount2(b".", syscalls.MNT_DETACH)
-        os.chdir(self.directory)
-
-
-@dataclass(frozen=True, slots=True)
 class JoinNamespaces(Talking):
     """Enter the namespaces of the target process that `flags` name, all at once."""
 
@@ -228,21 +65,7 @@ class JoinNamespaces(Talking):
 
     def talk(self, context: Context) -> None:
         syscalls.setns(context.target, self.flags)
-
-
-@dataclass(frozen=True, slots=True)
-class WaitForParent(Talking):
-    """Say `word` to the parent and wait until it answers; end when it is gone."""
-
-    word: str = "hooks"
-
-    def describe(self) -> str:
-        return f"wait for {self.word}"
-
-    def talk(self, context: Context) -> None:
-        context.report.send(self.word.encode(), socket.MSG_NOSIGNAL)
-        if not context.report.recv(16):
-            raise OSError(errno.EPIPE, "the parent is gone")
+        os.close(context.target)
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,117 +108,159 @@ class Hostname:
     name: bytes
 
     def describe(self) -> str:
-        return f"set hostname {_shown(self.name)}"
+        return f"set hostname {shown(self.name)}"
 
     def execute(self) -> None:
         syscalls.sethostname(self.name)
 
 
 @dataclass(frozen=True, slots=True)
-class ResourceLimit:
-    """setrlimit(2); `number` is one of resource.RLIMIT_…."""
+class DomainName:
+    """Name the UTS namespace's NIS domain."""
 
-    number: int
-    soft: int
-    hard: int
+    name: bytes
 
     def describe(self) -> str:
-        return f"set rlimit {self.number} to {self.soft}:{self.hard}"
+        return f"set domain name {shown(self.name)}"
 
     def execute(self) -> None:
-        resource.setrlimit(self.number, (self.soft, self.hard))
+        syscalls.setdomainname(self.name)
 
 
 @dataclass(frozen=True, slots=True)
-class Confine:
-    """Become `uid`:`gid` with no capability beyond the mask `kept`, no way to gain one, and the filter `seccomp`.
+class WaitForParent(Talking):
+    """Say `hooks` to the parent and wait until it answers; end when it is gone."""
 
-    The bounding set goes first, as that needs a capability; the filter last, as it would forbid the rest.
-    Ends the time without a umask, in which the steps before made what they make.
+    def describe(self) -> str:
+        return "wait for the parent"
+
+    def talk(self, context: Context) -> None:
+        context.report.send(b"hooks", socket.MSG_NOSIGNAL)
+        if not context.report.recv(16):
+            raise OSError(errno.EPIPE, "the parent is gone")
+
+
+@dataclass(frozen=True, slots=True)
+class OpenHold(Talking):
+    """Open the FIFO at which `Hold` waits, while the host's paths are there."""
+
+    path: bytes
+
+    def describe(self) -> str:
+        return f"open {shown(self.path)}"
+
+    def talk(self, context: Context) -> None:
+        # Also for writing: so the opening does not wait, and the reading does, whoever comes and goes.
+        context.hold = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+        # Execve ends the lock, and so does death: whoever starts the container waits for that, then looks for words.
+        fcntl.flock(context.hold, fcntl.LOCK_EX)
+
+
+@dataclass(frozen=True, slots=True)
+class Hold(Talking):
+    """Say `start` to the parent and wait until somebody writes to the FIFO."""
+
+    def describe(self) -> str:
+        return "wait for the start"
+
+    def talk(self, context: Context) -> None:
+        context.report.send(b"start", socket.MSG_NOSIGNAL)
+        os.read(context.hold, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class RunHook:
+    """Run a hook of the configuration: see `hooks.run`. `timeout_s` 0 is none.
+
+    With `root` it sees the host's files, and the container's where they are on the host, at that path. It has a copy
+    of the mounts then: what it mounts itself is gone after it.
     """
 
-    uid: int
-    gid: int
-    groups: tuple[int, ...]
-    dropped: tuple[int, ...]
-    kept: int
-    no_new_privileges: bool
-    seccomp: bytes | None
+    point: str
+    number: int
+    argv: tuple[str, ...]
+    env: tuple[str, ...]
+    timeout_s: int
+    state: bytes
+    root: bytes = b""
 
     def describe(self) -> str:
-        instructions = "no filter" if self.seccomp is None else f"a filter of {len(self.seccomp) // 8} instructions"
-        return f"become {self.uid}:{self.gid} with capabilities {self.kept:#x} and {instructions}"
+        return f"run {self.point} hook #{self.number} {self.argv[0]}"
 
     def execute(self) -> None:
-        syscalls.prctl(syscalls.PR_CAP_AMBIENT, syscalls.PR_CAP_AMBIENT_CLEAR_ALL)
-        for capability in self.dropped:
-            syscalls.prctl(syscalls.PR_CAPBSET_DROP, capability)
-        os.umask(0o022)
-        os.setgroups(self.groups)
-        os.setresgid(self.gid, self.gid, self.gid)
-        os.setresuid(self.uid, self.uid, self.uid)
-        if self.uid == 0:
-            syscalls.capset(self.kept, self.kept, 0)
-        if self.no_new_privileges:
-            syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
-        if self.seccomp is not None:
-            syscalls.seccomp_set_filter(self.seccomp)
+        said = self._beside() if self.root else self._run()
+        if said != b"done":
+            raise OSError(errno.ECANCELED, said.decode(errors="replace") or "died")
 
+    def _run(self) -> bytes:
+        timeout_s = self.timeout_s or None
+        try:
+            hooks.run(self.point, self.number, self.argv, self.env, timeout_s=timeout_s, state=self.state)
+        except TareError as error:
+            return str(error).encode()
+        return b"done"
 
-@dataclass(frozen=True, slots=True)
-class DieWithParent:
-    """Ask for SIGKILL when the launcher ends. After `Confine`: the kernel forgets it when credentials change."""
-
-    def describe(self) -> str:
-        return "die with the launcher"
-
-    def execute(self) -> None:
-        syscalls.prctl(syscalls.PR_SET_PDEATHSIG, 9)
-
-
-@dataclass(frozen=True, slots=True)
-class Execute:
-    """Execute the first of `paths` that exists; never returns."""
-
-    paths: tuple[bytes, ...]
-    argv: tuple[bytes, ...]
-    env: tuple[tuple[bytes, bytes], ...]
-
-    def describe(self) -> str:
-        return f"execute {_shown(self.argv[0])}"
-
-    def execute(self) -> None:
-        env, denied = dict(self.env), None
-        for path in self.paths:
+    def _beside(self) -> bytes:
+        """In a process that has gone back to the host's tree, which is the working directory."""
+        read, write = os.pipe()
+        pid = os.fork()
+        if pid == 0:
             try:
-                os.execve(path, self.argv, env)
-            except (FileNotFoundError, NotADirectoryError):
-                continue
-            except PermissionError as error:
-                denied = error
-        raise denied or FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), _shown(self.argv[0]))
+                syscalls.unshare(syscalls.CLONE_NEWNS)
+                syscalls.mount(b"/", self.root.lstrip(b"/"), None, syscalls.MS_BIND | syscalls.MS_REC, None)
+                os.chroot(".")
+                os.write(write, self._run())
+            except OSError as error:
+                os.write(write, str(error).encode())
+            finally:
+                os._exit(0)
+        os.close(write)
+        said = os.read(read, 4096)
+        os.close(read)
+        os.waitpid(pid, 0)
+        return said
 
 
 _CLASSES: Final[tuple[type, ...]] = (
     Write,
-    NewFile,
     Unshare,
-    Mount,
-    ReadOnly,
-    Directory,
-    Link,
-    CharacterDevice,
-    PivotRoot,
-    LeaveHost,
     JoinNamespaces,
-    WaitForParent,
     LoopbackUp,
     Interface,
     Hostname,
-    ResourceLimit,
-    Confine,
-    DieWithParent,
-    Execute,
+    DomainName,
+    WaitForParent,
+    OpenHold,
+    Hold,
+    RunHook,
+    mounting.Mount,
+    mounting.Overlay,
+    mounting.Attach,
+    mounting.AttachRoot,
+    mounting.PrivateParent,
+    mounting.PivotRoot,
+    mounting.LeaveHost,
+    mounting.Enter,
+    mounting.ReadOnly,
+    mounting.ReadOnlyRoot,
+    mounting.Mask,
+    mounting.NewFile,
+    mounting.Directory,
+    mounting.Ensure,
+    mounting.Unmount,
+    mounting.Link,
+    mounting.Device,
+    becoming.BecomeRoot,
+    becoming.Undumpable,
+    becoming.ResourceLimit,
+    becoming.IoPriority,
+    becoming.Personality,
+    becoming.SessionKeyring,
+    becoming.Terminal,
+    becoming.Confine,
+    becoming.DieWithParent,
+    becoming.Find,
+    becoming.Execute,
 )
 _INDEX: Final = {kind: index for index, kind in enumerate(_CLASSES)}
 Row: TypeAlias = "tuple[Any, ...]"
@@ -411,16 +276,3 @@ def from_row(row: Row) -> Step:
     """The step that `to_row` was given."""
     step: Step = _CLASSES[row[0]](*row[1:])
     return step
-
-
-def _shown(text: bytes) -> str:
-    return os.fsdecode(text)
-
-
-def _make(path: bytes, file: bool) -> None:
-    """Make a mount point inside an image that lacks it."""
-    if file:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o644))
-    else:
-        os.makedirs(path, exist_ok=True)

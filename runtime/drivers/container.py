@@ -12,24 +12,35 @@ import hashlib
 import os
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from runtime.cgroups.cgroup import Cgroup
 from runtime.cgroups.detect import Hierarchies, detect, open_cgroup
-from runtime.container import storage
+from runtime.container import defaults, storage
+from runtime.container.config import MountPoint
 from runtime.container.instance import Holdings, LaunchedInstance
 from runtime.container.launching import LauncherDriver, PreparedImage
-from runtime.container.plan import Bind, HostFacts, Plan, Program, Rootfs, image_plan
+from runtime.container.options import HOST, PRIVATE, Options
+from runtime.container.plan import HostFacts, Place, Plan, Rootfs, Template
 from runtime.driver import Kind
 from runtime.errors import TareError
 from runtime.instance import Availability, Timeline, Usage
 from runtime.linux import procfs
 from runtime.linux.seccomp import default_program
-from runtime.spec import InstanceSpec, Limits, MountKind, NetworkMode
+from runtime.spec import InstanceSpec, Limits, Mount, MountKind, NetworkMode
 
 _HOSTS = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t{}\n"
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedContainer(PreparedImage):
+    """What all launches of the specification share."""
+
+    template: Template
 
 
 class ContainerInstance(LaunchedInstance):
@@ -96,7 +107,8 @@ class ContainerDriver(LauncherDriver):
 
     def _equip_rehearsal(self, holdings: Holdings) -> Plan:
         group = self._make_cgroup(holdings, Limits())
-        return self._plan(Rootfs((self._skeleton,), holdings.directory), Program(("true",)), holdings.entry.id, group)
+        template = self._template({}, Options(argv=("true",)), ())
+        return template.at(self._place((), holdings, group, ()), hostname=holdings.entry.id)
 
     def _make_cgroup(self, holdings: Holdings, limits: Limits) -> Cgroup:
         """Make the instance's directory and cgroup."""
@@ -117,20 +129,44 @@ class ContainerDriver(LauncherDriver):
             if mount.kind is MountKind.BIND and not Path(mount.source).exists():
                 raise TareError(f"mount {mount.source}", "no such path on the host", "create it first")
 
+    def prepare(self, spec: InstanceSpec) -> PreparedContainer:
+        """As every driver on the launcher; makes what the plans of all launches share."""
+        image = super().prepare(spec)
+        options = Options(
+            argv=image.program.argv,
+            entrypoint=(),
+            env=tuple(f"{key}={value}" for key, value in spec.env),
+            network=HOST if spec.network.mode is NetworkMode.HOST else PRIVATE,
+            mounts=tuple(_mount(mount) for mount in spec.mounts),
+            no_new_privileges=True,
+        )
+        template = self._template(image.config, options, image.layers)
+        fields = {field.name: getattr(image, field.name) for field in dataclasses.fields(image)}
+        return PreparedContainer(**fields, template=template)
+
+    def _template(self, image_config: Mapping[str, Any], options: Options, layers: Sequence[Path]) -> Template:
+        config = defaults.build(image_config, options, layers=layers)
+        return Template(config, self._facts, seccomp=default_program())
+
     def equip(self, prepared: PreparedImage, holdings: Holdings) -> Plan:
         """The cgroup with its limits, the writable layer, /etc/hosts and the like."""
+        assert isinstance(prepared, PreparedContainer)
         spec, hostname = prepared.spec, prepared.spec.hostname or holdings.entry.id
         group = self._make_cgroup(holdings, spec.limits)
-        return self._plan(
-            Rootfs((self._skeleton, *prepared.layers), holdings.directory),
-            prepared.program,
-            hostname,
-            group,
-            binds=_binds(spec),
-            files=_files(spec, hostname),
-            tmpfs=tuple(mount.target for mount in spec.mounts if mount.kind is MountKind.TMPFS),
-            own_network=spec.network.mode is NetworkMode.NONE,
-            streams=prepared.streams,
+        place = self._place(prepared.layers, holdings, group, _files(spec, hostname))
+        return prepared.template.at(place, hostname=hostname, streams=prepared.streams)
+
+    def _place(
+        self, layers: Sequence[Path], holdings: Holdings, group: Cgroup, files: Sequence[tuple[str, str]]
+    ) -> Place:
+        return Place(
+            rootfs=Rootfs((self._skeleton, *layers), holdings.directory),
+            join_files=group.join_files(),
+            cgroup=group.clone_into(),
+            cgroup_mounts=group.mounts_inside(),
+            devices_guarded=group.guards_devices,
+            files=tuple(files),
+            die_with_launcher=True,
         )
 
     def _open_cgroup(self, instance_id: str, limits: Limits, directory: Path) -> Cgroup:
@@ -141,36 +177,6 @@ class ContainerDriver(LauncherDriver):
             io_path=directory if wants_io else None,
             guard_devices=True,
             hierarchies=self._hierarchies,
-        )
-
-    def _plan(
-        self,
-        rootfs: Rootfs,
-        program: Program,
-        hostname: str,
-        cgroup: Cgroup,
-        *,
-        binds: Sequence[Bind] = (),
-        tmpfs: Sequence[str] = (),
-        files: Sequence[tuple[str, str]] = (),
-        own_network: bool = True,
-        streams: Sequence[tuple[int, int]] = (),
-    ) -> Plan:
-        return image_plan(
-            rootfs,
-            program,
-            self._facts,
-            hostname=hostname,
-            join_files=cgroup.join_files(),
-            cgroup=cgroup.clone_into(),
-            cgroup_mounts=cgroup.mounts_inside(),
-            binds=binds,
-            tmpfs=tmpfs,
-            files=files,
-            own_network=own_network,
-            devices_guarded=cgroup.guards_devices,
-            seccomp=default_program(),
-            streams=streams,
         )
 
     def instance(self, prepared: PreparedImage, timeline: Timeline, holdings: Holdings) -> ContainerInstance:
@@ -189,9 +195,11 @@ def _files(spec: InstanceSpec, hostname: str) -> list[tuple[str, str]]:
     return files + [(str(path), path.read_text()) for path in found if path.exists()]
 
 
-def _binds(spec: InstanceSpec) -> list[Bind]:
-    return [
-        Bind(Path(mount.source).resolve(), mount.target, mount.read_only, file=Path(mount.source).is_file())
-        for mount in spec.mounts
-        if mount.kind is MountKind.BIND
-    ]
+def _mount(mount: Mount) -> MountPoint:
+    access = "ro" if mount.read_only else "rw"
+    if mount.kind is MountKind.TMPFS:
+        return MountPoint(
+            destination=mount.target, type="tmpfs", source="tmpfs", options=("nosuid", "nodev", "mode=1777", access)
+        )
+    source = str(Path(mount.source).resolve())
+    return MountPoint(destination=mount.target, type="bind", source=source, options=("rbind", access))

@@ -19,6 +19,7 @@ from typing import Final
 # linux/sched.h
 CLONE_NEWTIME: Final = 0x00000080
 CLONE_PIDFD: Final = 0x00001000
+CLONE_PARENT: Final = 0x00008000
 CLONE_NEWNS: Final = 0x00020000
 CLONE_NEWCGROUP: Final = 0x02000000
 CLONE_NEWUTS: Final = 0x04000000
@@ -169,6 +170,8 @@ _mount = _function("mount", _text, _text, _text, _ulong, _text)
 _umount2 = _function("umount2", _text, _int)
 _unshare = _function("unshare", _int)
 _setns = _function("setns", _int, _int)
+_inotify_init1 = _function("inotify_init1", _int)
+_inotify_add_watch = _function("inotify_add_watch", _int, _text, ctypes.c_uint32)
 _sethostname = _function("sethostname", _text, ctypes.c_size_t)
 _prctl = _function("prctl", _int, _ulong, _ulong, _ulong, _ulong)
 _pivot_root = _call("pivot_root", _text, _text)
@@ -224,6 +227,16 @@ def setns(descriptor: int, flags: int) -> None:
     _check(_setns(descriptor, flags), f"setns {flags:#x}")
 
 
+def inotify_init1(flags: int) -> int:
+    """A descriptor that tells of changes to files (inotify(7))."""
+    return _check(_inotify_init1(flags), "inotify_init1")
+
+
+def inotify_add_watch(descriptor: int, path: bytes, mask: int) -> int:
+    """Tell of the events `mask` at `path`."""
+    return _check(_inotify_add_watch(descriptor, path, mask), "inotify_add_watch", os.fsdecode(path))
+
+
 def sethostname(name: bytes) -> None:
     """Name the UTS namespace."""
     _check(_sethostname(name, len(name)), "sethostname", name.decode())
@@ -273,10 +286,10 @@ class _Program(ctypes.Structure):
     _fields_ = (("len", ctypes.c_ushort), ("filter", ctypes.c_char_p))
 
 
-def seccomp_set_filter(program: bytes) -> None:
+def seccomp_set_filter(program: bytes, flags: int = 0) -> None:
     """Install the classic BPF `program`, 8 bytes an instruction, for the caller and what it executes."""
     structure = _Program(len(program) // 8, program)
-    _check(_seccomp(SECCOMP_SET_MODE_FILTER, 0, ctypes.byref(structure)), "seccomp")
+    _check(_seccomp(SECCOMP_SET_MODE_FILTER, flags, ctypes.byref(structure)), "seccomp")
 
 
 def close_range(first: int, last: int, flags: int) -> None:

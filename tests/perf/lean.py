@@ -15,14 +15,18 @@ sys.path.insert(0, sys.argv[1])
 
 from runtime.cgroups.detect import detect, open_cgroup
 from runtime.container import storage
-from runtime.container.plan import HostFacts, Program, Rootfs, image_plan
+from runtime.container.defaults import build
+from runtime.container.options import Options
+from runtime.container.plan import HostFacts, Place, Rootfs, Template
 from runtime.container.spawning import outcome, spawn
 from runtime.spec import Limits
 
 LIMITS = Limits(memory_bytes=256 << 20, pids=100)
-HIERARCHIES, FACTS, TRUE = detect(), HostFacts.gather(), Program(("/bin/true",))
+HIERARCHIES = detect()
 SKELETON = Path(storage.skeleton(str(Path(sys.argv[3]).parent)))
-ROOTFS, STATE, FILTER = Path(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4]).read_bytes()
+ROOTFS, STATE = Path(sys.argv[2]), Path(sys.argv[3])
+CONFIG = build({}, Options(argv=("/bin/true",), no_new_privileges=True), layers=(ROOTFS,))
+TEMPLATE = Template(CONFIG, HostFacts.gather(), seccomp=Path(sys.argv[4]).read_bytes())
 
 
 def once(name: str) -> int:
@@ -33,17 +37,15 @@ def once(name: str) -> int:
     group.apply(LIMITS)
     directory = f"{STATE}/{name}"
     storage.make(directory)
-    plan = image_plan(
-        Rootfs((SKELETON, ROOTFS), Path(directory)),
-        TRUE,
-        FACTS,
-        hostname=name,
+    place = Place(
+        rootfs=Rootfs((SKELETON, ROOTFS), Path(directory)),
         join_files=group.join_files(),
         cgroup=group.clone_into(),
         cgroup_mounts=group.mounts_inside(),
         files=(("/etc/hostname", f"{name}\n"), ("/etc/hosts", "127.0.0.1\tlocalhost\n")),
-        seccomp=FILTER,
+        die_with_launcher=True,
     )
+    plan = TEMPLATE.at(place, hostname=name)
     spawned = spawn(plan.flat())
     said = outcome(spawned)
     ended = os.waitid(os.P_PIDFD, spawned.pidfd, os.WEXITED)

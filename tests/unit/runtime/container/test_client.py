@@ -14,7 +14,8 @@ import pytest
 
 from runtime.container.client import Child, LauncherClient
 from runtime.container.plan import Plan, Program
-from runtime.container.steps import Step, Write
+from runtime.container.stepping import Step
+from runtime.container.steps import Write
 from runtime.errors import TareError
 
 

@@ -6,7 +6,8 @@ import pytest
 
 from runtime.container.connecting import connected
 from runtime.container.plan import Part, Plan
-from runtime.container.steps import Hostname, Interface, LoopbackUp, Step
+from runtime.container.stepping import Step
+from runtime.container.steps import Hostname, Interface, LoopbackUp
 from runtime.network import links
 from runtime.network.attachment import Attachment
 from runtime.network.subnet import hardware

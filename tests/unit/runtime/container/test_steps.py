@@ -5,56 +5,59 @@ from __future__ import annotations
 import marshal
 import os
 import resource
+import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from runtime.container import steps
-from runtime.container.steps import (
-    CharacterDevice,
-    Confine,
-    DieWithParent,
-    Directory,
-    Execute,
-    Hostname,
-    Interface,
-    JoinNamespaces,
-    LeaveHost,
-    Link,
-    LoopbackUp,
-    Mount,
-    NewFile,
-    PivotRoot,
-    ReadOnly,
-    ResourceLimit,
-    Step,
-    Unshare,
-    WaitForParent,
-    Write,
-    from_row,
-    to_row,
-)
+from runtime.container import becoming, mounting, steps
+from runtime.container.becoming import Confine, Execute, Find, ResourceLimit
+from runtime.container.mounting import Attach, Device, Directory, Link, Mount, NewFile, Overlay
+from runtime.container.spawning import release
+from runtime.container.stepping import Context, Step, Talking
+from runtime.container.steps import Hold, OpenHold, RunHook, WaitForParent, Write, from_row, to_row
 from runtime.linux import syscalls
 
 EVERY: list[Step] = [
     Write(b"/sys/fs/cgroup/tasks", b"0"),
-    NewFile(b"/dev/0", b"text"),
-    Unshare(0x2000000),
+    steps.Unshare(0x2000000),
+    steps.JoinNamespaces(0x20000),
+    steps.LoopbackUp(),
+    steps.Interface("eth0", b"\x0a\x57\0\2", 22, b"\x0a\x57\0\1", b"\2T\x0a\x57\0\1"),
+    steps.Hostname(b"tare-0"),
+    steps.DomainName(b"example.org"),
+    WaitForParent(),
+    OpenHold(b"/run/fifo"),
+    Hold(),
+    RunHook("createContainer", 0, ("/bin/true",), ("A=b",), 5, b"{}", b"/rootfs"),
     Mount(b"proc", b"/proc", b"proc", 0xE),
-    ReadOnly(b"/proc/sys"),
+    Overlay((b"/l/2", b"/l/1"), b"/i", 4),
+    Attach(b"srv", b"/data", attributes=(1, 0, 0, 0), propagation=(1 << 18,)),
+    mounting.AttachRoot(2, b"/i/upper"),
+    mounting.PrivateParent(b"/i/upper"),
+    mounting.PivotRoot(b"/state/root"),
+    mounting.LeaveHost(b"/srv"),
+    mounting.Enter(b"/srv"),
+    mounting.ReadOnly(b"/proc/sys"),
+    mounting.ReadOnlyRoot(),
+    mounting.Mask(b"/proc/kcore"),
+    NewFile(b"/dev/0", b"text"),
     Directory(b"/dev/pts"),
+    mounting.Ensure(b"/dev"),
+    mounting.Unmount(b"/dev"),
     Link(b"/proc/self/fd", b"/dev/fd"),
-    CharacterDevice(b"/dev/null", 1, 3),
-    PivotRoot(b"/state/root"),
-    LeaveHost(b"/srv"),
-    JoinNamespaces(0x20000),
-    WaitForParent("hooks"),
-    LoopbackUp(),
-    Interface("eth0", b"\x0a\x57\0\2", 22, b"\x0a\x57\0\1", b"\2T\x0a\x57\0\1"),
-    Hostname(b"tare-0"),
+    Device(b"/dev/null", 0o20666, 1, 3),
+    becoming.BecomeRoot(),
+    becoming.Undumpable(),
     ResourceLimit(7, 1024, 4096),
-    Confine(0, 0, (), (21,), 0xFF, True, b"\0" * 16),
-    DieWithParent(),
+    becoming.IoPriority(2, 7),
+    becoming.Personality(8),
+    becoming.SessionKeyring(),
+    becoming.Terminal(24, 80, 1000),
+    Confine(0, 0, (), (21,), (0xFF, 0xFF, 0), (), True, b"\0" * 16),
+    becoming.DieWithParent(),
+    Find((b"/bin/true",), (b"true",)),
     Execute((b"/bin/true",), (b"true",), ((b"A", b"1"),)),
 ]
 
@@ -70,9 +73,10 @@ def test_every_kind_of_step_is_tried_here() -> None:
 
 
 def test_descriptions_hold_what_matters() -> None:
-    assert EVERY[3].describe() == "mount proc proc at /proc (0xe)"
+    assert Mount(b"proc", b"/proc", b"proc", 0xE).describe() == "mount proc proc at /proc (0xe)"
     assert Mount(b"dev/null", b"/proc/keys", None, syscalls.MS_BIND).describe().startswith("mount bind dev/null at")
-    assert "2 instructions" in EVERY[16].describe()
+    assert "2 instructions" in Confine(0, 0, (), (), None, (), True, b"\0" * 16).describe()
+    assert "tree 1 at /data" in Attach(None, b"/data", tree=1).describe()
 
 
 def test_a_write_is_one_write(tmp_path: Path) -> None:
@@ -141,17 +145,23 @@ def test_what_cannot_be_found_is_enoent_and_what_may_not_be_executed_eacces(tmp_
         Execute((data, absent), (b"data",), ()).execute()
 
 
-def test_confining_drops_before_it_filters(monkeypatch: pytest.MonkeyPatch) -> None:
-    done: list[str] = []
+@pytest.fixture
+def done(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What confining calls, in order, without doing it."""
+    calls: list[str] = []
 
-    def noted(name: str) -> None:
-        monkeypatch.setattr(syscalls, name, lambda *arguments: done.append(f"{name} {arguments[0]}"))
+    def note(name: str, *arguments: object) -> None:
+        calls.append(" ".join([name, *(str(argument) for argument in arguments[:1])]))
 
     for name in ("prctl", "capset", "seccomp_set_filter"):
-        noted(name)
+        monkeypatch.setattr(syscalls, name, lambda *arguments, name=name: note(name, *arguments))
     for name in ("setgroups", "setresgid", "setresuid", "umask"):
-        monkeypatch.setattr(os, name, lambda *arguments, name=name: done.append(name))
-    Confine(0, 0, (), (21, 22), 0xFF, True, b"f").execute()
+        monkeypatch.setattr(os, name, lambda *arguments, name=name: calls.append(name))
+    return calls
+
+
+def test_confining_drops_before_it_filters(done: list[str]) -> None:
+    Confine(0, 0, (), (21, 22), (0xFF, 0xFF, 0), (), True, b"f").execute()
     assert done == [
         "prctl 47",
         "prctl 24",
@@ -166,11 +176,112 @@ def test_confining_drops_before_it_filters(monkeypatch: pytest.MonkeyPatch) -> N
     ]
 
 
-def test_another_user_keeps_no_capabilities_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    done: list[str] = []
-    monkeypatch.setattr(syscalls, "prctl", lambda *arguments: 0)
-    monkeypatch.setattr(syscalls, "capset", lambda *arguments: done.append("capset"))
-    for name in ("setgroups", "setresgid", "setresuid", "umask"):
-        monkeypatch.setattr(os, name, lambda *arguments: None)
-    Confine(1000, 1000, (), (), 0xFF, False, None).execute()
-    assert done == []
+def test_without_no_new_privileges_the_filter_comes_while_there_is_the_privilege_to_set_it(done: list[str]) -> None:
+    Confine(0, 0, (), (), (0, 0, 0), (), False, b"f").execute()
+    assert done[0] == "seccomp_set_filter b'f'"
+    assert "prctl 38" not in done
+
+
+def test_another_user_keeps_what_it_is_given(done: list[str]) -> None:
+    Confine(1000, 1000, (), (), (1 << 10, 1 << 10, 1 << 10), (10,), True, None).execute()
+    assert done[-5:] == ["prctl 8", "setresuid", f"capset {1 << 10}", "prctl 47", "prctl 38"]
+
+
+def test_capabilities_that_are_not_given_are_left_to_the_kernel(done: list[str]) -> None:
+    Confine(1000, 1000, (), (), None, (), False, None).execute()
+    assert not [call for call in done if call.startswith("capset")]
+
+
+def test_a_talking_step_cannot_be_executed_without_its_context() -> None:
+    for step in EVERY:
+        if isinstance(step, Talking):
+            with pytest.raises(TypeError, match="context"):
+                step.execute()
+
+
+@pytest.fixture
+def talk() -> Iterator[tuple[Context, socket.socket]]:
+    """A context, and the parent's end of its socket."""
+    parent, child = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with parent, child:
+        yield Context(child), parent
+
+
+def test_a_child_goes_on_when_its_parent_answers_and_fails_when_it_is_gone(
+    talk: tuple[Context, socket.socket],
+) -> None:
+    context, parent = talk
+    parent.send(b"go")
+    WaitForParent().talk(context)
+    assert parent.recv(16) == b"hooks"
+    parent.shutdown(socket.SHUT_WR)
+    with pytest.raises(OSError, match="parent is gone"):
+        WaitForParent().talk(context)
+
+
+def test_a_held_child_goes_on_when_it_is_released(talk: tuple[Context, socket.socket], tmp_path: Path) -> None:
+    context, parent = talk
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    OpenHold(os.fsencode(fifo)).talk(context)
+    release(str(fifo))
+    Hold().talk(context)
+    assert parent.recv(16) == b"start"
+    os.close(context.hold)
+
+
+def test_releasing_nobody_is_an_error(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(OSError, match="No such device"):
+        release(str(tmp_path / "fifo"))
+
+
+def test_a_hook_that_fails_says_what_it_said() -> None:
+    RunHook("startContainer", 0, ("/bin/sh", "sh", "-c", 'read x; test "$x" = state'), (), 5, b"state\n").execute()
+    with pytest.raises(OSError, match=r"startContainer hook #1 /bin/sh.*exit status 3.*oh"):
+        RunHook("startContainer", 1, ("/bin/sh", "sh", "-c", "echo oh; exit 3"), (), 5, b"").execute()
+
+
+@pytest.mark.parametrize(("name", "number"), [("absent", 2), ("data", 13), ("program", 0)])
+def test_a_program_is_looked_for_as_it_is_executed(tmp_path: Path, name: str, number: int) -> None:
+    (tmp_path / "data").touch(0o600)
+    (tmp_path / "program").touch(0o755)
+    step = Find((b"/absent/x", os.fsencode(tmp_path / name)), (b"x",))
+    if number == 0:
+        step.execute()
+        return
+    with pytest.raises(OSError, match=name) as caught:
+        step.execute()
+    assert caught.value.errno == number
+
+
+def test_more_layers_than_a_page_of_options_holds_go_another_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(syscalls, "mount", lambda *arguments: asked.append("mount"))
+
+    def detached(_: Overlay) -> int:
+        asked.append("detached")
+        return os.open("/", os.O_PATH)
+
+    monkeypatch.setattr(Overlay, "detached", detached)
+    monkeypatch.setattr(syscalls, "move_mount", lambda *arguments: asked.append("move"))
+    Overlay((b"/l",), b"/i").execute()
+    Overlay(tuple(b"/%b" % bytes([97 + number % 26]) * 100 for number in range(60)), b"/i").execute()
+    assert asked == ["mount", "detached", "move"]
+
+
+def test_odd_paths_are_escaped_in_an_overlays_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bytes] = []
+    monkeypatch.setattr(syscalls, "mount", lambda *arguments: asked.append(arguments[4]))
+    Overlay((b"/l/2", b"/a:b,c\\d"), b"/i").execute()
+    assert asked == [b"redirect_dir=off,lowerdir=/l/2:/a\\:b\\,c\\\\d,upperdir=/i/upper,workdir=/i/work"]
+
+
+def test_a_directory_or_link_that_is_there_is_left(tmp_path: Path) -> None:
+    place = os.fsencode(tmp_path / "d")
+    for _ in range(2):
+        Directory(place).execute()
+        Link(b"d", os.fsencode(tmp_path / "l")).execute()
+    (tmp_path / "f").touch()
+    with pytest.raises(FileExistsError):
+        Directory(os.fsencode(tmp_path / "f")).execute()

@@ -1,0 +1,437 @@
+# ruff: noqa: D102, PTH102, PTH103, PTH109, PTH112, PTH116, PTH120, PTH211
+# Step explains describe() and execute() once for all; paths are bytes.
+"""Steps that make the child's view of files: mounts, the new root, devices, masks.
+
+What an image may have laid as a trap is opened first, without magic links (openat2), and mounted on by its descriptor.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from dataclasses import dataclass
+from typing import Final
+
+from runtime.container.stepping import Context, Talking, shown
+from runtime.container.targets import open_target
+from runtime.linux import syscalls
+from runtime.linux.syscalls import MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, MS_REC, MS_REMOUNT
+
+QUIET: Final = MS_NOSUID | MS_NODEV | MS_NOEXEC
+_PAGE: Final = 4096
+# statvfs(3) and mount(2) name these alike by value; what a mount has of them a remount must name again.
+_KEPT: Final = QUIET | MS_RDONLY | syscalls.MS_NOATIME | syscalls.MS_NODIRATIME
+_ST_RELATIME: Final = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """mount(2) where no image can have prepared anything. A missing target is made first, as a `file` or directory."""
+
+    source: bytes | None
+    target: bytes
+    filesystem: bytes | None = None
+    flags: int = 0
+    data: bytes | None = None
+    file: bool = False
+
+    def describe(self) -> str:
+        source, data = (shown(text) if text else "" for text in (self.source, self.data))
+        kind = shown(self.filesystem) if self.filesystem else "bind" if self.flags & MS_BIND else "flags"
+        return f"mount {kind} {source} at {shown(self.target)} ({self.flags:#x}{' ' if data else ''}{data})"
+
+    def execute(self) -> None:
+        try:
+            syscalls.mount(self.source, self.target, self.filesystem, self.flags, self.data)
+        except OSError as error:
+            if error.errno != errno.ENOENT:
+                raise
+            _make(self.target, self.file)
+            syscalls.mount(self.source, self.target, self.filesystem, self.flags, self.data)
+
+
+@dataclass(frozen=True, slots=True)
+class Overlay:
+    """An overlay of `layers`, topmost first, under the writable one in `directory`, mounted over that one's `upper`."""
+
+    layers: tuple[bytes, ...]
+    directory: bytes
+    flags: int = 0
+
+    @property
+    def root(self) -> bytes:
+        return self.directory + b"/upper"
+
+    def describe(self) -> str:
+        layers = ":".join(shown(layer) for layer in self.layers)
+        return f"mount overlay of {layers} at {shown(self.root)} ({self.flags:#x})"
+
+    def execute(self) -> None:
+        data = b"redirect_dir=off,lowerdir=%b,upperdir=%b,workdir=%b" % (
+            b":".join(_escaped(layer) for layer in self.layers),
+            _escaped(self.root),
+            _escaped(self.directory + b"/work"),
+        )
+        if len(data) < _PAGE:
+            syscalls.mount(b"overlay", self.root, b"overlay", self.flags, data)
+            return
+        tree = self.detached()
+        syscalls.move_mount(tree, syscalls.AT_FDCWD, self.root)
+        os.close(tree)
+        if self.flags:
+            syscalls.mount(None, self.root, None, MS_BIND | MS_REMOUNT | self.flags, None)
+
+    def detached(self) -> int:
+        """The overlay as a descriptor of a detached mount: for any number of layers, and for another namespace."""
+        context = syscalls.fsopen(b"overlay")
+        try:
+            words = [(b"source", b"overlay"), (b"redirect_dir", b"off")]
+            words += [(b"lowerdir+", layer) for layer in self.layers]
+            words += [(b"upperdir", self.root), (b"workdir", self.directory + b"/work")]
+            for key, value in words:
+                syscalls.fsconfig(context, syscalls.FSCONFIG_SET_STRING, key, value)
+            syscalls.fsconfig(context, syscalls.FSCONFIG_CMD_CREATE)
+            return syscalls.fsmount(context, syscalls.MOUNT_ATTR_NODEV if self.flags & MS_NODEV else 0)
+        finally:
+            os.close(context)
+
+
+@dataclass(frozen=True, slots=True)
+class Attach(Talking):
+    """A mount as a configuration asks for it, wherever its target leads inside the root.
+
+    The source of a bind is relative, on the host, or the parent's detached mount number `tree`. `strict` wants a real
+    directory where others lead a link on: /proc, say, must not be elsewhere. `attributes` are MOUNT_ATTR_… to set and
+    to clear on the mount, and on all below it; `propagation` is MS_SHARED and the like. With `copy_up` a tmpfs gets
+    what the image has there.
+    """
+
+    source: bytes | None
+    target: bytes
+    filesystem: bytes | None = None
+    flags: int = 0
+    data: bytes | None = None
+    strict: bool = False
+    tree: int = -1
+    attributes: tuple[int, int, int, int] = (0, 0, 0, 0)
+    propagation: tuple[int, ...] = ()
+    copy_up: bool = False
+
+    def describe(self) -> str:
+        kind = shown(self.filesystem) if self.filesystem else "bind"
+        source = f"tree {self.tree}" if self.tree >= 0 else shown(self.source or b"")
+        words = [f"{self.flags:#x}", shown(self.data or b"")]
+        if any(self.attributes):
+            words.append("set {:#x} clear {:#x} below set {:#x} clear {:#x}".format(*self.attributes))
+        words += [f"propagation {flag:#x}" for flag in self.propagation]
+        return f"mount {kind} {source} at {shown(self.target)} ({' '.join(filter(None, words))})"
+
+    def talk(self, context: Context) -> None:
+        target = open_target(self.target, self._is_directory(context), strict=self.strict)
+        try:
+            if self.tree >= 0:
+                syscalls.move_mount(context.trees[self.tree], target)
+            else:
+                syscalls.mount(self.source, _by_descriptor(target), self.filesystem, self.flags, self.data)
+            if any(self.attributes) or self.propagation or self.copy_up:
+                self._adjust(target)
+        finally:
+            os.close(target)
+
+    def _is_directory(self, context: Context) -> bool:
+        if self.filesystem is not None:
+            return True
+        found = os.fstat(context.trees[self.tree]) if self.tree >= 0 else os.stat(self.source or b"")
+        return stat.S_ISDIR(found.st_mode)
+
+    def _adjust(self, below: int) -> None:
+        mounted = open_target(self.target, directory=True, strict=self.strict)
+        try:
+            first, cleared, deep, deep_cleared = self.attributes
+            if deep or deep_cleared:
+                syscalls.mount_setattr(mounted, syscalls.AT_RECURSIVE, deep, deep_cleared)
+            if first or cleared:
+                syscalls.mount_setattr(mounted, 0, first, cleared)
+            for flag in self.propagation:
+                syscalls.mount(None, _by_descriptor(mounted), None, flag, None)
+            if self.copy_up:
+                from runtime.container.copyup import copy_up
+
+                copy_up(below, mounted)
+        finally:
+            os.close(mounted)
+
+
+@dataclass(frozen=True, slots=True)
+class AttachRoot(Talking):
+    """Mount the parent's detached mount number `tree` at the host's `path`, to be the root."""
+
+    tree: int
+    path: bytes
+
+    def describe(self) -> str:
+        return f"mount tree {self.tree} at {shown(self.path)}"
+
+    def talk(self, context: Context) -> None:
+        syscalls.move_mount(context.trees[self.tree], syscalls.AT_FDCWD, self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class PrivateParent:
+    """Take the mount that holds the host's `path` out of its peer group: pivot_root wants that."""
+
+    path: bytes
+
+    def describe(self) -> str:
+        return f"make the mount that holds {shown(self.path)} private"
+
+    def execute(self) -> None:
+        path = os.path.realpath(self.path)
+        while not os.path.ismount(path):
+            path = os.path.dirname(path)
+        syscalls.mount(None, path, None, syscalls.MS_PRIVATE, None)
+
+
+@dataclass(frozen=True, slots=True)
+class PivotRoot:
+    """Make the mount at `path` the root; the host's tree stays below it in the stack, as working directory."""
+
+    path: bytes
+
+    def describe(self) -> str:
+        return f"pivot_root to {shown(self.path)}"
+
+    def execute(self) -> None:
+        host = os.open(b"/", os.O_PATH | os.O_DIRECTORY)
+        os.chdir(self.path)
+        syscalls.pivot_root(b".", b".")
+        os.fchdir(host)
+        os.close(host)
+
+
+@dataclass(frozen=True, slots=True)
+class LeaveHost:
+    """Unmount the host's tree, the working directory since `PivotRoot`, and go to `directory`, made if missing."""
+
+    directory: bytes = b"/"
+
+    def describe(self) -> str:
+        return f"unmount the host's tree, enter {shown(self.directory)}"
+
+    def execute(self) -> None:
+        syscalls.umount2(b".", syscalls.MNT_DETACH)
+        enter(self.directory)
+
+
+@dataclass(frozen=True, slots=True)
+class Enter:
+    """Go to `directory`, which must be there."""
+
+    directory: bytes
+
+    def describe(self) -> str:
+        return f"enter {shown(self.directory)}"
+
+    def execute(self) -> None:
+        enter(self.directory, make=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ReadOnly:
+    """Make what is at `path` read-only where it is, by a bind mount on itself; absent is no error.
+
+    `flags` are those of its mount, where they are known; otherwise they are asked for.
+    """
+
+    path: bytes
+    flags: int = QUIET
+
+    def describe(self) -> str:
+        return f"make {shown(self.path)} read-only"
+
+    def execute(self) -> None:
+        try:
+            syscalls.mount(self.path, self.path, None, MS_BIND | MS_REC, None)
+        except FileNotFoundError:
+            return
+        flags = self.flags or _flags_of(self.path)
+        syscalls.mount(None, self.path, None, MS_BIND | MS_REMOUNT | MS_RDONLY | flags, None)
+
+
+@dataclass(frozen=True, slots=True)
+class ReadOnlyRoot:
+    """Make the root mount read-only, when all that had to be made in it is there."""
+
+    def describe(self) -> str:
+        return "make / read-only"
+
+    def execute(self) -> None:
+        syscalls.mount(None, b"/", None, MS_BIND | MS_REMOUNT | MS_RDONLY | _flags_of(b"/"), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Mask:
+    """Hide `path`, whatever it is: a file behind the *host's* null device, a directory behind an empty one."""
+
+    path: bytes
+
+    def describe(self) -> str:
+        return f"mask {shown(self.path)}"
+
+    def execute(self) -> None:
+        try:
+            target = syscalls.openat2(syscalls.AT_FDCWD, self.path, os.O_PATH, syscalls.RESOLVE_NO_MAGICLINKS)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        try:
+            if stat.S_ISDIR(os.fstat(target).st_mode):
+                syscalls.mount(b"tmpfs", _by_descriptor(target), b"tmpfs", QUIET | MS_RDONLY, b"size=0k")
+            else:
+                syscalls.mount(b"dev/null", _by_descriptor(target), None, MS_BIND, None)
+        finally:
+            os.close(target)
+
+
+@dataclass(frozen=True, slots=True)
+class NewFile:
+    """Make a file with `text` in it."""
+
+    path: bytes
+    text: bytes
+
+    def describe(self) -> str:
+        return f"make file {shown(self.path)}"
+
+    def execute(self) -> None:
+        descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        os.write(descriptor, self.text)
+        os.close(descriptor)
+
+
+@dataclass(frozen=True, slots=True)
+class Directory:
+    """Make one directory that may exist."""
+
+    path: bytes
+    mode: int = 0o755
+
+    def describe(self) -> str:
+        return f"make directory {shown(self.path)}"
+
+    def execute(self) -> None:
+        try:
+            os.mkdir(self.path, self.mode)
+        except FileExistsError:
+            if not os.path.isdir(self.path):
+                raise
+
+
+@dataclass(frozen=True, slots=True)
+class Ensure:
+    """See to it that `path` is a real directory, and no link."""
+
+    path: bytes
+
+    def describe(self) -> str:
+        return f"have directory {shown(self.path)}"
+
+    def execute(self) -> None:
+        os.close(open_target(self.path, directory=True, strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Unmount:
+    """Detach what is mounted at `path`."""
+
+    path: bytes
+
+    def describe(self) -> str:
+        return f"unmount {shown(self.path)}"
+
+    def execute(self) -> None:
+        syscalls.umount2(self.path, syscalls.MNT_DETACH)
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """Make the symbolic link `path` → `target`, unless something is there."""
+
+    target: bytes
+    path: bytes
+
+    def describe(self) -> str:
+        return f"link {shown(self.path)} to {shown(self.target)}"
+
+    def execute(self) -> None:
+        try:
+            os.symlink(self.target, self.path)
+        except FileExistsError:
+            return
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """Make a device node or FIFO: `mode` has its type and permissions. The same one may be there."""
+
+    path: bytes
+    mode: int
+    major: int
+    minor: int
+    uid: int = 0
+    gid: int = 0
+
+    def describe(self) -> str:
+        return f"make device {shown(self.path)} {self.major}:{self.minor} {self.mode:o}"
+
+    def execute(self) -> None:
+        device = os.makedev(self.major, self.minor)
+        try:
+            os.mknod(self.path, self.mode, device)
+        except FileNotFoundError:
+            os.close(open_target(os.path.dirname(self.path), directory=True))
+            os.mknod(self.path, self.mode, device)
+        except FileExistsError:
+            found = os.lstat(self.path)
+            if (stat.S_IFMT(found.st_mode), found.st_rdev) != (stat.S_IFMT(self.mode), device):
+                raise
+        if self.uid or self.gid:
+            os.chown(self.path, self.uid, self.gid, follow_symlinks=False)
+
+
+def enter(directory: bytes, *, make: bool = True) -> None:
+    """Go to `directory`, made if it is missing and `make`. Raises OSError, also when it leads out of the root."""
+    try:
+        os.chdir(directory)
+    except FileNotFoundError:
+        if not make:
+            raise
+        os.close(open_target(directory, directory=True))
+        os.chdir(directory)
+    if directory != b"/":
+        # getcwd(3) cannot name a directory of another root, such as one reached through an open descriptor.
+        os.getcwdb()
+
+
+def _by_descriptor(number: int) -> bytes:
+    """The path of an open descriptor, through the host's /proc: the working directory is its root."""
+    return b"proc/self/fd/%d" % number
+
+
+def _flags_of(path: bytes) -> int:
+    found = os.statvfs(path).f_flag
+    return found & _KEPT | (syscalls.MS_RELATIME if found & _ST_RELATIME else 0)
+
+
+def _make(path: bytes, file: bool) -> None:
+    """Make a mount point that is missing."""
+    if file:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o644))
+    else:
+        os.makedirs(path, exist_ok=True)
+
+
+def _escaped(path: bytes) -> bytes:
+    """A path inside overlay's options, where colon and comma separate and the backslash escapes."""
+    return path.replace(b"\\", b"\\\\").replace(b":", b"\\:").replace(b",", b"\\,")

@@ -1,0 +1,150 @@
+"""From a configuration's process to the steps that make the child that process. Pure, without a host."""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from runtime.container.becoming import (
+    Confine,
+    Execute,
+    IoPriority,
+    Personality,
+    ResourceLimit,
+    SessionKeyring,
+    Terminal,
+)
+from runtime.container.config import Capabilities, Process
+from runtime.container.config import Personality as Persona
+from runtime.container.stepping import Step
+from runtime.errors import UsageError
+from runtime.linux import capabilities
+
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_IO_CLASSES = {"IOPRIO_CLASS_RT": 1, "IOPRIO_CLASS_BE": 2, "IOPRIO_CLASS_IDLE": 3}
+_DOMAINS = {"LINUX": 0, "LINUX32": 8}  # linux/personality.h
+_UMASK = 0o022
+# asm-generic/resource.h, those that the module lacks
+_LIMITS = {"RLIMIT_LOCKS": 10}
+_UNLIMITED = 2**64 - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Confinement:
+    """What confines a process beside its own fields: the compiled filter, and whether devices are guarded for it."""
+
+    seccomp: bytes | None
+    seccomp_flags: int = 0
+    devices_guarded: bool = True
+    last_capability: int = capabilities.NUMBERS["CAP_CHECKPOINT_RESTORE"]
+
+
+def check(process: Process, field: str = "process") -> None:
+    """Raise UsageError for what no host of ours does."""
+    for name in ("apparmor_profile", "selinux_label"):
+        if getattr(process, name):
+            raise UsageError(f"{field}.{_JSON[name]}", "this runtime sets no such label", "leave it out")
+    if not process.args:
+        raise UsageError(f"{field}.args", "empty", "say what to run")
+
+
+_JSON = {"apparmor_profile": "apparmorProfile", "selinux_label": "selinuxLabel"}
+
+
+def limits(process: Process) -> tuple[tuple[int, int, int], ...]:
+    """Its resource limits as (number, soft, hard)."""
+    found = []
+    for index, limit in enumerate(process.rlimits):
+        number = _LIMITS.get(limit.type, getattr(resource, limit.type, None))
+        if not isinstance(number, int) or not limit.type.startswith("RLIMIT_"):
+            raise UsageError(f"process.rlimits[{index}].type", f"{limit.type!r} is no limit", "see setrlimit(2)")
+        found.append((number, _signed(limit.soft), _signed(limit.hard)))
+    return tuple(found)
+
+
+def before(process: Process, *, set_limits: bool, keyring: bool, persona: Persona | None = None) -> Iterator[Step]:
+    """What is set while the child may still do everything. Where it may not (`set_limits`), its parent sets limits."""
+    if set_limits:
+        yield from (ResourceLimit(*limit) for limit in limits(process))
+    if keyring:
+        yield SessionKeyring()
+    if persona is not None:
+        yield Personality(_persona(persona))
+    if process.io_priority is not None:
+        kind = _IO_CLASSES.get(process.io_priority.cls)
+        if kind is None:
+            raise UsageError("process.ioPriority.class", f"{process.io_priority.cls!r} is not known", "see ionice(1)")
+        yield IoPriority(kind, process.io_priority.priority)
+
+
+def confine(process: Process, given: Confinement) -> Confine:
+    """The one step that takes away, with what is left: numbers of capabilities beyond the kernel's are passed over."""
+    last, user = given.last_capability, process.user
+    withheld = frozenset() if given.devices_guarded else frozenset({capabilities.NUMBERS["CAP_MKNOD"]})
+    everything = frozenset(range(last + 1))
+    sets = process.capabilities
+    if sets is None:
+        names: Capabilities | None = None
+        bounding = everything - withheld
+    else:
+        names, bounding = sets, capabilities.numbers(sets.bounding, last) - withheld
+    return Confine(
+        uid=user.uid,
+        gid=user.gid,
+        groups=user.additional_gids,
+        dropped=tuple(sorted(everything - bounding)),
+        sets=None if names is None else _masks(names, last, withheld),
+        ambient=() if names is None else tuple(sorted(_ambient(names, last) - withheld)),
+        no_new_privileges=process.no_new_privileges,
+        seccomp=given.seccomp,
+        seccomp_flags=given.seccomp_flags,
+        umask=_UMASK if user.umask is None else user.umask,
+    )
+
+
+def _ambient(names: Capabilities, last: int) -> frozenset[int]:
+    """Those the kernel would raise; engines name others, which runc passes over as well."""
+    permitted, inheritable = capabilities.numbers(names.permitted, last), capabilities.numbers(names.inheritable, last)
+    return capabilities.numbers(names.ambient, last) & permitted & inheritable
+
+
+def execute(process: Process) -> Execute:
+    """The last step: a name without a slash is looked for along the process's own PATH."""
+    env = dict(word.partition("=")[::2] for word in process.env if "=" in word)
+    env.setdefault("HOME", "/root" if process.user.uid == 0 else "/")
+    name = process.args[0]
+    directories = env.get("PATH", PATH).split(":")
+    paths = (name,) if "/" in name else tuple(f"{part or '.'}/{name}" for part in directories)
+    return Execute(
+        paths=tuple(os.fsencode(path) for path in paths),
+        argv=tuple(os.fsencode(word) for word in process.args),
+        env=tuple((os.fsencode(key), os.fsencode(value)) for key, value in env.items()),
+    )
+
+
+def terminal(process: Process, *, console: bool) -> Iterator[Step]:
+    """Its terminal, if it has one."""
+    if process.terminal:
+        size = process.console_size
+        rows, columns = (0, 0) if size is None else (size.height, size.width)
+        yield Terminal(rows, columns, process.user.uid, console=console)
+
+
+def _masks(sets: Capabilities, last: int, withheld: frozenset[int]) -> tuple[int, int, int]:
+    effective, permitted, inheritable = (
+        sum(1 << number for number in capabilities.numbers(names, last) - withheld)
+        for names in (sets.effective, sets.permitted, sets.inheritable)
+    )
+    return effective, permitted, inheritable
+
+
+def _persona(persona: Persona) -> int:
+    if persona.domain not in _DOMAINS or persona.flags:
+        raise UsageError("linux.personality", f"{persona.domain!r} {persona.flags} is not known", "LINUX or LINUX32")
+    return _DOMAINS[persona.domain]
+
+
+def _signed(value: int) -> int:
+    return -1 if value in (-1, _UNLIMITED) else value

@@ -1,0 +1,60 @@
+"""What every step of a child is: it can say what it does, and do it. The steps themselves are in `steps` and beside it.
+
+Made and tested without root; carried out in order by `child`. Paths are bytes, ready for the kernel.
+After `PivotRoot` an absolute path means the new root and a relative one the host's tree, which
+stays the working directory until `LeaveHost`: no link inside an image can lead a mount out of it.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass
+from typing import Protocol
+
+
+class Step(Protocol):
+    """One thing to do. `describe()` says it in a line; `execute()` does it or raises OSError."""
+
+    def describe(self) -> str:
+        """What it does, in a line."""
+
+    def execute(self) -> None:
+        """Do it."""
+
+
+@dataclass(slots=True)
+class Context:
+    """What a child knows beside its steps.
+
+    `report` is the socket to its parent, `target` the process whose namespaces it may join (a pidfd or -1),
+    `trees` the detached mounts that the parent made for it, `hold` the FIFO it will wait at (or -1).
+    """
+
+    report: socket.socket
+    target: int = -1
+    trees: tuple[int, ...] = ()
+    hold: int = -1
+
+
+class Talking:
+    """A step that needs the context: `talk()` stands for `execute()`."""
+
+    __slots__ = ()
+
+    def describe(self) -> str:
+        """What it does, in a line."""
+        raise NotImplementedError
+
+    def execute(self) -> None:
+        """Never called."""
+        raise TypeError(f"{type(self).__name__} needs its context")
+
+    def talk(self, context: Context) -> None:
+        """Do it."""
+        raise NotImplementedError
+
+
+def shown(text: bytes) -> str:
+    """Bytes as text for `describe()`."""
+    return os.fsdecode(text)
