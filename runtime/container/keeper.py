@@ -80,8 +80,8 @@ class Keeper:
                     Process(self, session, request).begin(descriptors)
                 case ("attach", str(container_id), bool(output), bool(writes)):
                     self._attach(session, container_id, output, writes)
-                case ("wait", str(container_id)):
-                    self._wait(session, container_id)
+                case ("wait", str(container_id), bool(drained)):
+                    self._wait(session, container_id, drained)
                 case ("go",):
                     session.heard()
                 case ("kept",):
@@ -100,12 +100,12 @@ class Keeper:
         container.kept.attach(session, output=output, writes=writes)
         container.tell_running(session, "attached")
 
-    def _wait(self, session: Session, container_id: str) -> None:
+    def _wait(self, session: Session, container_id: str, drained: bool) -> None:
         container = self._containers.get(container_id)
         if container is None:
             session.tell("refused", "it does not run")
         else:
-            container.waiting.append(session)
+            (container.followers if drained else container.waiting).append(session)
 
     # --- for the processes kept
 
@@ -166,8 +166,7 @@ def flat(plan: bytes) -> Flat:
     _, *fields, parts = marshal.loads(plan)  # noqa: S302 - the socket is root's own
     rows = (marshal.loads(part) if isinstance(part, bytes) else part for part in parts)  # noqa: S302
     steps = tuple(from_row(row) for part in rows for row in part)
-    names = [name for name in Flat.__slots__ if name != "steps"]
-    return Flat(**dict(zip(names, fields, strict=True)), steps=steps)
+    return Flat(steps, *fields)
 
 
 class _held:  # noqa: N801 - used as a function

@@ -66,6 +66,8 @@ class Process:
         self.keeper = keeper
         self.request = request
         self.waiting: list[Session] = []
+        self.followers: list[Session] = []
+        """Who is to be told when the last output is in the log, too."""
         self._starter: Session | None = session
         self._spawned: Spawned | None = None
         self._code = 0
@@ -191,14 +193,15 @@ class Process:
 
     def _finish(self) -> None:
         """Everything it printed has been passed on."""
-        for session in list(self.kept.sessions):
-            session.tell("ended", self._code, self._oom)
+        sessions = list(self.kept.sessions)
         self._over()
+        for session in (*sessions, *self.followers):
+            session.tell("ended", self._code, self._oom)
 
     def _fail(self, failure: tuple[int, int, str]) -> None:
         """It never ran."""
         self.note_failure(failure)
-        for session in (*self.waiting, *([self._starter] if self._starter is not None else ())):
+        for session in (*self.waiting, *self.followers, *([self._starter] if self._starter is not None else ())):
             session.tell("failed", *failure)
         self._over()
 

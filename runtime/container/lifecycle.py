@@ -263,13 +263,6 @@ class Containers:
             self.state.rename(fresh, name)
         self.tell(replace(record, name=name), "rename", oldName=record.name)
 
-    def update(self, record: Record, resources: Any) -> None:
-        """Give it other limits, now and at every start to come."""
-        with self.state.locked(record) as fresh:
-            group = self.ground.group(fresh.id, self.config(fresh))
-            if fresh.running:
-                group.update(resources)
-
     def settle(self, record: Record) -> Record:
         """Give back what an ended container still holds of the host; write down an end that nobody saw."""
         with self.state.locked(record) as fresh:
@@ -354,7 +347,7 @@ class Watch:
         self._record = record
         self._contact = connect(containers.host.run)
         if self._contact is not None:
-            self._contact.ask("wait", record.id)
+            self._contact.ask("wait", record.id, False)
 
     def ended(self, timeout_s: float | None) -> bool:
         """Whether it has ended and that is written down, waiting up to `timeout_s`, or for ever."""

@@ -4,7 +4,7 @@ A connection begins with the keeper's `hello`; then one request, and what follow
 
     start, exec   → waits (the caller must say `go`) → running (with a pidfd and a terminal) or failed
     attach        → attached (the same), or refused
-    wait          → ended, or refused
+    wait          → ended, or refused; at once, or when the last output is in the log, too
     kept          → kept, with the ids
     ended         comes last to whoever is attached or waits: the exit code, and whether memory ran out
 """

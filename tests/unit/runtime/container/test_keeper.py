@@ -186,7 +186,7 @@ def test_a_client_that_dies_leaves_it_running(keeper: Contact, run: Path, tmp_pa
 def test_the_end_of_the_one_who_types_is_the_end_of_input(keeper: Contact, run: Path, tmp_path: Path) -> None:
     running = started(keeper, request(tmp_path / "box", "/bin/cat", input=True))
     with Summons(run).connect() as other:
-        other.ask("wait", "box")
+        other.ask("wait", "box", False)
         keeper.close()
         assert other.hear()[0] == ("ended", 0, False)
     running.close()
@@ -219,7 +219,7 @@ def test_the_end_is_written_before_it_is_told_and_the_page_struck_out(
         (box / "page").touch()
         with Summons(run).connect() as starter:
             started(starter, wanted).close()
-            keeper.ask("wait", "box")
+            keeper.ask("wait", "box", False)
             words, _ = keeper.hear()
         if words[0] == "ended":
             assert run_file(box)["exit_code"] == 0
