@@ -32,8 +32,7 @@ from runtime.container.plan import HostFacts, Plan, container_plan
 from runtime.container.plan import Place as Placement
 from runtime.container.spawning import Spawned
 from runtime.errors import TareError, UsageError
-from runtime.linux import seccomp
-from runtime.linux.capabilities import NUMBERS
+from runtime.linux import capabilities, seccomp
 
 SYSTEMD_PARTS = 3
 
@@ -65,8 +64,9 @@ def create(runtime: oci.Runtime, container_id: str, bundle: Path, making: Making
     bundles.check_id(container_id)
     text = read_config(bundle)
     config = decode.parse(load_json(text, bundle / "config.json"))
-    check(config, making, bundle)
-    warn_of_capabilities(config, runtime.warn)
+    process = check(config, making, bundle)
+    process = grantable(process, runtime.warn, new_user=config.linux.has("user"))
+    config = dataclasses.replace(config, process=process)
     name, parent = cgroup_path(config.linux.cgroups_path, container_id, systemd=making.systemd)
     group = open_cgroup(name, limits(config), guard_devices=True, parent=parent)
     place = bundles.reserve(runtime.root, container_id)
@@ -177,8 +177,8 @@ def load_json(text: bytes, where: Path | str) -> dict[str, Any]:
     return document
 
 
-def check(config: Config, making: Making, bundle: Path) -> None:
-    """What decoding cannot see: raises UsageError for what would fail later in a less clear way."""
+def check(config: Config, making: Making, bundle: Path) -> Process:
+    """What decoding cannot see: raises UsageError for what would fail later in a less clear way. The process."""
     process = config.process
     if process is None or not process.args:
         raise UsageError(f"{bundle}/config.json", "process.args: missing", "say what to run")
@@ -186,6 +186,7 @@ def check(config: Config, making: Making, bundle: Path) -> None:
     root = bundle / config.root.path
     if not root.is_dir():
         raise UsageError(f"{bundle}/config.json", f"root.path: {root} is no directory")
+    return process
 
 
 def check_console(process: Process, making: Making) -> None:
@@ -196,13 +197,21 @@ def check_console(process: Process, making: Making) -> None:
         raise UsageError("console socket", "cannot use console socket without process.terminal", "leave it out")
 
 
-def warn_of_capabilities(config: Config, warn: Callable[[str], None]) -> None:
-    """Say which capabilities no kernel of ours has: the specification wants a warning, not an error."""
-    sets = config.process.capabilities if config.process is not None else None
-    if sets is not None:
-        named = {*sets.bounding, *sets.effective, *sets.inheritable, *sets.permitted, *sets.ambient}
-        for name in sorted(named - NUMBERS.keys()):
-            warn(f"process.capabilities: {name} is not known and left out")
+def grantable(process: Process, warn: Callable[[str], None], *, new_user: bool) -> Process:
+    """The process with those capabilities alone that can be given; `warn` is told of the others.
+
+    The specification wants a warning here, not an error. A new user namespace begins with all of them.
+    """
+    sets = process.capabilities
+    if sets is None:
+        return process
+    kinds = [field.name for field in dataclasses.fields(sets)]
+    given = set(capabilities.NUMBERS) if new_user else set(capabilities.held())
+    refused = {name for kind in kinds for name in getattr(sets, kind)} - given
+    for name in sorted(refused):
+        warn(f"process.capabilities: {name} cannot be given and is left out")
+    left = {kind: tuple(name for name in getattr(sets, kind) if name in given) for kind in kinds}
+    return dataclasses.replace(process, capabilities=dataclasses.replace(sets, **left))
 
 
 def new_record(container_id: str, bundle: Path, config: Config, text: bytes, cgroup: tuple[str, str]) -> Record:

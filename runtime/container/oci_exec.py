@@ -77,7 +77,7 @@ def spawn(runtime: oci.Runtime, container_id: str, what: Asked, making: Making) 
     wanted = ("running", "created", *(("paused",) if what.ignore_paused else ()))
     record = oci.need(place, "exec", *wanted)
     config = decode.parse(place.config())
-    process = what.over(config)
+    process = oci_create.grantable(what.over(config), runtime.warn, new_user=config.linux.has("user"))
     oci_create.check_console(process, making)
     group = oci.cgroup_of(record)
     placement = Placement(

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from runtime.driver import Host
+from runtime.linux import capabilities
 from tests.bundles import TIMEOUT_S, image_tree
 from tests.conftest import skip_or_fail
 from tests.engines import DockerEngine, docker_engine
@@ -86,14 +87,14 @@ def podman(short_directory: Path, runtime: Path, rootfs: Path) -> Iterator[Podma
         subprocess.run(podman.command("import", "-", IMAGE), stdin=tar.stdout, check=True, capture_output=True)
     yield podman
     podman("rm", "--all", "--force", "--time", "0", check=False)
-    podman("unshare", "true", check=False)
+    subprocess.run(["umount", short_directory / "p/root/overlay"], check=False, capture_output=True)  # its own
 
 
 def on_terminal(command: Sequence[str], typed: bytes = b"") -> tuple[int, bytes]:
     """Run a command whose standard streams are a terminal: its exit code and what it showed."""
     pid, master = pty.fork()
     if pid == 0:
-        os.execvp(command[0], command)
+        os.execvp(command[0], list(command))
     os.write(master, typed)
     shown = b""
     while select.select([master], [], [], TIMEOUT_S)[0]:
@@ -203,8 +204,10 @@ def test_docker_privileged_read_only_volumes_and_users(engine: DockerEngine, tmp
     assert (tmp_path / "file").stat().st_uid == 1000
     done = run(engine, "sh", "-c", "grep CapEff /proc/self/status; test -w /sys", flags=("--privileged",))
     assert done.returncode == 0, done.stderr
-    own = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("CapEff"))
-    assert done.stdout.split() == own.split()
+    held = int(done.stdout.split()[1], 16)
+    # An old engine does not name the newest capabilities; this host may not have all of them itself.
+    assert held & (1 << capabilities.NUMBERS["CAP_SYS_ADMIN"])
+    assert held > sum(1 << capabilities.NUMBERS[name] for name in capabilities.DEFAULT)
 
 
 def test_podman_runs_and_tells_what_cannot_be_executed(podman: Podman) -> None:
@@ -228,7 +231,7 @@ def test_podman_life_cycle(podman: Podman) -> None:
         podman("pause", container)
         assert podman("inspect", "-f", "{{.State.Status}}", container).stdout.strip() == "paused"
         podman("unpause", container)
-        assert "64" in podman("stats", "--no-stream", "--format", "{{.MemUsage}}", container).stdout
+        assert "67.11MB" in podman("stats", "--no-stream", "--format", "{{.MemUsage}}", container).stdout
         assert "sleep" in podman("top", container, "args").stdout
         podman("stop", "--time", "1", container)
         assert podman("inspect", "-f", "{{.State.ExitCode}}", container).stdout.strip() == "137"

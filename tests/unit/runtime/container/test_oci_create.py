@@ -11,9 +11,10 @@ import pytest
 
 from runtime.cgroups.resources import DeviceRule, Resources
 from runtime.container import decode, oci_create
-from runtime.container.config import Config
+from runtime.container.config import Capabilities, Config
 from runtime.container.oci_create import Making, cgroup_path
 from runtime.errors import TareError, UsageError
+from runtime.linux import capabilities
 
 
 def config(**process: object) -> Config:
@@ -142,3 +143,16 @@ def test_preserved_descriptors_keep_their_numbers() -> None:
     making = Making(preserve_fds=2)
     assert oci_create.streams(making) == ((0, 3), (1, 4))
     assert oci_create.inherited(making) == [3, 4]
+
+
+def test_capabilities_that_cannot_be_given_are_left_out_with_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(capabilities, "held", lambda: ("CAP_KILL",))
+    sets = {"bounding": ["CAP_KILL", "CAP_SYS_RESOURCE"], "permitted": ["CAP_KILL", "CAP_FUTURE"]}
+    process = config(capabilities=sets).process
+    assert process is not None
+    warnings: list[str] = []
+    left = oci_create.grantable(process, warnings.append, new_user=False).capabilities
+    assert left == Capabilities(bounding=("CAP_KILL",), permitted=("CAP_KILL",))
+    assert [warning.split()[1] for warning in warnings] == ["CAP_FUTURE", "CAP_SYS_RESOURCE"]
+    inside = oci_create.grantable(process, warnings.append, new_user=True).capabilities
+    assert inside == Capabilities(bounding=("CAP_KILL", "CAP_SYS_RESOURCE"), permitted=("CAP_KILL",))
