@@ -116,6 +116,8 @@ class Creation:
                 changes[kind] = join(other.id, f"ns/{name}")
                 if kind == "network":
                     network = CONTAINER + other.id
+                    # It is found under the other's name: one address, one /etc/hosts.
+                    changes["hostname"] = options.hostname or self._state.document(other.id).get("hostname")
                 if kind == "ipc":
                     changes["shm_source"] = join(other.id, "root/dev/shm")
         if options.ipc == "host":

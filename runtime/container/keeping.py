@@ -1,4 +1,4 @@
-# ruff: noqa: PTH104, PTH106, PTH108, PTH112, PTH123
+# ruff: noqa: PTH104, PTH106, PTH108, PTH123
 # Paths are strings here: the keeper is lean.
 """What the keeper does for one process from the request to its end: a container's, or a command's run in one. Lean.
 

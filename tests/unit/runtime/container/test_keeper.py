@@ -96,11 +96,11 @@ def relayed(keeper: Contact, running: Running, data: bytes = b"") -> tuple[Ended
     found = {output: b"", errors: b""}
 
     def feed() -> None:
-        with open(typed, "wb") as file, suppress(BrokenPipeError):
+        with os.fdopen(typed, "wb") as file, suppress(BrokenPipeError):
             file.write(data)
 
     def gather(descriptor: int) -> None:
-        with open(descriptor, "rb") as file:
+        with os.fdopen(descriptor, "rb") as file:
             found[descriptor] = file.read()
 
     threads = [threading.Thread(target=feed), *(threading.Thread(target=gather, args=(at,)) for at in found)]
@@ -327,7 +327,7 @@ def test_its_descriptors_do_not_leak_into_what_it_starts(keeper: Contact, tmp_pa
 
 def test_it_holds_nothing_of_what_has_ended(keeper: Contact, run: Path, tmp_path: Path) -> None:
     def descriptors() -> int:
-        return len(os.listdir(f"/proc/{keeper.keeper_pid}/fd"))
+        return len(list(Path(f"/proc/{keeper.keeper_pid}/fd").iterdir()))
 
     before = descriptors()
     for number in range(3):
