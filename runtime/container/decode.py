@@ -9,80 +9,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import types
-import typing
+import sys
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from runtime.cgroups.resources import Resources
 from runtime.container import checks
+from runtime.container.bounds import ANY, BOUNDS, S64
 from runtime.container.config import Config, Process, Seccomp
 from runtime.errors import UsageError
 
 LARGEST_BYTES = 16 << 20
 _SHOWN_FAULTS = 64
-_S64 = (-(2**63), 2**63 - 1)
-_U16, _U32, _U64 = ((0, 2**bits - 1) for bits in (16, 32, 64))
-
-# What the specification allows in a whole number's field; others are int64.
-_BOUNDS: dict[tuple[str, str], tuple[int, int]] = {
-    ("ConsoleSize", "height"): _U16,
-    ("ConsoleSize", "width"): _U16,
-    ("User", "uid"): (0, 2**32 - 2),
-    ("User", "gid"): (0, 2**32 - 2),
-    ("User", "umask"): (0, 0o777),
-    ("User", "additional_gids"): (0, 2**32 - 2),
-    ("Rlimit", "soft"): _U64,
-    ("Rlimit", "hard"): _U64,
-    ("Process", "oom_score_adj"): (-1000, 1000),
-    ("IoPriority", "priority"): (0, 7),
-    ("IdMapping", "container_id"): _U32,
-    ("IdMapping", "host_id"): _U32,
-    ("IdMapping", "size"): (1, 2**32 - 1),
-    ("Hook", "timeout"): (1, 2**31 - 1),
-    ("TimeOffset", "nanosecs"): (0, 999_999_999),
-    ("Device", "major"): (0, 2**12 - 1),
-    ("Device", "minor"): (0, 2**20 - 1),
-    ("Device", "file_mode"): (0, 0o177777),
-    ("Device", "uid"): (0, 2**32 - 2),
-    ("Device", "gid"): (0, 2**32 - 2),
-    ("SyscallArgument", "index"): (0, 5),
-    ("SyscallArgument", "value"): _U64,
-    ("SyscallArgument", "value_two"): _U64,
-    ("SyscallRule", "errno_ret"): _U16,
-    ("Seccomp", "default_errno_ret"): _U16,
-    ("Memory", "limit"): (-1, 2**63 - 1),
-    ("Memory", "reservation"): (-1, 2**63 - 1),
-    ("Memory", "swap"): (-1, 2**63 - 1),
-    ("Memory", "kernel"): (-1, 2**63 - 1),
-    ("Memory", "kernel_tcp"): (-1, 2**63 - 1),
-    ("Memory", "swappiness"): (0, 200),
-    ("Cpu", "shares"): _U64,
-    ("Cpu", "burst"): _U64,
-    ("Cpu", "period"): _U64,
-    ("Cpu", "realtime_period"): _U64,
-    ("Cpu", "idle"): (0, 1),
-    ("Pids", "limit"): (-1, 2**63 - 1),
-    ("BlockIo", "weight"): (0, 1000),
-    ("BlockIo", "leaf_weight"): (0, 1000),
-    ("WeightDevice", "weight"): (0, 1000),
-    ("WeightDevice", "leaf_weight"): (0, 1000),
-    ("ThrottleDevice", "rate"): _U64,
-    ("HugepageLimit", "limit"): _U64,
-    ("DeviceRule", "major"): (-1, 2**32 - 1),
-    ("DeviceRule", "minor"): (-1, 2**32 - 1),
-    ("NetworkClass", "class_id"): _U32,
-    ("NetworkPriority", "priority"): _U32,
-    ("Rdma", "hca_handles"): _U32,
-    ("Rdma", "hca_objects"): _U32,
-}
-# libcontainer's -1 is "any", as absence is in the specification.
-_ANY = frozenset({("DeviceRule", "major"), ("DeviceRule", "minor")})
-
-_BAD = object()  # stands where a value could not be made; what holds it cannot be made either
-
 # What the specification wants written even where it is what we take for granted.
 _ALWAYS_TOLD = frozenset({("Process", "cwd"), ("Process", "user"), ("User", "uid"), ("User", "gid")})
 # What the specification knows and this runtime does not do: refused by name, not dropped.
@@ -164,7 +104,7 @@ def _no_number(name: str) -> None:
     raise ValueError(f"{name} is no number of JSON")
 
 
-class _Field(typing.NamedTuple):
+class _Field(NamedTuple):
     name: str
     json_name: str
     read: Reader
@@ -179,12 +119,12 @@ def json_name(field: dataclasses.Field[Any]) -> str:
 
 @cache
 def _fields(cls: type) -> tuple[_Field, ...]:
-    hints = typing.get_type_hints(cls)
+    scope = vars(sys.modules[cls.__module__])
     return tuple(
         _Field(
             name=field.name,
             json_name=json_name(field),
-            read=_reader(hints[field.name], (cls.__name__, field.name)),
+            read=_reader(str(field.type), scope, (cls.__name__, field.name)),
             required=field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING,
         )
         for field in dataclasses.fields(cls)
@@ -221,22 +161,20 @@ def _reader_of(cls: type) -> Reader:
     return read
 
 
-def _reader(hint: Any, key: tuple[str, str]) -> Reader:
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (types.UnionType, typing.Union):
-        (inner,) = (argument for argument in arguments if argument is not type(None))
-        return _read_optional_text if inner is str else _reader(inner, key)
-    if origin is tuple:
-        return _list_reader(_reader(arguments[0], key))
-    if origin is not None and issubclass(origin, Mapping):
-        return _map_reader(_reader(arguments[1], key))
-    if hint is str:
-        return _read_text
-    if hint is bool:
+def _reader(annotation: str, scope: Mapping[str, Any], key: tuple[str, str]) -> Reader:
+    """By a field's annotation, as it is written. Looking at the few forms there are is ten times evaluating them."""
+    plain = annotation.removesuffix(_OR_NONE)
+    if plain.startswith(_TUPLE):
+        return _list_reader(_reader(plain[len(_TUPLE) : -len(_OF_ANY_LENGTH)], scope, key))
+    if plain.startswith(_MAPPING):
+        return _map_reader(_reader(plain[len(_MAPPING) : -1], scope, key))
+    if plain == "str":
+        return _read_text if plain == annotation else _read_optional_text
+    if plain == "bool":
         return _read_flag
-    if hint is int:
-        return _number_reader(_BOUNDS.get(key, _S64), any_is=-1 if key in _ANY else None)
-    return _reader_of(hint)
+    if plain == "int":
+        return _number_reader(BOUNDS.get(key, S64), any_is=-1 if key in ANY else None)
+    return _reader_of(scope[plain])
 
 
 def _list_reader(item: Reader) -> Reader:
