@@ -1,4 +1,4 @@
-"""What the specification, and the kernel behind it, allow in the whole numbers of a configuration, by class and field."""
+"""What the specification and the kernel behind it allow in the whole numbers of a configuration."""
 
 from __future__ import annotations
 
@@ -59,6 +59,3 @@ BOUNDS: dict[tuple[str, str], tuple[int, int]] = {
 }
 # libcontainer's -1 is "any", as absence is in the specification.
 ANY = frozenset({("DeviceRule", "major"), ("DeviceRule", "minor")})
-
-_TUPLE, _OF_ANY_LENGTH, _MAPPING, _OR_NONE = "tuple[", ", ...]", "Mapping[str, ", " | None"
-_BAD = object()  # stands where a value could not be made; what holds it cannot be made either

@@ -23,6 +23,8 @@ from runtime.errors import UsageError
 
 LARGEST_BYTES = 16 << 20
 _SHOWN_FAULTS = 64
+_TUPLE, _OF_ANY_LENGTH, _MAPPING, _OR_NONE = "tuple[", ", ...]", "Mapping[str, ", " | None"
+_BAD = object()  # stands where a value could not be made; what holds it cannot be made either
 # What the specification wants written even where it is what we take for granted.
 _ALWAYS_TOLD = frozenset({("Process", "cwd"), ("Process", "user"), ("User", "uid"), ("User", "gid")})
 # What the specification knows and this runtime does not do: refused by name, not dropped.
