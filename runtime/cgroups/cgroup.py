@@ -64,9 +64,16 @@ class Cgroup(ABC):
     def create(self) -> None:
         """Make the group, empty, unlimited and with its devices guarded. Raises OSError.
 
-        Raises TareError, and leaves nothing, when the host lacks a control that the group was opened for.
+        An empty group of that name, which may have anybody's limits, is made anew. Raises TareError for one in
+        use, and, leaving nothing, when the host lacks a control that the group was opened for.
         """
-        self._make()
+        try:
+            self._make()
+        except FileExistsError as error:
+            if any(members(path) for top in self.possible_directories() for path in family(top)):
+                raise TareError(f"cgroup {self.id}", f"{error.filename} has processes", "choose another name") from None
+            self.remove()
+            self._make()
         try:
             if self._wanted is not None:
                 batches = list(self._batches(self._wanted))

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from runtime.cgroups import filter as device_filter
 from runtime.cgroups.cgroup import Cgroup
 from runtime.cgroups.detect import Hierarchies, detect, io_device, open_cgroup
 from runtime.cgroups.devices import USUAL
@@ -594,6 +595,21 @@ def test_a_parent_may_be_nested_and_stays(make: Make) -> None:
         path.parent.rmdir()
 
 
+def test_an_empty_group_of_that_name_is_made_anew_and_one_in_use_left_alone(make: Make) -> None:
+    first = make(Resources(pids=Pids(limit=5)))
+    again = open_cgroup(first.id, Resources())
+    again.create()
+    assert again.statistics().pids.limit is None
+    child = Inside(again, lambda: _hold(0))
+    while child.pid not in again.pids():
+        assert procfs.state(child.pid) != "Z"
+    with pytest.raises(TareError, match="has processes"):
+        open_cgroup(first.id, Resources()).create()
+    assert procfs.state(child.pid) not in (None, "Z")
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+
+
 def test_groups_made_inside_go_with_it(make: Make) -> None:
     group = make(Resources())
     inner = group.directories()[0] / "a" / "b"
@@ -629,3 +645,23 @@ def test_statistics_are_a_superset_of_usage(make: Make) -> None:
     group.thaw()
     os.kill(child.pid, signal.SIGKILL)
     child.wait()
+
+
+def test_a_program_closed_by_somebody_else_is_loaded_again(make: Make) -> None:
+    """As one does who becomes a daemon."""
+    found = detect()
+    if found.v2 is None:
+        pytest.skip("no v2 mount")
+    for attempt in range(2):
+        directory = found.v2 / f"tare-filter-{os.getpid()}"
+        directory.mkdir()
+        try:
+            device_filter.attach(directory, USUAL)
+            assert device_filter.reading(directory, USUAL).holds, attempt
+            for descriptor in device_filter._KEPT.values():
+                os.dup2(0, descriptor)
+        finally:
+            directory.rmdir()
+    for descriptor in device_filter._KEPT.values():
+        os.close(descriptor)
+    device_filter._KEPT.clear()
