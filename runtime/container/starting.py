@@ -23,6 +23,7 @@ from runtime.container.state import Record
 from runtime.driver import Host
 from runtime.errors import TareError, UsageError
 from runtime.ledger import Entry, Ledger
+from runtime.linux import seccomp
 
 DRIVER = "lifecycle"
 STREAMS = ((0, 0), (1, 1), (2, 2))
@@ -106,8 +107,14 @@ class Ground:
             files=tuple(self._files(record, config, equipped, others)),
             die_with_launcher=True,
         )
+        program, flags = self._filter(config)
         equipped.plan = container_plan(
-            config, place, self.facts, seccomp=self._filter(config), streams=() if _terminal(config) else STREAMS
+            config,
+            place,
+            self.facts,
+            seccomp=program,
+            seccomp_flags=flags,
+            streams=() if _terminal(config) else STREAMS,
         )
         if attachment is not None:
             from runtime.container.connecting import connected
@@ -162,12 +169,12 @@ class Ground:
                 found["/etc/resolv.conf"] = resolv_conf(host_resolv_conf(), record.settings.dns)
         return [(path, text) for path, text in found.items() if path not in mounted]
 
-    def _filter(self, config: Config) -> bytes | None:
-        if config.linux.seccomp is None:
-            return None
-        from runtime.linux.seccomp import cached
-
-        return cached(config.linux.seccomp, self.host.root / "seccomp")
+    def _filter(self, config: Config) -> tuple[bytes | None, int]:
+        """The filter's program and the flags to install it with."""
+        profile = config.linux.seccomp
+        if profile is None:
+            return None, 0
+        return seccomp.cached(profile, self.host.root / "seccomp"), seccomp.flags(profile)
 
     def request(self, record: Record, equipped: Equipped, **session: Any) -> dict[str, Any]:
         """What the keeper is asked for: see `keeping.Container`."""
@@ -204,13 +211,15 @@ class Ground:
         assert record.run is not None
         group = self.group(record.id, config)
         place = Place(join_files=group.join_files(), cgroup=group.clone_into(), devices_guarded=group.guards_devices)
+        program, flags = self._filter(config)
         plan = exec_plan(
             config,
             process,
             record.run.pid,
             place,
             self.facts,
-            seccomp=self._filter(config),
+            seccomp=program,
+            seccomp_flags=flags,
             streams=() if process.terminal else STREAMS,
         )
         request = {
