@@ -78,17 +78,18 @@ def pull(
     parts to resume left behind, when the registry does not have it, lies, or cannot be reached.
     """
     registry, name = repository(ref)
-    source = Repository(Transport(registry, access or Access()), name)
-    wanted = platform or Platform.here()
-    top = source.document(ref.digest or ref.tag)
-    chosen = _chosen(source, top, wanted, ref)
-    also = top.digest if top.digest != chosen.digest else None
-    for last in (False, False, True):
-        try:
-            return _Pull(store, source, ref, wanted, say).fetch(chosen, also)
-        except TareError as error:
-            if last or "went away meanwhile" not in error.why:  # somebody removed images while we counted on a layer
-                raise
+    with Transport(registry, access or Access()) as transport:
+        source = Repository(transport, name)
+        wanted = platform or Platform.here()
+        top = source.document(ref.digest or ref.tag)
+        chosen = _chosen(source, top, wanted, ref)
+        also = top.digest if top.digest != chosen.digest else None
+        for last in (False, False, True):
+            try:
+                return _Pull(store, source, ref, wanted, say).fetch(chosen, also)
+            except TareError as error:
+                if last or "went away meanwhile" not in error.why:  # somebody removed what we counted on
+                    raise
     raise AssertionError("unreachable")
 
 

@@ -35,7 +35,11 @@ def push(store: ImageStore, image: Image, ref: ImageRef, access: Access | None =
     Raises TareError when the registry cannot be reached, refuses, or answers with another digest.
     """
     registry, name = repository(ref)
-    target = Repository(Transport(registry, access or Access()), name, actions="pull,push")
+    with Transport(registry, access or Access()) as transport:
+        return _push(store, image, ref, Repository(transport, name, actions="pull,push"), say)
+
+
+def _push(store: ImageStore, image: Image, ref: ImageRef, target: Repository, say: Say) -> str:
     document = store.layout.get(image.digest)
     blobs = {blob["digest"]: blob for blob in (*document["layers"], document["config"])}
     progress = Progress(str(ref), sum(blob["size"] for blob in blobs.values()), say)

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from runtime.command import run
 from runtime.errors import TareError, UsageError
@@ -249,7 +249,7 @@ class ImageStore:
         with room_for(f"layer {digest or archive.name}", self.directory):
             directory.mkdir(mode=0o700)
             (directory / "fs").mkdir(mode=0o755)
-            with archive.open("rb") as blob:
+            with self._opened(archive, digest) as blob:
                 found = unpack(blob, directory / "fs", media_type=media_type, bounds=bounds)
             for promised, seen, what in ((digest, found.digest, "content"), (diff_id, found.diff_id, "diff id")):
                 if promised is not None and promised != seen:
@@ -392,7 +392,20 @@ class ImageStore:
         for layer in made:
             if not self._layer_directory(layer.diff_id).exists():
                 _place(layer.directory, self._layer_directory(layer.diff_id))
-            layer.archive.replace(self.layout.blob(layer.digest))
+            try:
+                layer.archive.replace(self.layout.blob(layer.digest))
+            except FileNotFoundError:
+                if not self.layout.blob(layer.digest).exists():  # else another process was faster with the same file
+                    raise
+
+    def _opened(self, archive: Path, digest: str | None) -> IO[bytes]:
+        """The archive, or the blob that another process has made of it meanwhile."""
+        try:
+            return archive.open("rb")
+        except FileNotFoundError:
+            if digest is None:
+                raise
+            return self.layout.blob(digest).open("rb")
 
     def _image(self, ref: ImageRef, digest: str) -> Image:
         document = self.layout.get(digest)

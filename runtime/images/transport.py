@@ -1,6 +1,6 @@
 """HTTP as registries need it: authorised, retried, redirected, never sending a secret where it does not belong.
 
-A connection is kept for each thread and host. Not for what is asked and answered (`registry.py`).
+Connections are kept for the next request. Not for what is asked and answered (`registry.py`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
-from typing import IO
+from typing import IO, Self
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 from runtime.errors import TareError
@@ -43,17 +43,32 @@ class Access:
     wait: Callable[[float], None] = field(default=time.sleep)
 
 
+@dataclass(slots=True)
+class _Exchange:
+    """A response that is being read, and the connection it comes over, to the host `key`."""
+
+    response: http.client.HTTPResponse
+    connection: http.client.HTTPConnection
+    key: str
+
+
 class Transport:
-    """Requests to one registry, `HOST[:PORT]`. For use by several threads."""
+    """Requests to one registry, `HOST[:PORT]`, from several threads. A context manager: its connections end with it."""
 
     def __init__(self, registry: str, access: Access) -> None:
         self.registry, self.access = registry, access
         plain = access.plain_http or _is_loopback(registry)
         self.base = f"{'http' if plain else 'https'}://{registry}"
         self._authorization: dict[str, str] = {}
-        self._local = threading.local()
+        self._idle: dict[str, list[http.client.HTTPConnection]] = {}
         self._tls: ssl.SSLContext | None = None
         self._guard = threading.Lock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._forget()
 
     @contextmanager
     def request(
@@ -67,7 +82,7 @@ class Transport:
         for attempt in range(self.access.attempts):
             last = attempt == self.access.attempts - 1
             try:
-                response, connection = self._authorised(method, urljoin(self.base, url), scope, headers or {}, body)
+                exchange = self._authorised(method, urljoin(self.base, url), scope, headers or {}, body)
             except ssl.SSLCertVerificationError as error:
                 do = "install its authority's certificate, or use --plain-http if it speaks no TLS"
                 raise TareError(f"registry {self.registry}", f"its certificate: {error.verify_message}", do) from error
@@ -78,24 +93,22 @@ class Transport:
                     raise TareError(f"registry {self.registry}", why, "is it running, and reachable?") from error
                 self.access.wait(_pause_s(attempt, None))
                 continue
-            if response.status in _TRY_AGAIN and not last:
-                self._finish(response, connection)
-                self.access.wait(_pause_s(attempt, response.headers.get("Retry-After")))
+            if exchange.response.status in _TRY_AGAIN and not last:
+                self._finish(exchange)
+                self.access.wait(_pause_s(attempt, exchange.response.headers.get("Retry-After")))
                 continue
             try:
-                yield response
+                yield exchange.response
             finally:
-                self._finish(response, connection)
+                self._finish(exchange)
             return
 
-    def _authorised(
-        self, method: str, url: str, scope: str, headers: Mapping[str, str], body: Body
-    ) -> tuple[http.client.HTTPResponse, http.client.HTTPConnection]:
-        response, connection = self._redirected(method, url, self._with_authorization(scope, headers), body)
-        if response.status != 401:
-            return response, connection
-        challenge = ",".join(response.headers.get_all("WWW-Authenticate") or [])
-        self._finish(response, connection)
+    def _authorised(self, method: str, url: str, scope: str, headers: Mapping[str, str], body: Body) -> _Exchange:
+        exchange = self._redirected(method, url, self._with_authorization(scope, headers), body)
+        if exchange.response.status != 401:
+            return exchange
+        challenge = ",".join(exchange.response.headers.get_all("WWW-Authenticate") or [])
+        self._finish(exchange)
         self._authorization[scope] = self._answer(challenge, scope)
         return self._redirected(method, url, self._with_authorization(scope, headers), body)
 
@@ -117,11 +130,11 @@ class Transport:
                     headers["Content-Type"] = "application/x-www-form-urlencoded"
                 elif credentials is not None:
                     headers["Authorization"] = credentials.basic()
-                response, connection = self._redirected("GET" if form is None else "POST", url, headers, form)
-                document = response.read(_TOKEN_BYTES)
-                self._finish(response, connection)
-                if response.status != 200:
-                    raise self._denied(f"its authorization server answered {response.status}")
+                exchange = self._redirected("GET" if form is None else "POST", url, headers, form)
+                document, status = exchange.response.read(_TOKEN_BYTES), exchange.response.status
+                self._finish(exchange)
+                if status != 200:
+                    raise self._denied(f"its authorization server answered {status}")
                 return f"Bearer {token_in(document)}"
         raise self._denied("it wants to know who you are")
 
@@ -138,16 +151,14 @@ class Transport:
             return
         raise TareError(f"registry {self.registry}", f"it sends us to {url[:120]}, without encryption", "do not use it")
 
-    def _redirected(
-        self, method: str, url: str, headers: Mapping[str, str], body: Body
-    ) -> tuple[http.client.HTTPResponse, http.client.HTTPConnection]:
+    def _redirected(self, method: str, url: str, headers: Mapping[str, str], body: Body) -> _Exchange:
         sent = dict(headers)
         for _ in range(6):
-            response, connection = self._send(method, urlsplit(url), sent, body)
-            place = response.headers.get("Location")
-            if response.status not in _REDIRECTS or not place or method not in ("GET", "HEAD"):
-                return response, connection
-            self._finish(response, connection)
+            exchange = self._send(method, urlsplit(url), sent, body)
+            place = exchange.response.headers.get("Location")
+            if exchange.response.status not in _REDIRECTS or not place or method not in ("GET", "HEAD"):
+                return exchange
+            self._finish(exchange)
             target = urljoin(url, place)
             self._must_be_safe(target)
             if urlsplit(target).netloc != urlsplit(url).netloc:
@@ -155,31 +166,20 @@ class Transport:
             url = target
         raise TareError(f"registry {self.registry}", "it redirects without end", "try again later")
 
-    def _send(
-        self, method: str, url: SplitResult, headers: Mapping[str, str], body: Body
-    ) -> tuple[http.client.HTTPResponse, http.client.HTTPConnection]:
-        connection = self._connection(url)
-        path = (url.path or "/") + (f"?{url.query}" if url.query else "")
-        content = body() if callable(body) else body
+    def _send(self, method: str, url: SplitResult, headers: Mapping[str, str], body: Body) -> _Exchange:
+        key, path = f"{url.scheme}://{url.netloc}", (url.path or "/") + (f"?{url.query}" if url.query else "")
+        with self._guard:
+            idle = self._idle.setdefault(key, [])
+            kept = idle.pop() if idle else None
+        if kept is not None:
+            with suppress(*BROKEN):  # the other side may have closed it meanwhile: then on a fresh one
+                return _Exchange(_exchange(kept, method, path, headers, body), kept, key)
+        fresh = self._connect(url)
         try:
-            connection.request(method, path, content, {"User-Agent": "tare", **headers})
-            return connection.getresponse(), connection
-        except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError):
-            # A kept connection may have been closed by the other side meanwhile: once more on a fresh one.
-            connection.close()
-            content = body() if callable(body) else body
-            connection.request(method, path, content, {"User-Agent": "tare", **headers})
-            return connection.getresponse(), connection
-        finally:
-            if callable(body) and content is not None and not isinstance(content, bytes):
-                content.close()
-
-    def _connection(self, url: SplitResult) -> http.client.HTTPConnection:
-        kept: dict[str, http.client.HTTPConnection] = self._local.__dict__.setdefault("kept", {})
-        key = f"{url.scheme}://{url.netloc}"
-        if key not in kept:
-            kept[key] = self._connect(url)
-        return kept[key]
+            return _Exchange(_exchange(fresh, method, path, headers, body), fresh, key)
+        except BaseException:
+            fresh.close()
+            raise
 
     def _connect(self, url: SplitResult) -> http.client.HTTPConnection:
         host, port = url.hostname or "", url.port
@@ -202,18 +202,41 @@ class Transport:
                     self._tls.load_verify_locations(certificate)
             return self._tls
 
-    def _finish(self, response: http.client.HTTPResponse, connection: http.client.HTTPConnection) -> None:
-        """Make the connection ready for the next request, or drop it if much is left to read."""
+    def _finish(self, exchange: _Exchange) -> None:
+        """Keep the connection for the next request, or drop it if much is left to read."""
+        response = exchange.response
         with suppress(*BROKEN):
             if not response.isclosed() and response.length is not None and response.length < 1 << 16:
                 response.read()
-        if not response.isclosed():
-            response.close()
-            connection.close()
+        clean = response.isclosed() and not response.will_close
+        response.close()
+        if not clean:
+            exchange.connection.close()
+            return
+        with self._guard:
+            self._idle.setdefault(exchange.key, []).append(exchange.connection)
 
     def _forget(self) -> None:
-        for connection in self._local.__dict__.pop("kept", {}).values():
+        with self._guard:
+            idle, self._idle = self._idle, {}
+        for connection in (connection for several in idle.values() for connection in several):
             connection.close()
+
+
+def _exchange(
+    connection: http.client.HTTPConnection, method: str, path: str, headers: Mapping[str, str], body: Body
+) -> http.client.HTTPResponse:
+    """Send a request and read the response's head; the connection is closed if that fails."""
+    content = body() if callable(body) else body
+    try:
+        connection.request(method, path, content, {"User-Agent": "tare", **headers})
+        return connection.getresponse()
+    except BaseException:
+        connection.close()
+        raise
+    finally:
+        if content is not None and not isinstance(content, bytes):
+            content.close()
 
 
 def _is_loopback(registry: str) -> bool:
