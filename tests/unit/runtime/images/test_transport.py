@@ -1,0 +1,125 @@
+"""Requests reach where they may, with what belongs there, as often as it makes sense."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from runtime.errors import TareError
+from runtime.images.auth import Credentials
+from runtime.images.transport import Access, Transport
+
+Answer = Callable[[BaseHTTPRequestHandler], None]
+
+
+@contextmanager
+def answering(answer: Answer) -> Iterator[str]:
+    """HOST:PORT of a server that answers so."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+            pass
+
+        def do_GET(self) -> None:
+            answer(self)
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    try:
+        yield f"127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def reply(handler: BaseHTTPRequestHandler, status: int, body: bytes = b"", **headers: str) -> None:
+    handler.send_response(status)
+    for key, value in headers.items():
+        handler.send_header(key.replace("_", "-"), value)
+    handler.send_header("Content-Length", str(len(body)))
+    handler.end_headers()
+    handler.wfile.write(body)
+
+
+def get(host: str, access: Access, path: str = "/v2/") -> tuple[int, bytes]:
+    with Transport(host, access) as transport, transport.request("GET", path, "scope") as response:
+        return response.status, response.read()
+
+
+def test_a_redirect_elsewhere_does_not_take_the_password_along() -> None:
+    seen: dict[str, str | None] = {}
+
+    def there(handler: BaseHTTPRequestHandler) -> None:
+        seen["there"] = handler.headers.get("Authorization")
+        reply(handler, 200, b"content")
+
+    with answering(there) as other:
+
+        def here(handler: BaseHTTPRequestHandler) -> None:
+            if handler.headers.get("Authorization") is None:
+                reply(handler, 401, WWW_Authenticate='Basic realm="x"')
+            else:
+                reply(handler, 307, Location=f"http://{other}/blob")
+
+        with answering(here) as host:
+            access = Access(credentials=Credentials("user", "secret"), attempts=1)
+            assert get(host, access) == (200, b"content")
+    assert seen == {"there": None}
+
+
+def test_an_endless_redirect_ends() -> None:
+    with (
+        answering(lambda handler: reply(handler, 302, Location="/again")) as host,
+        pytest.raises(TareError, match="without end"),
+    ):
+        get(host, Access(attempts=1))
+
+
+def test_leaving_encryption_is_refused() -> None:
+    transport = Transport("registry.example", Access())
+    assert transport.base == "https://registry.example"
+    with pytest.raises(TareError, match="without encryption"):
+        transport._must_be_safe("http://elsewhere.example/token")
+    transport._must_be_safe("https://elsewhere.example/token")
+
+
+@pytest.mark.parametrize("host", ["localhost:5000", "127.0.0.1", "[::1]:80", "reg.localhost"])
+def test_loopback_needs_no_encryption(host: str) -> None:
+    assert Transport(host, Access()).base == f"http://{host}"
+
+
+def test_the_servers_wish_to_wait_is_heard() -> None:
+    answers = [429, 503, 200]
+    waits: list[float] = []
+    with answering(lambda handler: reply(handler, answers.pop(0), Retry_After="7")) as host:
+        assert get(host, Access(attempts=5, wait=waits.append))[0] == 200
+    assert waits == [7.0, 7.0]
+
+
+def test_a_kept_connection_that_was_closed_is_opened_again() -> None:
+    def once(handler: BaseHTTPRequestHandler) -> None:
+        reply(handler, 200, b"ok")
+        handler.close_connection = True  # without saying so
+
+    with answering(once) as host, Transport(host, Access(attempts=1)) as transport:
+        for _ in range(3):
+            with transport.request("GET", "/", "scope") as response:
+                assert response.read() == b"ok"
+
+
+def test_what_speaks_no_http_is_a_sentence() -> None:
+    def garbage(handler: BaseHTTPRequestHandler) -> None:
+        handler.wfile.write(b"SSH-2.0-x\r\n")
+        handler.close_connection = True
+
+    with answering(garbage) as host, pytest.raises(TareError, match="is it running"):
+        get(host, Access(attempts=2, wait=lambda seconds: None))
