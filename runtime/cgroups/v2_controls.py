@@ -23,6 +23,7 @@ from runtime.cgroups.controls import (
     schedulers,
     word_of_device,
 )
+from runtime.cgroups.files import number
 from runtime.cgroups.resources import PERIOD_US, BlockIo, Cpu, Memory, Resources
 from runtime.cgroups.values import UNLIMITED, cpus, given, huge_limit, shares, swap_alone, swappiness, weight
 from runtime.cgroups.weights import cpu_weight, io_weight, whole_pages
@@ -126,9 +127,10 @@ class V2Controls:
                 raise self._name.refuse(name, "cgroup v2 has none")
         if memory.use_hierarchy is False:
             raise self._name.refuse("memory.useHierarchy", "cgroup v2 always accounts the groups below")
+        limit_now = number(self._locate(self._name("memory.limit"), "memory.max")) if memory.swap else None
         for name, file, value in (
             ("memory.limit", "memory.max", memory.limit or None),
-            ("memory.swap", "memory.swap.max", swap_alone(self._name, memory)),
+            ("memory.swap", "memory.swap.max", swap_alone(self._name, memory, limit_now)),
             ("memory.reservation", "memory.low", memory.reservation),
         ):
             if value is not None:

@@ -55,9 +55,12 @@ def swappiness(names: Names, value: int | None) -> int | None:
     return value
 
 
-def swap_alone(names: Names, memory: Memory) -> int | None:
-    """Bytes of swap on top of memory, as v2 limits it; UNLIMITED, or None when nothing is asked."""
-    limit, both = memory.limit or None, memory.swap or None
+def swap_alone(names: Names, memory: Memory, limit_now: int | None = None) -> int | None:
+    """Bytes of swap on top of memory, as v2 limits it; UNLIMITED, or None when nothing is asked.
+
+    `limit_now` is the memory limit that the group has, for an update that leaves it alone.
+    """
+    limit, both = memory.limit or limit_now, memory.swap or None
     if both == UNLIMITED or (limit == UNLIMITED and both is None):
         return UNLIMITED
     if both is None:

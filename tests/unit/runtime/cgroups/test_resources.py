@@ -291,6 +291,14 @@ def test_a_period_alone_keeps_the_quota_on_v2(v2: Cgroup, kernel: Written) -> No
     assert kernel == [("cpu.max", "30000 100000"), ("cpu.max", "30000 50000")]
 
 
+def test_swap_alone_is_counted_from_the_limit_that_is_there_on_v2(v2: Cgroup, kernel: Written) -> None:
+    with pytest.raises(TareError, match=r"limit memory\.swap: .*memory is not"):
+        v2.update(Resources(memory=Memory(swap=8 * MIB)))
+    v2.apply(Resources(memory=Memory(limit=4 * MIB)))
+    v2.update(Resources(memory=Memory(swap=8 * MIB)))
+    assert kernel == [("memory.max", str(4 * MIB)), ("memory.swap.max", str(4 * MIB))]
+
+
 @pytest.mark.parametrize("version", ["v1", "v2"])
 def test_an_idle_group_has_no_shares(request: pytest.FixtureRequest, kernel: Written, version: str) -> None:
     request.getfixturevalue(version).apply(Resources(cpu=Cpu(shares=512, idle=1)))
