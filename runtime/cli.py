@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from runtime.container.lifecycle import Containers
 from runtime.container.volumes import VolumeStore
 from runtime.driver import Driver, Host, drivers, host_from_env
 from runtime.errors import TareError
@@ -106,6 +107,10 @@ def sweep(host: Host) -> Sweep:
     ledger, store = Ledger(host.run), ImageStore(host.root)
     for name, kind in sorted(drivers().items()):
         _sweep_driver(name, kind, host, done)
+    try:
+        done.removed += Containers(host).sweep()
+    except (TareError, OSError) as error:
+        done.failed.append(f"containers: {error}")
     done.live = [{"id": instance_id, "pid": pid} for instance_id, pid in ledger.live()]
     try:
         done.removed += store.sweep(unneeded=not done.live)

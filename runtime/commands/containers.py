@@ -1,4 +1,4 @@
-"""The commands that change containers: `tare run`, `create`, `start`, `stop`, `kill`, `rm`, `wait`, `attach`, `exec` and more.
+"""The commands that change containers, from `tare run` to `tare rm`, and those that work in them: `attach` and `exec`.
 
 Docker's words, answers and exit codes. Only that: the work is done by `runtime.container.lifecycle`; what only shows
 containers is in `showing`.

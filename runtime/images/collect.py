@@ -186,7 +186,7 @@ def _named(store: ImageStore, text: str) -> bool:
 def _user(store: ImageStore, image: Image) -> str | None:
     """The id of a container made from `image`, if there is one."""
     theirs = {hex_of(image.id), hex_of(image.digest)}
-    for state in sorted(store.root.glob("containers/*/state.json")):
+    for state in sorted(store.root.glob("containers/*/container.json")):
         with suppress(FileNotFoundError):
             if theirs & set(_HEX.findall(state.read_text(errors="replace"))):
                 return state.parent.name[:12]
