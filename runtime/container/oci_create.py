@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.cgroups.cgroup import Cgroup
-from runtime.cgroups.detect import open_cgroup
+from runtime.cgroups.detect import detect, open_cgroup
 from runtime.cgroups.devices import USUAL
 from runtime.cgroups.resources import Resources
 from runtime.container import bundles, decode, oci, spawning
@@ -31,6 +31,7 @@ from runtime.container.config import Config, Process
 from runtime.container.plan import HostFacts, Plan, container_plan
 from runtime.container.plan import Place as Placement
 from runtime.container.spawning import Spawned
+from runtime.container.users import identify
 from runtime.errors import TareError, UsageError
 from runtime.linux import capabilities, seccomp
 
@@ -66,7 +67,7 @@ def create(runtime: oci.Runtime, container_id: str, bundle: Path, making: Making
     config = decode.parse(load_json(text, bundle / "config.json"))
     process = check(config, making, bundle)
     process = grantable(process, runtime.warn, new_user=config.linux.has("user"))
-    config = dataclasses.replace(config, process=process)
+    config = dataclasses.replace(config, process=with_home(process, bundle / config.root.path))
     name, parent = cgroup_path(config.linux.cgroups_path, container_id, systemd=making.systemd)
     group = open_cgroup(name, limits(config), guard_devices=True, parent=parent)
     place = bundles.reserve(runtime.root, container_id)
@@ -120,6 +121,7 @@ class _Creation:
             join_files=join,
             cgroup=into,
             cgroup_mounts=self.group.mounts_inside(),
+            cgroup_directories=() if self.config.linux.has("cgroup") else own_directories(self.group),
             devices_guarded=self.group.guards_devices,
             waits=bool(self.config.hooks.prestart or self.config.hooks.create_runtime),
             hold=Path(self.place.path(bundles.FIFO)),
@@ -214,6 +216,17 @@ def grantable(process: Process, warn: Callable[[str], None], *, new_user: bool) 
     return dataclasses.replace(process, capabilities=dataclasses.replace(sets, **left))
 
 
+def with_home(process: Process, rootfs: Path) -> Process:
+    """The process with HOME set, to what the container's own /etc/passwd says where its configuration is silent."""
+    if any(word.startswith("HOME=") for word in process.env):
+        return process
+    try:
+        home = identify([rootfs], str(process.user.uid)).home
+    except (TareError, OSError):
+        home = "/"
+    return dataclasses.replace(process, env=(*process.env, f"HOME={home}"))
+
+
 def new_record(container_id: str, bundle: Path, config: Config, text: bytes, cgroup: tuple[str, str]) -> Record:
     """What is written down before anything is made."""
     return Record(
@@ -275,6 +288,17 @@ def make_cgroup(group: Cgroup, resources: Resources) -> None:
         raise TareError("cgroup", f"{group.id} is in use: {len(group.pids())} processes are in it", "choose another")
     group.create()
     group.apply(resources)
+
+
+def own_directories(group: Cgroup) -> tuple[tuple[str, str], ...]:
+    """The group's directory in each v1 hierarchy, and the name of that hierarchy's mount point."""
+    mounts = set(detect().v1.values())
+    return tuple(
+        (str(directory), mount.name)
+        for directory in group.directories()
+        for mount in mounts
+        if directory.is_relative_to(mount)
+    )
 
 
 def freezer_file(group: Cgroup) -> str | None:

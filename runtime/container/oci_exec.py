@@ -79,6 +79,7 @@ def spawn(runtime: oci.Runtime, container_id: str, what: Asked, making: Making) 
     config = decode.parse(place.config())
     process = oci_create.grantable(what.over(config), runtime.warn, new_user=config.linux.has("user"))
     oci_create.check_console(process, making)
+    process = oci_create.with_home(process, Path(record.rootfs))
     group = oci.cgroup_of(record)
     placement = Placement(
         bundle=Path(record.bundle),

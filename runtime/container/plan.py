@@ -145,12 +145,12 @@ class Template:
         self._in_user = config.linux.has("user")
         self._begin = Part(self._beginning())
         self._execute = processplan.execute(config.process)
-        self._interiors: dict[tuple[tuple[str, str], ...], tuple[Part, tuple[Tree, ...]]] = {}
+        self._interiors: dict[object, tuple[Part, tuple[Tree, ...]]] = {}
         self._ends: dict[tuple[bool, bool, bool], Part] = {}
 
     def at(self, place: Place, *, hostname: str | None = None, streams: Sequence[tuple[int, int]] = ()) -> Plan:
         """One launch. `hostname` stands for the configuration's where each has its own."""
-        interior, trees = self._interior(place.cgroup_mounts)
+        interior, trees = self._interior(place)
         linux = self._config.linux
         parts: list[Step | Part] = [Write(os.fsencode(path), b"0") for path in place.join_files]
         if place.hold is not None:
@@ -162,9 +162,7 @@ class Template:
         name = hostname or self._config.hostname
         if name is not None and linux.has("uts"):
             parts.append(Hostname(os.fsencode(name)))
-        if place.interface is not None:
-            parts.append(place.interface)
-        elif self._namespaces.cloned & CLONE_NEWNET:
+        if self._namespaces.cloned & CLONE_NEWNET:
             parts.append(LoopbackUp())
         parts.append(self._end(place))
         if place.die_with_launcher:
@@ -180,7 +178,6 @@ class Template:
             cgroup=None if place.cgroup is None else str(place.cgroup),
             enter=self._namespaces.entered,
             outside=self._outside(place, trees),
-            links=place.links,
             user=self._namespaces.user,
         )
 
@@ -225,19 +222,26 @@ class Template:
             yield BecomeRoot()
 
     def _files(self, place: Place) -> Iterator[Step]:
-        return self._root_plan(place.cgroup_mounts).files(place.files)
+        return self._root_plan(place).files(place.files)
 
-    def _root_plan(self, cgroup_mounts: tuple[tuple[str, str], ...]) -> RootPlan:
-        return RootPlan(config=self._config, bundle=self._bundle, known=self._known, cgroup_mounts=cgroup_mounts)
+    def _root_plan(self, place: Place) -> RootPlan:
+        return RootPlan(
+            config=self._config,
+            bundle=self._bundle,
+            known=self._known,
+            cgroup_mounts=place.cgroup_mounts,
+            cgroup_directories=place.cgroup_directories,
+        )
 
-    def _interior(self, cgroup_mounts: tuple[tuple[str, str], ...]) -> tuple[Part, tuple[Tree, ...]]:
-        found = self._interiors.get(cgroup_mounts)
+    def _interior(self, place: Place) -> tuple[Part, tuple[Tree, ...]]:
+        key = place.cgroup_mounts, place.cgroup_directories
+        found = self._interiors.get(key)
         if found is None:
-            plan = self._root_plan(cgroup_mounts)
+            plan = self._root_plan(place)
             steps = [*plan.steps(), *self._hooks("createContainer", self._config.hooks.create_container)]
             if self._config.domainname is not None:
                 steps.append(DomainName(os.fsencode(self._config.domainname)))
-            found = self._interiors[cgroup_mounts] = Part(steps), tuple(plan.trees)
+            found = self._interiors[key] = Part(steps), tuple(plan.trees)
         return found
 
     def _end(self, place: Place) -> Part:
@@ -351,6 +355,7 @@ def _confinement(filtered: tuple[bytes | None, int], devices_guarded: bool, fact
         seccomp_flags=filtered[1],
         devices_guarded=devices_guarded,
         last_capability=facts.last_capability,
+        lacking=facts.lacking,
     )
 
 

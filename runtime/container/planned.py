@@ -145,12 +145,16 @@ class Bind:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostFacts:
-    """What the plan must know of the host, gathered once: which of its paths exist, which capabilities it has."""
+    """What the plan must know of the host, gathered once: which of its paths exist, which capabilities it has.
+
+    `lacking` are those that the kernel knows but this process does not have: a container inside a container.
+    """
 
     masked_files: tuple[str, ...]
     masked_directories: tuple[str, ...]
     read_only: tuple[str, ...]
     last_capability: int
+    lacking: frozenset[int] = frozenset()
 
     @classmethod
     def gather(cls, root: Path = Path("/")) -> HostFacts:
@@ -159,11 +163,13 @@ class HostFacts:
         def real(path: str) -> Path:
             return root / path.lstrip("/")
 
+        last = int(real("/proc/sys/kernel/cap_last_cap").read_text())
         return cls(
             masked_files=tuple(path for path in MASKED if real(path).exists() and not real(path).is_dir()),
             masked_directories=tuple(path for path in MASKED if real(path).is_dir()),
             read_only=tuple(path for path in READ_ONLY if real(path).exists()),
-            last_capability=int(real("/proc/sys/kernel/cap_last_cap").read_text()),
+            last_capability=last,
+            lacking=_lacking(real("/proc/self/status"), last),
         )
 
     def known(self) -> KnownPaths:
@@ -181,9 +187,10 @@ class Place:
 
     With `rootfs` an overlay is mounted; without, `config.root.path`, relative to `bundle`, is ready. It enters
     its cgroup by the v1 `join_files` or is born in the v2 `cgroup`; `cgroup_mounts` are what a mount of type
-    cgroup shows: (v1 controllers, directory name), one empty pair for v2. Where no cgroup guards the devices,
-    none can be made and those in the image cannot be opened. `files` are put over the image's: path and content.
-    `links` are requests for the parent to make a network link, and `interface` the step that sets it up inside.
+    cgroup shows: (v1 controllers, directory name), one empty pair for v2; without a cgroup namespace v1 shows its
+    `cgroup_directories` instead: (host directory, name), and else the host's whole tree. Where no cgroup guards the
+    devices, none can be made and those in the image cannot be opened. `files` are put over the image's: path and
+    content.
 
     With `waits` the child stops before its root is pivoted and says `hooks` to its parent, which may then find
     its namespaces by its pid (hooks of the runtime, a network). `hold` is a FIFO, made before, at which it stops
@@ -195,11 +202,17 @@ class Place:
     join_files: tuple[Path, ...] = ()
     cgroup: Path | None = None
     cgroup_mounts: tuple[tuple[str, str], ...] = ()
+    cgroup_directories: tuple[tuple[str, str], ...] = ()
     devices_guarded: bool = True
     files: tuple[tuple[str, str], ...] = ()
-    links: tuple[bytes, ...] = ()
-    interface: Step | None = None
     waits: bool = False
     hold: Path | None = None
     keyring: bool = True
     die_with_launcher: bool = False
+
+
+def _lacking(status: Path, last: int) -> frozenset[int]:
+    """The capabilities up to `last` that a process does not have by its /proc file; none where there is no file."""
+    fields = dict(line.split(":\t", 1) for line in status.read_text().splitlines() if ":\t" in line)
+    held = int(fields["CapPrm"], 16) & int(fields["CapBnd"], 16)
+    return frozenset(number for number in range(last + 1) if not held & 1 << number)

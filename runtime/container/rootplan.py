@@ -80,6 +80,7 @@ class RootPlan:
     bundle: str
     known: KnownPaths
     cgroup_mounts: tuple[tuple[str, str], ...] = ()
+    cgroup_directories: tuple[tuple[str, str], ...] = ()
     trees: list[Tree] = field(default_factory=list)
 
     @property
@@ -182,7 +183,9 @@ class RootPlan:
         place = os.fsencode(target)
         if not self.cgroup_mounts:
             return
-        if not self.config.linux.has("cgroup"):
+        if not self.config.linux.has("cgroup") and self.cgroup_directories:
+            yield from self._own_cgroups(target, flags)
+        elif not self.config.linux.has("cgroup"):
             # Without a namespace of its own the container sees the host's tree, as it stands on the host.
             read_only = flags & MS_RDONLY
             yield Attach(b"sys/fs/cgroup", place, None, MS_BIND | MS_REC, attributes=(0, 0, read_only, 0))
@@ -196,6 +199,18 @@ class RootPlan:
                 yield Mount(b"cgroup", inside, b"cgroup", flags or _CGROUP_FLAGS, controllers.encode())
             if flags & MS_RDONLY:
                 yield Mount(None, place, None, MS_BIND | MS_REMOUNT | MS_RDONLY | QUIET)
+
+    def _own_cgroups(self, target: str, flags: int) -> Iterator[Step]:
+        """v1 without a namespace: its own directory stands for each hierarchy, as mountinfo tells who asks."""
+        place = os.fsencode(target)
+        yield Mount(b"tmpfs", place, b"tmpfs", QUIET, b"mode=755")
+        for directory, name in self.cgroup_directories:
+            inside = os.fsencode(posixpath.join(target, name))
+            yield Directory(inside)
+            yield Mount(os.fsencode(directory).lstrip(b"/"), inside, None, MS_BIND)
+            yield Mount(None, inside, None, MS_BIND | MS_REMOUNT | (flags or _CGROUP_FLAGS))
+        if flags & MS_RDONLY:
+            yield Mount(None, place, None, MS_BIND | MS_REMOUNT | MS_RDONLY | QUIET)
 
     def _devices(self) -> Iterator[Step]:
         taken = {mount.destination for mount in self.config.mounts}

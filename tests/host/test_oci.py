@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -19,6 +20,7 @@ from runtime.cgroups.detect import detect
 from runtime.driver import Host
 from runtime.linux import syscalls
 from tests.bundles import TIMEOUT_S, Change, OciRuntime, image_tree, write_bundle
+from tests.conftest import skip_or_fail
 
 pytestmark = pytest.mark.usefixtures("root_user")
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
@@ -427,3 +429,46 @@ def test_spec_writes_a_bundle_that_runs(tare: OciRuntime, rootfs: Path, tmp_path
     config["process"].update(terminal=False, args=["hostname"])
     path.write_text(json.dumps(config))
     assert tare("run", "--bundle", str(tmp_path), name(tmp_path)).stdout == "tare\n"
+
+
+INSIDE = """
+grep -E '^(Cap|NoNewPrivs|Seccomp|Uid|Gid|Groups|Sig|Umask)' /proc/self/status
+cat /proc/self/limits /proc/self/oom_score_adj
+env | sort
+hostname; pwd; umask; ls /dev; ls -l /dev | cut -c 1-10
+cut -d ' ' -f 5 /proc/self/mountinfo | grep -v /sys/fs/cgroup/ | sort
+cat /proc/keys /proc/timer_list | wc -c
+"""
+
+
+def test_inside_looks_as_under_runc(tare: OciRuntime, bundle: Bundle, tmp_path: Path) -> None:
+    """Differences that are meant: runc also joins hierarchies that limit nothing, and masks with its own null."""
+    if shutil.which("runc") is None:
+        skip_or_fail("runc is not installed")
+
+    def change(config: dict[str, Any]) -> None:
+        config["process"]["oomScoreAdj"] = 100
+        config["process"]["rlimits"].append({"type": "RLIMIT_CORE", "soft": 0, "hard": 7})
+        config["process"]["user"] = {"uid": 5, "gid": 6, "additionalGids": [7, 8], "umask": 0o027}
+        config["linux"]["seccomp"] = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": []}
+        config["linux"]["seccomp"]["syscalls"].append({"names": ["acct"], "action": "SCMP_ACT_ERRNO"})
+        config["hostname"] = "inside"
+
+    where, container = bundle("sh", "-c", INSIDE, change=change), name(tmp_path)
+    ours = tare("run", "--bundle", str(where), container).stdout
+    theirs = OciRuntime(tmp_path / "runc", ("runc",))("run", "--bundle", str(where), container).stdout
+    assert ours.splitlines() == theirs.splitlines()
+
+
+def test_without_a_cgroup_namespace_it_sees_its_own_group_alone(
+    tare: OciRuntime, bundle: Bundle, tmp_path: Path
+) -> None:
+    if detect().v2_controllers >= {"memory"}:
+        pytest.skip("v2 shows what /proc/self/cgroup names")
+
+    def change(config: dict[str, Any]) -> None:
+        config["linux"]["namespaces"] = [item for item in config["linux"]["namespaces"] if item["type"] != "cgroup"]
+        config["linux"]["resources"]["memory"] = {"limit": 32 << 20}
+
+    where = bundle("cat", "/sys/fs/cgroup/memory/memory.limit_in_bytes", change=change)
+    assert tare("run", "--bundle", str(where), name(tmp_path)).stdout == f"{32 << 20}\n"

@@ -156,3 +156,18 @@ def test_capabilities_that_cannot_be_given_are_left_out_with_a_warning(monkeypat
     assert [warning.split()[1] for warning in warnings] == ["CAP_FUTURE", "CAP_SYS_RESOURCE"]
     inside = oci_create.grantable(process, warnings.append, new_user=True).capabilities
     assert inside == Capabilities(bounding=("CAP_KILL", "CAP_SYS_RESOURCE"), permitted=("CAP_KILL",))
+
+
+def test_home_is_what_the_containers_passwd_says(tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/passwd").write_text("root:x:0:0::/root:/bin/sh\ngames:x:5:60::/usr/games:/bin/sh\n")
+
+    def home(**process: object) -> str:
+        made = config(**process).process
+        assert made is not None
+        return oci_create.with_home(made, tmp_path).env[-1]
+
+    assert home() == "HOME=/root"
+    assert home(user={"uid": 5, "gid": 5}) == "HOME=/usr/games"
+    assert home(user={"uid": 6, "gid": 5}) == "HOME=/"
+    assert home(env=["HOME=/x"]) == "HOME=/x"

@@ -17,7 +17,17 @@ from runtime.container.rootplan import KnownPaths, RootPlan
 from runtime.container.stepping import Step
 from runtime.container.steps import Write
 from runtime.errors import UsageError
-from runtime.linux.syscalls import MOUNT_ATTR_NODEV, MOUNT_ATTR_RDONLY, MS_BIND, MS_PRIVATE, MS_RDONLY, MS_REC
+from runtime.linux.syscalls import (
+    MOUNT_ATTR_NODEV,
+    MOUNT_ATTR_RDONLY,
+    MS_BIND,
+    MS_NODEV,
+    MS_NOEXEC,
+    MS_NOSUID,
+    MS_PRIVATE,
+    MS_RDONLY,
+    MS_REC,
+)
 
 KNOWN = KnownPaths(
     files=frozenset({"/proc/keys"}),
@@ -167,6 +177,16 @@ def test_v1_hierarchies_are_shown_read_only() -> None:
     assert isinstance(step, Mount)
     assert step.data == b"cpu,cpuacct"
     assert step.flags & MS_RDONLY
+
+
+def test_without_a_cgroup_namespace_v1_shows_the_containers_own_directories_locked_as_asked() -> None:
+    own = (("/sys/fs/cgroup/cpu,cpuacct/tare/a", "cpu,cpuacct"),)
+    made = steps(config(cgroupns="host"), cgroup_mounts=(("cpu,cpuacct", "cpu,cpuacct"),), cgroup_directories=own)
+    inside = [step for step in made if place(step) == b"/sys/fs/cgroup/cpu,cpuacct" and isinstance(step, Mount)]
+    assert [step.source for step in inside] == [b"sys/fs/cgroup/cpu,cpuacct/tare/a", None]
+    assert inside[1].flags & (MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC) == (
+        MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC
+    )
 
 
 def test_without_a_cgroup_namespace_the_hosts_tree_is_shown() -> None:
