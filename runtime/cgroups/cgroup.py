@@ -12,7 +12,7 @@ from pathlib import Path
 
 from runtime.cgroups.controls import Batch, demand, put, replace_all
 from runtime.cgroups.devices import USUAL
-from runtime.cgroups.files import family, kill_members, members, remove_directories
+from runtime.cgroups.files import family, kill_members, members, remove_directories, write
 from runtime.cgroups.resources import DeviceRule, Resources
 from runtime.cgroups.statistics import Statistics
 from runtime.errors import TareError
@@ -192,7 +192,7 @@ class Cgroup(ABC):
     def add_pid(self, pid: int) -> None:
         """Move process `pid` with all its threads in. Raises OSError."""
         for directory in self.directories():
-            (directory / "cgroup.procs").write_text(str(pid))
+            write(directory / "cgroup.procs", str(pid))
 
     def pids(self) -> tuple[int, ...]:
         """The processes of the group and those below it, as the host numbers them; empty when it does not exist."""

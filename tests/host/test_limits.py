@@ -530,6 +530,30 @@ def test_huge_pages_are_limited_on_whichever_version_has_them(make: Make, huge_p
     assert group.statistics().huge_pages["2MB"].limit_bytes == 4 * MIB
 
 
+def test_a_process_joins_by_itself_wherever_the_group_has_a_directory(make: Make) -> None:
+    """On a hybrid host with a limit of huge pages that is v1 and v2 at once."""
+    group = _unless_refused(
+        make, Resources(hugepage_limits=(HugepageLimit(page_size="2MB", limit=0),)), "hugepageLimits"
+    )
+    if group is None or not group.join_files():
+        pytest.skip("on v2 a process is born inside")
+    child = os.fork()
+    if child == 0:
+        for path in group.join_files():
+            path.write_text("0")
+        signal.pause()
+        os._exit(0)
+    last = group.directories()[-1]
+    while str(child) not in (last / "cgroup.procs").read_text().split():
+        assert procfs.state(child) != "Z"
+    lines = Path(f"/proc/{child}/cgroup").read_text().splitlines()
+    homes = [line for line in lines if line.endswith(f"/tare/{group.id}")]
+    assert len(homes) == len(group.directories())
+    assert group.pids() == (child,)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+
+
 def test_bounds_that_depend_on_each_other_grow_and_shrink(make: Make) -> None:
     group = make(Resources(memory=Memory(limit=32 * MIB, swap=64 * MIB), cpu=Cpu(quota=20_000, burst=10_000)))
     for memory, both, quota, burst in ((128, 128, 90_000, 80_000), (16, 16, 5_000, 2_000), (64, 96, 10_000, 0)):
