@@ -33,7 +33,7 @@ def container(store: ImageStore, found: Image, name: str = "c" * 64) -> Path:
     directory = store.root / "containers" / name
     directory.mkdir(parents=True)
     state = {"image": {"digest": found.digest}, "layers": [str(layer.directory) for layer in found.layers]}
-    (directory / "state.json").write_text(json.dumps(state))
+    (directory / "container.json").write_text(json.dumps(state))
     return directory
 
 
@@ -69,7 +69,7 @@ def test_an_image_of_a_container_is_refused_and_when_forced_keeps_its_data(store
     assert remove_image(store, "one", force=True) == ["untagged one:latest"]
     assert all((layer.directory / "file").exists() for layer in found.layers)
     assert store.sweep(unneeded=True) == []
-    (directory / "state.json").unlink()
+    (directory / "container.json").unlink()
     assert len(store.sweep(unneeded=True)) == 6
 
 
