@@ -74,7 +74,7 @@ def open_cgroup(
     """
     found = hierarchies or detect()
     device = None if io_path is None else io_device(io_path)
-    place = "" if parent in ("", ".") else str(inside(PurePosixPath(parent.lstrip("/")), parent))
+    place = "" if parent in ("", ".") else str(inside(PurePosixPath(parent.lstrip("/")), parent, "cgroup parent"))
     if found.v2 is not None and found.v2_controllers.issuperset(NEEDED):
         return V2Cgroup(
             instance_id, found.v2, parent=place, io_device=device, guard_devices=guard_devices, wanted=wanted

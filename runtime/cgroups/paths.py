@@ -13,34 +13,36 @@ from runtime.errors import UsageError
 PARENT: Final = "tare"
 """Where groups lie that nobody asked to have elsewhere."""
 
+_FIELD: Final = "linux.cgroupsPath"
 
-def path_of(cgroups_path: str | None, container_id: str) -> PurePosixPath:
+
+def path_of(cgroups_path: str | None, container_id: str, *, systemd: bool = False) -> PurePosixPath:
     """The group of a container below each mount point: `docker/ID`. Its `parent` and `name` suit `open_cgroup`.
 
-    `cgroups_path` is the OCI `linux.cgroupsPath`: absolute from the mount point; relative, below our own parent;
-    `slice:prefix:name`, as systemd would lay it out; empty, our own parent and the container's id. Raises
-    UsageError for what leaves the hierarchy or names its root.
+    `cgroups_path` is the OCI `linux.cgroupsPath`: a path, which begins at the mount point whether or not it has a
+    slash in front; `slice:prefix:name`, as systemd would lay it out, and nothing else where `systemd` says so;
+    empty, our own parent and the container's id. Raises UsageError for what leaves the hierarchy or names its root.
     """
     if not cgroups_path:
         return PurePosixPath(PARENT, container_id)
-    if cgroups_path.count(":") == 2 and "/" not in cgroups_path:
+    if systemd or (cgroups_path.count(":") == 2 and "/" not in cgroups_path):
         return _of_systemd(cgroups_path)
     path = PurePosixPath(cgroups_path)
-    return inside(path.relative_to("/") if path.is_absolute() else PurePosixPath(PARENT) / path, cgroups_path)
+    return inside(path.relative_to("/") if path.is_absolute() else path, cgroups_path)
 
 
-def inside(path: PurePosixPath, said: str) -> PurePosixPath:
-    """`path` if it stays below the mount point. Raises UsageError otherwise, quoting what was `said`."""
+def inside(path: PurePosixPath, said: str, field: str = _FIELD) -> PurePosixPath:
+    """`path` if it stays below the mount point. Raises UsageError otherwise, quoting what was `said` in `field`."""
     if not path.parts or path.is_absolute() or ".." in path.parts or "\n" in said or "\0" in said:
-        raise UsageError(f"cgroup path {said!r}", "not a path inside the hierarchy", "write it like /parent/name")
+        raise UsageError(field, f"{said!r} is not a path inside the hierarchy", "write it like /parent/name")
     return path
 
 
 def _of_systemd(said: str) -> PurePosixPath:
     """`a-b.slice:docker:x` → `a.slice/a-b.slice/docker-x.scope` (systemd.slice(5), systemd.scope(5))."""
-    slice_name, prefix, name = said.split(":")
-    if not name:
-        raise UsageError(f"cgroup path {said!r}", "names no group", "write it like system.slice:docker:NAME")
+    slice_name, prefix, name = said.split(":") if said.count(":") == 2 else ("", "", "")
+    if not name or "/" in said:
+        raise UsageError(_FIELD, f"{said!r} is not slice:prefix:name", "write it like system.slice:docker:NAME")
     unit = name if name.endswith(".slice") else f"{prefix}-{name}.scope" if prefix else f"{name}.scope"
     return inside(_slices(slice_name or "system.slice", said) / unit, said)
 
@@ -51,5 +53,5 @@ def _slices(name: str, said: str) -> PurePosixPath:
     if stem == "-":  # the root slice
         return PurePosixPath()
     if stem == name or not all(parts):
-        raise UsageError(f"cgroup path {said!r}", f"{name!r} is not a slice", "write it like system.slice:docker:NAME")
+        raise UsageError(_FIELD, f"{name!r} is not a slice", "write it like system.slice:docker:NAME")
     return PurePosixPath(*("-".join(parts[: count + 1]) + ".slice" for count in range(len(parts))))

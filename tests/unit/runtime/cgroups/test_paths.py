@@ -16,7 +16,7 @@ from runtime.errors import UsageError
         ("", "tare/ID"),
         ("/docker/ID", "docker/ID"),
         ("/ID", "ID"),
-        ("pod/ID", "tare/pod/ID"),
+        ("pod/ID", "pod/ID"),
         ("system.slice:docker:ID", "system.slice/docker-ID.scope"),
         ("user-1000.slice:libpod:ID", "user.slice/user-1000.slice/libpod-ID.scope"),
         (":docker:ID", "system.slice/docker-ID.scope"),
@@ -34,8 +34,14 @@ def test_a_path_as_callers_write_it(said: str | None, path: str) -> None:
     "said", ["/", "/../x", "a/../../b", "system:docker:ID", "a--b.slice:x:y", "a.slice:x:", "/a\nb"]
 )
 def test_a_path_that_leads_elsewhere_is_refused(said: str) -> None:
-    with pytest.raises(UsageError, match="cgroup path"):
+    with pytest.raises(UsageError, match="linux.cgroupsPath"):
         path_of(said, "ID")
+
+
+@pytest.mark.parametrize("said", ["/docker/ID", "a.slice/b", "a.slice:b/c:d"])
+def test_where_systemd_is_meant_nothing_else_is_taken(said: str) -> None:
+    with pytest.raises(UsageError, match="not slice:prefix:name"):
+        path_of(said, "ID", systemd=True)
 
 
 @pytest.mark.parametrize(
