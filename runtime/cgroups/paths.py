@@ -44,10 +44,10 @@ def _of_systemd(said: str) -> PurePosixPath:
     if not name or "/" in said:
         raise UsageError(_FIELD, f"{said!r} is not slice:prefix:name", "write it like system.slice:docker:NAME")
     unit = name if name.endswith(".slice") else f"{prefix}-{name}.scope" if prefix else f"{name}.scope"
-    return inside(_slices(slice_name or "system.slice", said) / unit, said)
+    return inside(_slices(slice_name or "system.slice") / unit, said)
 
 
-def _slices(name: str, said: str) -> PurePosixPath:
+def _slices(name: str) -> PurePosixPath:
     stem = name.removesuffix(".slice")
     parts = stem.split("-")
     if stem == "-":  # the root slice

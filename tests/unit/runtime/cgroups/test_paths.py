@@ -34,7 +34,7 @@ def test_a_path_as_callers_write_it(said: str | None, path: str) -> None:
     "said", ["/", "/../x", "a/../../b", "system:docker:ID", "a--b.slice:x:y", "a.slice:x:", "/a\nb"]
 )
 def test_a_path_that_leads_elsewhere_is_refused(said: str) -> None:
-    with pytest.raises(UsageError, match="linux.cgroupsPath"):
+    with pytest.raises(UsageError, match=r"linux\.cgroupsPath"):
         path_of(said, "ID")
 
 
