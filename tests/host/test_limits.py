@@ -421,6 +421,60 @@ def test_reads_are_capped_too(make: Make) -> None:
     assert 4 * MIB / (time.monotonic() - begun) < 1.3 * 2 * MIB
 
 
+@pytest.fixture
+def weighing_disk(root_user: None) -> Iterator[tuple[int, int, str]]:
+    """A loop device whose scheduler is BFQ: major, minor, path."""
+    backing = Path(f"/var/tmp/tare-loop-{os.getpid()}")
+    backing.write_bytes(b"\0" * 64 * MIB)
+    try:
+        path = run(["losetup", "--find", "--show", "--direct-io=on", str(backing)], timeout_s=30).stdout.decode().strip()
+    except TareError as error:
+        backing.unlink()
+        skip_or_fail(f"no loop device: {error}")
+    number = os.stat(path).st_rdev
+    chooser = Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}/queue/scheduler")
+    try:
+        with suppress(OSError, TareError):
+            run(["modprobe", "bfq"], timeout_s=30)
+        if "bfq" not in chooser.read_text():
+            pytest.skip("no BFQ in this kernel")
+        chooser.write_text("bfq")
+        yield os.major(number), os.minor(number), path
+    finally:
+        run(["losetup", "--detach", path], timeout_s=30)
+        backing.unlink()
+
+
+def _read_for(seconds: float, path: str, counter: int) -> int:
+    """Read blocks straight from the disk, and write their number to a pipe."""
+    area, done, size = mmap.mmap(-1, 1 << 16), 0, 60 * MIB
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECT)
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        done += os.preadv(descriptor, [area], (done << 16) % size) >> 16
+    os.write(counter, str(done).encode())
+    return 0
+
+
+def test_weights_divide_a_disk_that_obeys_them(make: Make, weighing_disk: tuple[int, int, str]) -> None:
+    major, minor, path = weighing_disk
+    counts: list[int] = []
+    pipes = [os.pipe() for _ in range(2)]
+    children = []
+    for weight, (_, end) in zip((1000, 10), pipes, strict=True):
+        device = WeightDevice(major=major, minor=minor, weight=weight)
+        resources = Resources(block_io=BlockIo(weight=weight, weight_device=(device,)))
+        group = make(resources)
+        assert [reading for reading in group.readings(resources) if not reading.holds] == []
+        children.append(Inside(group, lambda end=end: _read_for(2.0, path, end)))  # type: ignore[misc]
+    assert [child.wait() for child in children] == [0, 0]
+    for reader, end in pipes:
+        counts.append(int(os.read(reader, 20)))
+        os.close(reader)
+        os.close(end)
+    assert counts[0] > 2 * counts[1]
+
+
 def _tries(path: str, flags: int) -> int:
     """Zero when it opens, or errno."""
     try:
