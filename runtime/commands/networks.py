@@ -46,7 +46,9 @@ def ls(quiet: bool, as_json: bool) -> None:
     """List the networks. The default one gets its subnet when the first container needs it."""
     with _networks() as networks:
         found = [_described(networks, each) for each in networks.definitions.all()]
-    built_in = [{"Name": name, "Driver": driver, "Subnet": None, "Containers": {}} for name, driver in _BUILT_IN]
+    built_in: list[dict[str, Any]] = [
+        {"Name": name, "Driver": driver, "Subnet": None, "Containers": {}} for name, driver in _BUILT_IN
+    ]
     rows = found + [row for row in built_in if row["Name"] not in {each["Name"] for each in found}]
     if as_json:
         click.echo(json.dumps(rows, indent=1))
