@@ -1,13 +1,16 @@
 """The child's own short life, from clone to execute: take the descriptors, carry out the steps, tell what failed.
 
-Runs in a copy of the launcher. Never returns into it.
+Runs in a copy of the launcher. Never returns into it. Every module it needs is imported before: once the root is the
+container's, there are none to be found.
 """
 
 from __future__ import annotations
 
+import array  # noqa: F401 - socket.send_fds imports it when called, and then the host's files are out of reach
 import fcntl
 import marshal
 import os
+import signal
 import socket
 from collections.abc import Sequence
 from contextlib import suppress
@@ -33,6 +36,11 @@ def run(
     index, context = -1, Context(report)
     try:
         os.setsid()
+        os.umask(0)
+        for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT):
+            # Python ignores or handles these; what is ignored here would be ignored by the program.
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
         if streams:
             report, target = _arrange(streams, report, target)
         context.report, context.target = report, target

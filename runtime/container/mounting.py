@@ -2,7 +2,7 @@
 # Step explains describe() and execute() once for all; paths are bytes.
 """Steps that make the child's view of files: mounts, the new root, devices, masks.
 
-What an image may have laid as a trap is opened first, without magic links (openat2), and mounted on by its descriptor.
+What an image may have laid as a trap is opened first (`targets`), and mounted on by its descriptor.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ import stat
 from dataclasses import dataclass
 from typing import Final
 
+from runtime.container.copyup import copy_up
 from runtime.container.stepping import Context, Talking, shown
-from runtime.container.targets import open_target
+from runtime.container.targets import open_existing, open_target
 from runtime.linux import syscalls
 from runtime.linux.syscalls import MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, MS_REC, MS_REMOUNT
 
@@ -156,8 +157,6 @@ class Attach(Talking):
             for flag in self.propagation:
                 syscalls.mount(None, _by_descriptor(mounted), None, flag, None)
             if self.copy_up:
-                from runtime.container.copyup import copy_up
-
                 copy_up(below, mounted)
         finally:
             os.close(mounted)
@@ -239,9 +238,9 @@ class Enter:
 
 @dataclass(frozen=True, slots=True)
 class ReadOnly:
-    """Make what is at `path` read-only where it is, by a bind mount on itself; absent is no error.
+    """Make what is at `path` read-only where it is, by a bind mount on itself.
 
-    `flags` are those of its mount, where they are known; otherwise they are asked for.
+    `flags` are those of its mount, in the kernel's own file systems; 0 for any other path, which may be absent.
     """
 
     path: bytes
@@ -251,12 +250,22 @@ class ReadOnly:
         return f"make {shown(self.path)} read-only"
 
     def execute(self) -> None:
-        try:
+        if self.flags:
             syscalls.mount(self.path, self.path, None, MS_BIND | MS_REC, None)
-        except FileNotFoundError:
+            syscalls.mount(None, self.path, None, MS_BIND | MS_REMOUNT | MS_RDONLY | self.flags, None)
             return
-        flags = self.flags or _flags_of(self.path)
-        syscalls.mount(None, self.path, None, MS_BIND | MS_REMOUNT | MS_RDONLY | flags, None)
+        try:
+            target = open_existing(self.path)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        place = _by_descriptor(target)
+        syscalls.mount(place, place, None, MS_BIND | MS_REC, None)
+        os.close(target)
+        # What is mounted there now is another thing than what was opened.
+        target = open_existing(self.path)
+        place = _by_descriptor(target)
+        syscalls.mount(None, place, None, MS_BIND | MS_REMOUNT | MS_RDONLY | _flags_of(place), None)
+        os.close(target)
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,7 +290,7 @@ class Mask:
 
     def execute(self) -> None:
         try:
-            target = syscalls.openat2(syscalls.AT_FDCWD, self.path, os.O_PATH, syscalls.RESOLVE_NO_MAGICLINKS)
+            target = open_existing(self.path)
         except (FileNotFoundError, NotADirectoryError):
             return
         try:
@@ -386,17 +395,20 @@ class Device:
 
     def execute(self) -> None:
         device = os.makedev(self.major, self.minor)
+        directory, name = os.path.split(self.path)
+        # /dev is ours, or was looked at; what is below it, or elsewhere, was not.
+        parent = os.open(b"/dev", os.O_PATH) if directory == b"/dev" else open_target(directory, directory=True)
         try:
-            os.mknod(self.path, self.mode, device)
-        except FileNotFoundError:
-            os.close(open_target(os.path.dirname(self.path), directory=True))
-            os.mknod(self.path, self.mode, device)
+            os.mknod(name, self.mode, device, dir_fd=parent)
         except FileExistsError:
-            found = os.lstat(self.path)
+            found = os.stat(name, dir_fd=parent, follow_symlinks=False)
             if (stat.S_IFMT(found.st_mode), found.st_rdev) != (stat.S_IFMT(self.mode), device):
-                raise
-        if self.uid or self.gid:
-            os.chown(self.path, self.uid, self.gid, follow_symlinks=False)
+                raise FileExistsError(errno.EEXIST, "another file is there", shown(self.path)) from None
+        else:
+            if self.uid or self.gid:
+                os.chown(name, self.uid, self.gid, dir_fd=parent, follow_symlinks=False)
+        finally:
+            os.close(parent)
 
 
 def enter(directory: bytes, *, make: bool = True) -> None:

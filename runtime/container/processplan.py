@@ -33,12 +33,16 @@ _UNLIMITED = 2**64 - 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Confinement:
-    """What confines a process beside its own fields: the compiled filter, and whether devices are guarded for it."""
+    """What confines a process beside its own fields: the compiled filter, whether devices are guarded for it.
+
+    `lacking` are capabilities that nobody here has to give.
+    """
 
     seccomp: bytes | None
     seccomp_flags: int = 0
     devices_guarded: bool = True
     last_capability: int = capabilities.NUMBERS["CAP_CHECKPOINT_RESTORE"]
+    lacking: frozenset[int] = frozenset()
 
 
 def check(process: Process, field: str = "process") -> None:
@@ -82,7 +86,7 @@ def before(process: Process, *, set_limits: bool, keyring: bool, persona: Person
 def confine(process: Process, given: Confinement) -> Confine:
     """The one step that takes away, with what is left: numbers of capabilities beyond the kernel's are passed over."""
     last, user = given.last_capability, process.user
-    withheld = frozenset() if given.devices_guarded else frozenset({capabilities.NUMBERS["CAP_MKNOD"]})
+    withheld = given.lacking | (frozenset() if given.devices_guarded else {capabilities.NUMBERS["CAP_MKNOD"]})
     everything = frozenset(range(last + 1))
     sets = process.capabilities
     if sets is None:

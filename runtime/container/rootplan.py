@@ -91,11 +91,11 @@ class RootPlan:
         """Small files bound over the image's, from a memory file system that /dev hides if it is one itself."""
         if not files:
             return
-        yield Mount(b"tmpfs", b"/dev", b"tmpfs", QUIET, b"mode=755,size=1024k")
+        yield Attach(b"tmpfs", b"/dev", b"tmpfs", QUIET, b"mode=755,size=1024k", strict=True)
         for number, (path, text) in enumerate(files):
             staged = b"/dev/%d" % number
             yield NewFile(staged, text.encode())
-            yield Mount(staged, os.fsencode(path), None, MS_BIND, file=True)
+            yield Attach(staged, os.fsencode(path), None, MS_BIND)
         if not self._has_own_dev():
             yield Unmount(b"/dev")
 

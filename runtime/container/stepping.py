@@ -1,8 +1,9 @@
 """What every step of a child is: it can say what it does, and do it. The steps themselves are in `steps` and beside it.
 
 Made and tested without root; carried out in order by `child`. Paths are bytes, ready for the kernel.
-After `PivotRoot` an absolute path means the new root and a relative one the host's tree, which
-stays the working directory until `LeaveHost`: no link inside an image can lead a mount out of it.
+After `PivotRoot` an absolute path means the new root and a relative one the host's tree, which stays the
+working directory, mounted over the root, until `LeaveHost`. What an image may have prepared is opened by `targets`
+until then: no link in it can lead a mount out.
 """
 
 from __future__ import annotations

@@ -60,8 +60,9 @@ def _system_mounts(options: Options) -> list[MountPoint]:
         ),
         _sys(options),
         MountPoint(destination="/sys/fs/cgroup", type="cgroup", source="cgroup", options=("ro", *_QUIET, "relatime")),
+        # A shared namespace's queues are the same ones, mounted again; where that is not allowed, the host's mount.
         _bound("/dev/mqueue")
-        if options.ipc == HOST
+        if options.ipc == HOST and options.id_range is not None
         else MountPoint(destination="/dev/mqueue", type="mqueue", source="mqueue", options=_QUIET),
         _shm(options),
     ]

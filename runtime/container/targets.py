@@ -1,8 +1,9 @@
 # ruff: noqa: PTH115, PTH118, PTH119, PTH120
 """Places inside a root that an image may have prepared with links: opened, and made where they are missing.
 
-For a child after `PivotRoot`, whose root is the container's: links are the image's own business, but none is followed
-through /proc to another root (RESOLVE_NO_MAGICLINKS).
+For a child between `PivotRoot` and `LeaveHost`. Links are the image's own business, but the kernel must not follow them
+then: the host's tree is mounted over the root, and `..` of a directory just below it leads there. So they are resolved
+here, as text, and what is opened in the end holds none (RESOLVE_NO_SYMLINKS, which refuses those of /proc too).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import os
 import stat
 
 from runtime.linux import syscalls
-from runtime.linux.syscalls import AT_FDCWD, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS
+from runtime.linux.syscalls import AT_FDCWD, RESOLVE_NO_SYMLINKS
 
 _MAX_LINKS = 40  # as the kernel's own limit, MAXSYMLINKS
 
@@ -20,11 +21,10 @@ _MAX_LINKS = 40  # as the kernel's own limit, MAXSYMLINKS
 def open_target(path: bytes, directory: bool, *, strict: bool = False) -> int:
     """A path descriptor of the absolute `path`; made as a directory or an empty file where it is missing.
 
-    `strict` follows no link at all. Raises OSError.
+    `strict` wants it without any link. Raises OSError.
     """
-    resolve = RESOLVE_NO_SYMLINKS if strict else RESOLVE_NO_MAGICLINKS
     try:
-        return syscalls.openat2(AT_FDCWD, path, os.O_PATH, resolve)
+        return open_existing(path, strict=strict)
     except FileNotFoundError:
         pass
     real = path if strict else resolved(path)
@@ -39,7 +39,17 @@ def open_target(path: bytes, directory: bool, *, strict: bool = False) -> int:
         pass  # by somebody who shares the file system; what it is shows itself when it is opened
     finally:
         os.close(parent)
-    return syscalls.openat2(AT_FDCWD, path, os.O_PATH, resolve)
+    return syscalls.openat2(AT_FDCWD, real, os.O_PATH, RESOLVE_NO_SYMLINKS)
+
+
+def open_existing(path: bytes, *, strict: bool = False) -> int:
+    """The same for what must be there already. Raises OSError."""
+    try:
+        return syscalls.openat2(AT_FDCWD, path, os.O_PATH, RESOLVE_NO_SYMLINKS)
+    except OSError as error:
+        if error.errno != errno.ELOOP or strict:
+            raise
+    return syscalls.openat2(AT_FDCWD, resolved(path), os.O_PATH, RESOLVE_NO_SYMLINKS)
 
 
 def resolved(path: bytes) -> bytes:

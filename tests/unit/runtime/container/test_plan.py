@@ -319,8 +319,8 @@ def test_own_files_are_bound_over_the_images_and_hidden_by_dev() -> None:
     plan = container(files=(("/etc/hosts", "127.0.0.1 x"),))
     made = position(plan, NewFile)
     bind = plan.steps[made + 1]
-    assert isinstance(bind, Mount)
-    assert (bind.source, bind.target, bind.file) == (b"/dev/0", b"/etc/hosts", True)
+    assert isinstance(bind, Attach)
+    assert (bind.source, bind.target) == (b"/dev/0", b"/etc/hosts")
     assert [step.target for step in plan.steps[made:] if isinstance(step, Mount | Attach)].count(b"/dev") == 1
 
 
@@ -355,8 +355,17 @@ def test_a_container_that_has_ended_has_no_further_processes() -> None:
 
 def test_facts_are_what_the_host_has(tmp_path: Path) -> None:
     (tmp_path / "proc/sys/kernel").mkdir(parents=True)
-    (tmp_path / "proc/sys/kernel/cap_last_cap").write_text("40\n")
     (tmp_path / "proc/acpi").mkdir()
     (tmp_path / "proc/keys").touch()
+    (tmp_path / "proc/sys/kernel/cap_last_cap").write_text("40\n")
+    (tmp_path / "proc/self").mkdir()
+    (tmp_path / "proc/self/status").write_text("Name:\tx\nCapPrm:\t000001fffeffffff\nCapBnd:\t000001ffffffffff\n")
     facts = HostFacts.gather(tmp_path)
-    assert facts == FACTS
+    assert facts == replace(FACTS, lacking=frozenset({24}))
+
+
+def test_what_nobody_here_has_is_not_given() -> None:
+    plan = container_plan(config(privileged=True), PLACE, replace(FACTS, lacking=frozenset({24})), seccomp=None)
+    confine = next(step for step in plan.steps if isinstance(step, Confine))
+    assert confine.dropped == (24,)
+    assert confine.sets == (2**41 - 1 - 2**24,) * 2 + (0,)
