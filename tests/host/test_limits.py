@@ -427,11 +427,12 @@ def weighing_disk(root_user: None) -> Iterator[tuple[int, int, str]]:
     backing = Path(f"/var/tmp/tare-loop-{os.getpid()}")
     backing.write_bytes(b"\0" * 64 * MIB)
     try:
-        path = run(["losetup", "--find", "--show", "--direct-io=on", str(backing)], timeout_s=30).stdout.decode().strip()
+        made = run(["losetup", "--find", "--show", "--direct-io=on", str(backing)], timeout_s=30)
     except TareError as error:
         backing.unlink()
         skip_or_fail(f"no loop device: {error}")
-    number = os.stat(path).st_rdev
+    path = made.stdout.decode().strip()
+    number = Path(path).stat().st_rdev
     chooser = Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}/queue/scheduler")
     try:
         with suppress(OSError, TareError):
