@@ -212,7 +212,8 @@ class V2Controls:
 
     def unified(self, key: str, value: str) -> Iterator[Batch]:
         """A file of v2 by its name, one write a line of `value`. Raises TareError for what is no such file."""
-        if not re.fullmatch(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)+", key) or key.startswith("cgroup."):
+        core = key.startswith("cgroup.") and not key.startswith("cgroup.max.")
+        if core or not re.fullmatch(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)+", key):
             raise self._name.refuse(key, "not the name of a limit's control file", "write it like memory.high")
         path = self._locate(self._name(key), key)
         for line in value.splitlines() or [""]:

@@ -89,7 +89,8 @@ def v2(v2_mount: Path, kernel: Written) -> Cgroup:
     (v2_mount / "cgroup.subtree_control").write_text("cpuset cpu io memory hugetlb pids rdma\n")
     for name in ("cpuset.mems", "cpu.max.burst", "cpu.idle", "hugetlb.2MB.max", "hugetlb.2MB.rsvd.max", "rdma.max"):
         (v2_mount / "tare/tare-0" / name).touch()
-    (v2_mount / "tare/tare-0/memory.high").touch()
+    for name in ("memory.high", "cgroup.max.depth"):
+        (v2_mount / "tare/tare-0" / name).touch()
     return V2Cgroup("tare-0", v2_mount)
 
 
@@ -172,6 +173,7 @@ def test_only_v1_has_these(v1: Cgroup, v2: Cgroup, kernel: Written) -> None:
         ("cpu.max", "5000", "5000 100000\n"),
         ("io.max", "254:0 rbps=5 wiops=7", "253:0 rbps=1\n254:0 rbps=5 wbps=max riops=max wiops=7\n"),
         ("cpuset.cpus", "1,0", "0-1\n"),
+        ("cgroup.max.depth", "3", "3\n"),
     ],
 )
 def test_a_file_of_v2_is_written_as_it_is_named(
