@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from pathlib import Path
 
 from runtime.container.plan import Part, Plan
 from runtime.container.stepping import Step
 from runtime.container.steps import Interface, LoopbackUp
+from runtime.linux.syscalls import CLONE_NEWNET
 from runtime.network.attachment import Attachment
 
 
@@ -24,6 +26,12 @@ def connected(plan: Plan, attachment: Attachment) -> Plan:
     if interface not in parts:
         raise ValueError("a plan without a network namespace of its own cannot be connected")
     return dataclasses.replace(plan, parts=parts, links=attachment.links)
+
+
+def joined(plan: Plan, namespace: Path) -> Plan:
+    """`plan`, its child born in the network namespace of another instead of one of its own."""
+    entered = (*plan.enter, (str(namespace), CLONE_NEWNET))
+    return dataclasses.replace(plan, namespaces=plan.namespaces & ~CLONE_NEWNET, enter=entered)
 
 
 def _replaced(part: Step | Part, interface: Interface) -> Iterator[Step | Part]:

@@ -2,7 +2,7 @@
 
 All namespaces but the user's, cgroup limits on whatever hierarchy the host has, the image's layers
 under an overlay with a writable layer of the instance's own, Docker's default capabilities, a
-seccomp filter, no_new_privs. No bridge yet: the network is none (its own, with lo) or the host's.
+seccomp filter, no_new_privs. The network is none (its own, with lo), a bridge's, another instance's or the host's.
 """
 
 from __future__ import annotations
@@ -22,18 +22,21 @@ from runtime.cgroups.cgroup import Cgroup
 from runtime.cgroups.detect import Hierarchies, detect, open_cgroup
 from runtime.container import defaults, storage
 from runtime.container.config import MountPoint
+from runtime.container.connecting import connected, joined
 from runtime.container.instance import Holdings, LaunchedInstance
 from runtime.container.launching import LauncherDriver, PreparedImage
 from runtime.container.options import HOST, PRIVATE, Options
 from runtime.container.plan import HostFacts, Place, Plan, Rootfs, Template
 from runtime.driver import Kind
-from runtime.errors import TareError
+from runtime.errors import TareError, UsageError
 from runtime.instance import Availability, Timeline, Usage
+from runtime.ledger import Ledger, process_start
 from runtime.linux import procfs
 from runtime.linux.seccomp import default_program
+from runtime.network import names
+from runtime.network.attachment import Attachment
+from runtime.network.ports import Port
 from runtime.spec import InstanceSpec, Limits, Mount, MountKind, NetworkMode
-
-_HOSTS = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t{}\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +123,9 @@ class ContainerDriver(LauncherDriver):
         return group
 
     def check(self, spec: InstanceSpec) -> None:
-        """Bridges, other containers' networks and named volumes are not there yet."""
-        if spec.network.mode not in (NetworkMode.NONE, NetworkMode.HOST):
-            raise TareError(f"network {spec.network.mode}", "this driver has none and host", "use --network none")
+        """Named volumes belong to `tare run`; what else is asked for must exist."""
+        if spec.network.container is not None:
+            self._network_of(spec.network.container)
         for mount in spec.mounts:
             if mount.kind is MountKind.VOLUME:
                 raise TareError(f"volume {mount.source}", "this driver binds host paths only", "use -v /PATH:/DST")
@@ -153,8 +156,27 @@ class ContainerDriver(LauncherDriver):
         assert isinstance(prepared, PreparedContainer)
         spec, hostname = prepared.spec, prepared.spec.hostname or holdings.entry.id
         group = self._make_cgroup(holdings, spec.limits)
-        place = self._place(prepared.layers, holdings, group, _files(spec, hostname))
-        return prepared.template.at(place, hostname=hostname, streams=prepared.streams)
+        attachment = self._connect(spec, holdings) if spec.network.mode is NetworkMode.BRIDGE else None
+        place = self._place(prepared.layers, holdings, group, _files(spec, hostname, attachment))
+        plan = prepared.template.at(place, hostname=hostname, streams=prepared.streams)
+        if attachment is not None:
+            return connected(plan, attachment)
+        return plan if spec.network.container is None else joined(plan, self._network_of(spec.network.container))
+
+    def _connect(self, spec: InstanceSpec, holdings: Holdings) -> Attachment:
+        """A place on the default network; given back with the rest."""
+        ports = [Port(host_port, port) for host_port, port in spec.network.ports]
+        place = self.networks.connect(holdings.entry.id, holdings.entry.note, ports=ports)
+        holdings.disconnect = lambda: self.networks.disconnect(place.owner, place.network, place.address, place.ports)
+        return place
+
+    def _network_of(self, instance_id: str) -> Path:
+        """The network namespace of another instance, whatever process launched it."""
+        for resource in Ledger(self.host.run).resources(instance_id) or ():
+            pid, _, start = resource.value.partition(":")
+            if resource.kind == "pid" and str(process_start(int(pid))) == start:
+                return Path(f"/proc/{pid}/ns/net")
+        raise UsageError(f"network container:{instance_id}", "no such instance runs", "launch it first")
 
     def _place(
         self, layers: Sequence[Path], holdings: Holdings, group: Cgroup, files: Sequence[tuple[str, str]]
@@ -185,14 +207,17 @@ class ContainerDriver(LauncherDriver):
         return ContainerInstance(prepared.spec, timeline, holdings, prepared.layers, holdings.cgroup)
 
 
-def _files(spec: InstanceSpec, hostname: str) -> list[tuple[str, str]]:
+def _files(spec: InstanceSpec, hostname: str, attachment: Attachment | None) -> list[tuple[str, str]]:
     """Names: the instance's own without a network, the host's with the host's."""
-    hosts = _HOSTS.format(hostname)
+    mode = spec.network.mode
     files = [("/etc/hostname", f"{hostname}\n")]
-    if spec.network.mode is not NetworkMode.HOST:
-        return [*files, ("/etc/hosts", hosts)]
-    found = (Path("/etc") / name for name in ("hosts", "resolv.conf"))
-    return files + [(str(path), path.read_text()) for path in found if path.exists()]
+    if mode is NetworkMode.HOST:
+        found = (Path("/etc") / name for name in ("hosts", "resolv.conf"))
+        return files + [(str(path), path.read_text()) for path in found if path.exists()]
+    files.append(("/etc/hosts", names.hosts_file(hostname, attachment and attachment.address)))
+    if mode is not NetworkMode.NONE:
+        files.append(("/etc/resolv.conf", names.resolv_conf(names.host_resolv_conf())))
+    return files
 
 
 def _mount(mount: Mount) -> MountPoint:

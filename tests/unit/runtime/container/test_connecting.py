@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from runtime.container.connecting import connected
+from runtime.container.connecting import connected, joined
 from runtime.container.plan import Part, Plan
 from runtime.container.stepping import Step
 from runtime.container.steps import Hostname, Interface, LoopbackUp
@@ -46,3 +48,9 @@ def test_parts_that_have_nothing_to_do_with_it_stay_shared() -> None:
 def test_a_plan_in_somebody_else_s_network_is_not_connected() -> None:
     with pytest.raises(ValueError, match="no"):
         connected(Plan(0, (BEFORE, AFTER)), ATTACHMENT)
+
+
+def test_a_plan_that_joins_has_no_namespace_of_its_own_and_is_born_in_the_other_s() -> None:
+    plan = joined(Plan(0x40000000 | 0x20000, (LoopbackUp(),)), Path("/proc/7/ns/net"))
+    assert plan.namespaces == 0x20000
+    assert plan.enter == (("/proc/7/ns/net", 0x40000000),)
