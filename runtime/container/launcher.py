@@ -13,7 +13,6 @@ import gc
 import marshal
 import os
 import select
-import signal
 import socket
 import sys
 import time
@@ -105,7 +104,8 @@ class Launcher:
             self._forget(spawned.reports.fileno())
         said = spawned.take()
         if said.waits:
-            self._waiting[token] = spawned
+            if said.waits == "hooks":
+                self._waiting[token] = spawned
             self._tell(token, "waits", spawned.pid, said.waits)
             return
         self._waiting.pop(token, None)
@@ -143,13 +143,9 @@ class Launcher:
 def main(descriptor: int) -> None:
     """Serve the socket `descriptor`, inherited from the process that wants instances."""
     control = socket.socket(fileno=descriptor)
-    for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT):
-        # Python ignores or handles these; what is ignored here would be ignored in every instance.
-        signal.signal(number, signal.SIG_DFL)
     while (last := os.open(os.devnull, os.O_RDWR)) < child.FIRST_SPARE:
         pass
     os.close(last)
-    os.umask(0)
     gc.disable()
     gc.freeze()
     Launcher(control).serve()
