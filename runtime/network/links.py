@@ -49,7 +49,8 @@ IFLA_GROUP: Final = 27
 IFLA_NET_NS_FD: Final = 28
 IFLA_NUM_TX_QUEUES: Final = 31
 IFLA_NUM_RX_QUEUES: Final = 32
-_IFLA_INFO_KIND, _IFLA_INFO_DATA = 1, 2
+_IFLA_INFO_KIND, _IFLA_INFO_DATA, _IFLA_INFO_SLAVE_KIND, _IFLA_INFO_SLAVE_DATA = 1, 2, 4, 5
+_IFLA_BRPORT_MODE: Final = 4
 _IFLA_BR_MCAST_SNOOPING: Final = 23
 _IFLA_INET6_ADDR_GEN_MODE: Final = 8
 _IN6_ADDR_GEN_MODE_NONE: Final = b"\1"
@@ -78,11 +79,13 @@ class Pair:
         return [self.before + struct.pack("=I", pid) + self.after, *self.rest]
 
 
-def pair(name: str, bridge_index: int, address: bytes, mtu: int, hardware: bytes) -> Pair:
+def pair(name: str, bridge_index: int, address: bytes, mtu: int, hardware: bytes, *, reflects: bool = False) -> Pair:
     """A veth pair: `name` on the bridge, up; its other end `eth0` in a process's namespace, still down.
 
     `address` (four bytes) gets a permanent neighbour entry on the bridge: nobody has to ask for it by a
-    broadcast that every port would hear, and the neighbour table's limits do not count it.
+    broadcast that every port would hear, and the neighbour table's limits do not count it. With `reflects`
+    the bridge sends back by the port what came from there: a published port that a container itself uses
+    (where iptables sees bridged packets, they are translated before the bridge, not behind it).
     """
     marker = struct.pack("=I", 0xFFFFFFFF)
     queues = number(IFLA_NUM_TX_QUEUES, 1) + number(IFLA_NUM_RX_QUEUES, 1)
@@ -98,7 +101,12 @@ def pair(name: str, bridge_index: int, address: bytes, mtu: int, hardware: bytes
     quiet = message(RTM_NEWLINK, 0, named(name) + no_ipv6_address())
     attached = message(RTM_NEWLINK, 0, named(name, up=True) + number(IFLA_MASTER, bridge_index))
     before, _, after = made.partition(marker)
-    return Pair(before, after, (quiet, attached, neighbour(bridge_index, address, hardware)))
+    rest = [quiet, attached, neighbour(bridge_index, address, hardware)]
+    if reflects:
+        port = nested(_IFLA_INFO_SLAVE_DATA, attribute(_IFLA_BRPORT_MODE, b"\1"))
+        kind = nested(IFLA_LINKINFO, text(_IFLA_INFO_SLAVE_KIND, "bridge"), port)
+        rest.append(message(RTM_NEWLINK, 0, named(name) + kind))
+    return Pair(before, after, tuple(rest))
 
 
 def bridge(name: str, hardware: bytes) -> bytes:

@@ -75,7 +75,7 @@ class Networks:
             prefix_bits=subnet.segment_prefix_bits,
             bridge=definition.bridge(lease.segment),
             interface=name,
-            pair=links.pair(name, index, lease.address, mtu, hardware(lease.address)),
+            pair=links.pair(name, index, lease.address, mtu, hardware(lease.address), reflects=bool(published)),
             ports=published,
         )
 

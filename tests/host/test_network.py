@@ -1,0 +1,374 @@
+"""Bridges, NAT and published ports on a real kernel, the world outside being a namespace of ours. Needs root."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from runtime.driver import Host
+from runtime.drivers.container import ContainerDriver
+from runtime.errors import TareError, UsageError
+from runtime.instance import Instance
+from runtime.ledger import Ledger, new_id
+from runtime.network.definitions import DEFAULT
+from runtime.network.network import Networks
+from runtime.network.ports import Port
+from runtime.spec import ImageRef, InstanceSpec, NetworkMode, NetworkSpec
+from tests.conftest import skip_or_fail
+
+SPEC = InstanceSpec(image=ImageRef.parse("tare/debian:bookworm"), network=NetworkSpec(mode=NetworkMode.BRIDGE))
+OUTSIDE, UPSTREAM = "198.51.100.2", "198.51.100.1"
+TIMEOUT_S = 20
+# A server that answers every connection with the address it came from.
+SERVER = """
+import socket, sys
+listener = socket.create_server(("0.0.0.0", int(sys.argv[1])))
+print("listening", flush=True)
+while True:
+    connection, peer = listener.accept()
+    connection.sendall(peer[0].encode())
+    connection.close()
+"""
+CLIENT = """
+import socket, sys
+with socket.create_connection((sys.argv[1], int(sys.argv[2])), float(sys.argv[3])) as connection:
+    print(connection.recv(100).decode())
+"""
+Launch = Callable[..., Instance]
+
+
+@pytest.fixture(scope="module")
+def driver(bench_host: Host) -> Iterator[ContainerDriver]:
+    for tool in ("nft", "ip", "nsenter"):
+        if shutil.which(tool) is None:
+            skip_or_fail(f"no {tool} on PATH")
+    driver = ContainerDriver(bench_host)
+    yield driver
+    driver.close()
+
+
+@pytest.fixture
+def launch(driver: ContainerDriver) -> Iterator[Launch]:
+    made: list[Instance] = []
+
+    def start(network: NetworkSpec = SPEC.network) -> Instance:
+        made.append(driver.launch(driver.prepare(dataclasses.replace(SPEC, network=network))))
+        made[-1].wait_ready(30)
+        return made[-1]
+
+    yield start
+    for instance in made:
+        instance.close()
+
+
+@pytest.fixture
+def networks(root_user: None) -> Iterator[Networks]:
+    """The networks of an empty state root."""
+    with tempfile.TemporaryDirectory() as directory:
+        one = Networks(Path(directory) / "lib", Path(directory) / "run")
+        yield one
+        for network in one.definitions.all():
+            for address, owner in one.leases(network):
+                one.disconnect(owner, network.name, address)
+        one.retire()
+        one.close()
+
+
+@pytest.fixture(scope="module")
+def outside(driver: ContainerDriver) -> Iterator[int]:
+    """A network namespace beyond the host, joined to it by a link as another machine would be: a pid in it."""
+    with subprocess.Popen(["unshare", "--net", "sleep", "600"]) as holder:
+        try:
+            wait_until(lambda: own_namespace(holder.pid))
+            for command in (
+                f"ip link add tare-up type veth peer name world netns {holder.pid}",
+                f"ip addr add {UPSTREAM}/30 dev tare-up",
+                "ip link set tare-up up",
+                f"nsenter -t {holder.pid} -n ip addr add {OUTSIDE}/30 dev world",
+                f"nsenter -t {holder.pid} -n ip link set world up",
+                f"nsenter -t {holder.pid} -n ip route add default via {UPSTREAM}",
+            ):
+                subprocess.run(command.split(), check=True)
+            yield holder.pid
+        finally:
+            subprocess.run(["ip", "link", "del", "tare-up"], check=False)
+            holder.kill()
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., None]]:
+    """Start the answering server with a command in front, wait until it listens."""
+    running: list[subprocess.Popen[bytes]] = []
+
+    def start(port: int, *before: str) -> None:
+        server = subprocess.Popen([*before, sys.executable, "-c", SERVER, str(port)], stdout=subprocess.PIPE)
+        running.append(server)
+        assert server.stdout is not None
+        assert server.stdout.readline() == b"listening\n"
+
+    yield start
+    for server in running:
+        server.kill()
+        server.communicate()
+
+
+def own_namespace(pid: int) -> bool:
+    return Path(f"/proc/{pid}/ns/net").readlink() != Path("/proc/self/ns/net").readlink()
+
+
+def wait_until(true: Callable[[], object]) -> None:
+    deadline = time.monotonic() + TIMEOUT_S
+    while not true():
+        assert time.monotonic() < deadline, "it did not come true"
+        time.sleep(0.005)
+
+
+def inside(instance: Instance) -> list[str]:
+    """The words that run a host's program in the instance's network."""
+    return ["nsenter", "-t", str(instance.host_pids()[0]), "-n"]
+
+
+def ask(address: str, port: int, *before: str, timeout_s: float = 5) -> str:
+    """What the server at `address` says to a client that runs behind `before`; "" when it cannot be reached."""
+    command = [*before, sys.executable, "-c", CLIENT, address, str(port), str(timeout_s)]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+
+def address_of(instance: Instance) -> str:
+    result = instance.exec(["/bin/sh", "-c", "tail -n 1 /etc/hosts"], TIMEOUT_S)
+    return result.stdout.decode().split()[0]
+
+
+def links() -> set[str]:
+    return {name for _, name in socket.if_nameindex()}
+
+
+def free_port() -> int:
+    with socket.create_server(("", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def test_instances_reach_the_gateway_and_each_other(launch: Launch, serve: Callable[..., None]) -> None:
+    one, other = launch(), launch()
+    serve(7000, *inside(one))
+    assert ask(address_of(one), 7000, *inside(other)) == address_of(other)
+    gateway = subprocess.run([*inside(one), "ip", "route"], capture_output=True, text=True, check=True).stdout.split()[
+        2
+    ]
+    port = free_port()
+    serve(port)
+    assert ask(gateway, port, *inside(other)) == address_of(other)
+
+
+def test_an_instance_has_lo_eth0_and_no_ipv6_address(launch: Launch) -> None:
+    shown = subprocess.run(
+        [*inside(launch()), "ip", "-o", "addr", "show"], capture_output=True, text=True, check=True
+    ).stdout
+    assert {line.split()[1] for line in shown.splitlines()} == {"lo", "eth0"}
+    assert [line for line in shown.splitlines() if "eth0" in line and "inet6" in line] == []
+
+
+def test_the_world_outside_sees_the_host(launch: Launch, outside: int, serve: Callable[..., None]) -> None:
+    serve(7001, "nsenter", "-t", str(outside), "-n")
+    assert ask(OUTSIDE, 7001, *inside(launch())) == UPSTREAM
+
+
+def test_a_published_port_is_reached_from_outside_from_loopback_and_from_a_neighbour(
+    launch: Launch, outside: int, serve: Callable[..., None]
+) -> None:
+    port = free_port()
+    server = launch(NetworkSpec(mode=NetworkMode.BRIDGE, ports=((port, 80),)))
+    neighbour = launch()
+    serve(80, *inside(server))
+    assert ask(UPSTREAM, port, "nsenter", "-t", str(outside), "-n") == OUTSIDE
+    assert ask("127.0.0.1", port)
+    assert ask(UPSTREAM, port)
+    assert ask(UPSTREAM, port, *inside(neighbour))
+    assert ask(UPSTREAM, port, *inside(server)), "not even by itself"
+
+
+def test_what_is_not_published_is_not_reached_from_outside(
+    launch: Launch, outside: int, serve: Callable[..., None]
+) -> None:
+    server = launch()
+    serve(7002, *inside(server))
+    assert ask(address_of(server), 7002)
+    assert ask(address_of(server), 7002, "nsenter", "-t", str(outside), "-n", timeout_s=1) == ""
+
+
+def test_an_instance_does_not_reach_the_host_s_loopback(launch: Launch, serve: Callable[..., None]) -> None:
+    instance = launch()
+    serve(7003)
+    words = [*inside(instance), "ip", "route"]
+    gateway = subprocess.run(words, capture_output=True, text=True, check=True).stdout.split()[2]
+    assert ask(gateway, 7003, *inside(instance))
+    subprocess.run([*inside(instance), "ip", "link", "set", "lo", "down"], check=True)
+    pid = instance.host_pids()[0]
+    subprocess.run(
+        [*inside(instance), sys.executable, "-c", "open('/proc/sys/net/ipv4/conf/all/route_localnet','w').write('1')"],
+        check=True,
+    )
+    table = [*inside(instance), "ip", "route", "del", "local", "127.0.0.0/8", "table", "local"]
+    subprocess.run(table, capture_output=True, check=False)
+    subprocess.run([*inside(instance), "ip", "route", "add", "127.0.0.0/8", "via", gateway], check=True)
+    assert ask("127.0.0.1", 7003, "nsenter", "-t", str(pid), "-n", timeout_s=1) == ""
+
+
+def test_an_instance_joins_another_s_network(launch: Launch, serve: Callable[..., None]) -> None:
+    owner = launch()
+    guest = launch(NetworkSpec(mode=NetworkMode.CONTAINER, container=owner.id))
+    namespaces = {Path(f"/proc/{each.host_pids()[0]}/ns/net").readlink() for each in (owner, guest)}
+    assert len(namespaces) == 1
+    serve(7004, *inside(owner))
+    assert ask("127.0.0.1", 7004, *inside(guest)) == "127.0.0.1"
+
+
+def test_who_joins_nobody_is_told_so(driver: ContainerDriver) -> None:
+    network = NetworkSpec(mode=NetworkMode.CONTAINER, container="tare-000000000000")
+    with pytest.raises(UsageError, match="no such instance runs"):
+        driver.prepare(dataclasses.replace(SPEC, network=network))
+
+
+def test_a_port_that_is_taken_is_refused_and_nothing_remains(
+    driver: ContainerDriver, launch: Launch, serve: Callable[..., None]
+) -> None:
+    port = free_port()
+    network = NetworkSpec(mode=NetworkMode.BRIDGE, ports=((port, 80),))
+    launch(network)
+    default = driver.networks.definitions.demand(DEFAULT)
+    before, leases = links(), driver.networks.leases(default)
+    with pytest.raises(TareError, match=f"{port}/tcp: another container has published it"):
+        driver.launch(driver.prepare(dataclasses.replace(SPEC, network=network)))
+    assert (links() - before, driver.networks.leases(default)) == (set(), leases)
+    other = free_port()
+    serve(other)
+    network = NetworkSpec(mode=NetworkMode.BRIDGE, ports=((other, 80),))
+    with pytest.raises(TareError, match=f"{other}/tcp: a process of the host uses it"):
+        driver.launch(driver.prepare(dataclasses.replace(SPEC, network=network)))
+    assert (links() - before, driver.networks.leases(default)) == (set(), leases)
+
+
+def test_closing_gives_the_address_and_the_port_back_and_the_link_goes(driver: ContainerDriver, launch: Launch) -> None:
+    port = free_port()
+    network = NetworkSpec(mode=NetworkMode.BRIDGE, ports=((port, 80),))
+    before = links()
+    with driver.launch(driver.prepare(dataclasses.replace(SPEC, network=network))) as instance:
+        instance.wait_ready(30)
+        address = address_of(instance)
+        assert len(links() - before) in (1, 2)  # the link, and perhaps the bridge
+    leases = driver.networks.leases(driver.networks.definitions.demand(DEFAULT))
+    assert address not in dict(leases)
+    assert driver.networks.published() == []
+    wait_until(lambda: not [name for name in links() - before if name.startswith("ve")])
+
+
+def test_thirty_instances_have_thirty_addresses(launch: Launch, serve: Callable[..., None]) -> None:
+    instances = [launch() for _ in range(30)]
+    assert len({address_of(instance) for instance in instances}) == 30
+    serve(7005, *inside(instances[0]))
+    answers = [ask(address_of(instances[0]), 7005, *inside(instance)) for instance in instances[1:]]
+    assert answers == [address_of(instance) for instance in instances[1:]]
+
+
+def test_when_the_last_is_gone_the_host_is_as_before(networks: Networks) -> None:
+    before = links()
+    forward = Path("/proc/sys/net/ipv4/ip_forward").read_text()
+    attachment = networks.connect(new_id(), lambda *_: None)
+    assert len(links() - before) == 1
+    assert networks.retire() == [], "while an address is taken"
+    networks.disconnect(attachment.owner, attachment.network, attachment.address)
+    assert len(networks.retire()) == 2
+    assert not links() - before
+    assert (
+        networks.definitions.table
+        not in subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=True).stdout
+    )
+    assert Path("/proc/sys/net/ipv4/ip_forward").read_text() == forward
+    assert networks.retire() == []
+
+
+def test_an_exhausted_pool_is_refused_and_nothing_remains(networks: Networks) -> None:
+    networks.create("tiny", "203.0.113.0/30")
+    networks.connect("first", lambda *_: None, network="tiny")
+    before = links()
+    with pytest.raises(TareError, match=r"203\.0\.113\.0/30: all 1 addresses are taken"):
+        networks.connect("second", lambda *_: None, network="tiny")
+    assert not links() - before
+    with pytest.raises(UsageError, match="1 containers use it"):
+        networks.remove("tiny")
+
+
+def test_a_full_bridge_is_followed_by_another(networks: Networks) -> None:
+    networks.create("wide", "203.0.112.0/21")
+    bridges = {networks.connect(f"o{number}", lambda *_: None, network="wide").bridge for number in range(1022)}
+    assert sorted(bridges) == networks.bridges(networks.definitions.demand("wide"))
+    assert len(bridges) == 2
+
+
+def test_two_state_roots_choose_different_subnets(networks: Networks) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        other = Networks(Path(directory) / "lib", Path(directory) / "run")
+        try:
+            places = [each.connect("owner", lambda *_: None) for each in (networks, other)]
+            assert len({place.gateway for place in places}) == 2
+            assert len({place.bridge for place in places}) == 2
+            other.disconnect("owner", DEFAULT, places[1].address)
+        finally:
+            other.retire()
+            other.close()
+
+
+def test_rules_that_somebody_flushed_are_there_again_with_the_next(networks: Networks) -> None:
+    networks.connect("first", lambda *_: None)
+    table = networks.definitions.table
+    subprocess.run(["nft", "delete", "table", "inet", table], check=True)
+    networks.connect("second", lambda *_: None, ports=[Port(0, 80, "tcp", "127.0.0.1")])
+    assert len(networks.published()) == 1
+
+
+def test_a_launcher_that_was_killed_leaves_nothing_once_swept(bench_host: Host) -> None:
+    """An owner that dies at once, with an instance that runs on a bridge with a published port."""
+    port = free_port()
+    source = f"""
+import os, sys
+from pathlib import Path
+from runtime.driver import Host
+from runtime.drivers.container import ContainerDriver
+from runtime.spec import *
+driver = ContainerDriver(Host(root=Path({str(bench_host.root)!r}), run=Path({str(bench_host.run)!r})))
+network = NetworkSpec(mode=NetworkMode.BRIDGE, ports=(({port}, 80),))
+spec = InstanceSpec(image=ImageRef.parse("tare/debian:bookworm"), network=network)
+instance = driver.launch(driver.prepare(spec))
+print(instance.id, flush=True)
+os.kill(os.getpid(), 9)
+"""
+    before = links()
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    instance_id = done.stdout.strip()
+    noted = {resource.kind for resource in Ledger(bench_host.run).resources(instance_id) or ()}
+    assert {"lease", "link", "port"} <= noted
+    sweeper = ContainerDriver(bench_host)
+    try:
+        found = [line for line in sweeper.leftovers() if line.startswith(instance_id)]
+        assert any(": lease" in line for line in found)
+        assert any(f": port 0.0.0.0:{port}" in line for line in found)
+        sweeper.sweep()
+        assert sweeper.leftovers() == []
+        assert port not in {published.host_port for published, _ in sweeper.networks.published()}
+        assert instance_id not in dict(
+            map(reversed, sweeper.networks.leases(sweeper.networks.definitions.demand(DEFAULT)))
+        )  # type: ignore[arg-type]
+    finally:
+        sweeper.close()
+    assert not [name for name in links() - before if name.startswith("ve")]
