@@ -85,10 +85,18 @@ class Overlay:
 
     def detached(self) -> int:
         """The overlay as a descriptor of a detached mount: for any number of layers, and for another namespace."""
+        try:
+            return self._configured([(b"lowerdir+", layer) for layer in self.layers])
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            # Before Linux 6.5 there is no word for one layer, and all of them may take 255 bytes.
+            return self._configured([(b"lowerdir", b":".join(_escaped(layer) for layer in self.layers))])
+
+    def _configured(self, layers: list[tuple[bytes, bytes]]) -> int:
         context = syscalls.fsopen(b"overlay")
         try:
-            words = [(b"source", b"overlay"), (b"redirect_dir", b"off")]
-            words += [(b"lowerdir+", layer) for layer in self.layers]
+            words = [(b"source", b"overlay"), (b"redirect_dir", b"off"), *layers]
             words += [(b"upperdir", self.root), (b"workdir", self.directory + b"/work")]
             for key, value in words:
                 syscalls.fsconfig(context, syscalls.FSCONFIG_SET_STRING, key, value)

@@ -36,6 +36,7 @@ from runtime.container.rootplan import RootPlan, map_lines
 from runtime.container.stepping import Step
 from runtime.container.steps import (
     DomainName,
+    EnterTime,
     Hold,
     Hostname,
     JoinNamespaces,
@@ -191,6 +192,8 @@ class Template:
         if namespaces.late & CLONE_NEWTIME and offsets:
             lines = (f"{clock} {offset.secs} {offset.nanosecs}\n" for clock, offset in offsets.items())
             yield Write(b"/proc/self/timens_offsets", "".join(lines).encode())
+        if namespaces.late & CLONE_NEWTIME:
+            yield EnterTime()
         if not self._propagation() & MS_SHARED:
             # A slave sees what the host mounts later and tells it nothing; private would pin what the host unmounts.
             yield Mount(None, b"/", None, MS_REC | MS_SLAVE)

@@ -55,6 +55,22 @@ class Unshare:
 
 
 @dataclass(frozen=True, slots=True)
+class EnterTime:
+    """Enter the time namespace made for one's children, its offsets being settled.
+
+    Before Linux 6.3 execve does not do that, and a process whose children would be in another one cannot vfork.
+    """
+
+    def describe(self) -> str:
+        return "enter the new time namespace"
+
+    def execute(self) -> None:
+        descriptor = os.open(b"/proc/self/ns/time_for_children", os.O_RDONLY)
+        syscalls.setns(descriptor, syscalls.CLONE_NEWTIME)
+        os.close(descriptor)
+
+
+@dataclass(frozen=True, slots=True)
 class JoinNamespaces(Talking):
     """Enter the namespaces of the target process that `flags` name, all at once."""
 
@@ -224,6 +240,7 @@ class RunHook:
 _CLASSES: Final[tuple[type, ...]] = (
     Write,
     Unshare,
+    EnterTime,
     JoinNamespaces,
     LoopbackUp,
     Interface,

@@ -40,6 +40,7 @@ from runtime.container.plan import (
 )
 from runtime.container.stepping import Step
 from runtime.container.steps import (
+    EnterTime,
     Hold,
     Hostname,
     JoinNamespaces,
@@ -206,6 +207,7 @@ def test_clock_offsets_are_written_before_anybody_is_in_the_namespace() -> None:
     at = position(plan, Unshare)
     assert plan.steps[at] == Unshare(CLONE_NEWCGROUP | CLONE_NEWTIME)
     assert plan.steps[at + 1] == Write(b"/proc/self/timens_offsets", b"monotonic 5 0\nboottime 7 1\n")
+    assert plan.steps[at + 2] == EnterTime()
     assert not plan.namespaces & CLONE_NEWTIME
 
 
