@@ -214,7 +214,7 @@ def _files(spec: InstanceSpec, hostname: str, attachment: Attachment | None) -> 
     if mode is NetworkMode.HOST:
         found = (Path("/etc") / name for name in ("hosts", "resolv.conf"))
         return files + [(str(path), path.read_text()) for path in found if path.exists()]
-    files.append(("/etc/hosts", names.hosts_file(hostname, attachment and attachment.address)))
+    files.append(("/etc/hosts", names.hosts_file(hostname, attachment.address if attachment else None)))
     if mode is not NetworkMode.NONE:
         files.append(("/etc/resolv.conf", names.resolv_conf(names.host_resolv_conf())))
     return files
