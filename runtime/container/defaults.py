@@ -13,6 +13,7 @@ from dataclasses import field, replace
 from pathlib import Path
 from typing import Any
 
+from runtime.cgroups.devices import USUAL
 from runtime.cgroups.resources import DeviceRule
 from runtime.container import decode, system
 from runtime.container.config import (
@@ -40,17 +41,6 @@ OCI_VERSION = "1.2.0"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _OWN_NETWORK_SYSCTLS = {"net.ipv4.ip_unprivileged_port_start": "0"}
 _PING = {"net.ipv4.ping_group_range": "0 2147483647"}
-
-DEVICE_RULES = (
-    # Docker's, and those that runc adds to any container: nodes may be made, few may be opened.
-    DeviceRule(allow=False, access="rwm"),
-    DeviceRule(allow=True, type="c", access="m"),
-    DeviceRule(allow=True, type="b", access="m"),
-    *(
-        DeviceRule(allow=True, type="c", major=major, minor=minor, access="rwm")
-        for major, minor in ((1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 1), (5, 2), (136, None))
-    ),
-)
 
 
 @record
@@ -234,7 +224,7 @@ def _device_rules(options: Options) -> tuple[DeviceRule, ...]:
         for grant in options.devices
         if grant.device.type != "p"
     )
-    return (*DEVICE_RULES, *granted, *options.device_rules)
+    return (*USUAL, *granted, *options.device_rules)
 
 
 def _seccomp(options: Options) -> Seccomp | None:
