@@ -10,7 +10,6 @@ import array  # noqa: F401 - socket.send_fds imports it when called, and then th
 import fcntl
 import marshal
 import os
-import signal
 import socket
 from collections.abc import Sequence
 from contextlib import suppress
@@ -36,11 +35,6 @@ def run(
     index, context = -1, Context(report)
     try:
         os.setsid()
-        os.umask(0)
-        for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT):
-            # Python ignores or handles these; what is ignored here would be ignored by the program.
-            signal.signal(number, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
         if streams:
             report, target = _arrange(streams, report, target)
         context.report, context.target = report, target

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from runtime.container import child
-from runtime.container.spawning import Flat, Spawned, spawn
+from runtime.container.spawning import Flat, Spawned, get_ready, spawn
 from runtime.container.stepping import Step
 from runtime.container.steps import Row, from_row
 
@@ -146,6 +146,7 @@ def main(descriptor: int) -> None:
     while (last := os.open(os.devnull, os.O_RDWR)) < child.FIRST_SPARE:
         pass
     os.close(last)
+    get_ready()
     gc.disable()
     gc.freeze()
     Launcher(control).serve()

@@ -28,7 +28,10 @@ _ST_RELATIME: Final = 4096
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """mount(2) where no image can have prepared anything. A missing target is made first, as a `file` or directory."""
+    """mount(2) where no image can have prepared anything. A missing target is made first, as a `file` or directory.
+
+    `strict` is for a root that nobody else can change meanwhile: the target must be a directory and no link.
+    """
 
     source: bytes | None
     target: bytes
@@ -36,6 +39,7 @@ class Mount:
     flags: int = 0
     data: bytes | None = None
     file: bool = False
+    strict: bool = False
 
     def describe(self) -> str:
         source, data = (shown(text) if text else "" for text in (self.source, self.data))
@@ -44,6 +48,8 @@ class Mount:
 
     def execute(self) -> None:
         try:
+            if self.strict and not stat.S_ISDIR(os.lstat(self.target).st_mode):
+                raise NotADirectoryError(errno.ENOTDIR, "must be a directory of the image", shown(self.target))
             syscalls.mount(self.source, self.target, self.filesystem, self.flags, self.data)
         except OSError as error:
             if error.errno != errno.ENOENT:
@@ -404,19 +410,26 @@ class Device:
     def execute(self) -> None:
         device = os.makedev(self.major, self.minor)
         directory, name = os.path.split(self.path)
-        # /dev is ours, or was looked at; what is below it, or elsewhere, was not.
-        parent = os.open(b"/dev", os.O_PATH) if directory == b"/dev" else open_target(directory, directory=True)
+        if directory == b"/dev":
+            # It is ours, or was looked at; what is below it, or elsewhere, was not.
+            self._make(self.path, device, None)
+            return
+        parent = open_target(directory, directory=True)
+        try:
+            self._make(name, device, parent)
+        finally:
+            os.close(parent)
+
+    def _make(self, name: bytes, device: int, parent: int | None) -> None:
         try:
             os.mknod(name, self.mode, device, dir_fd=parent)
         except FileExistsError:
             found = os.stat(name, dir_fd=parent, follow_symlinks=False)
             if (stat.S_IFMT(found.st_mode), found.st_rdev) != (stat.S_IFMT(self.mode), device):
                 raise FileExistsError(errno.EEXIST, "another file is there", shown(self.path)) from None
-        else:
-            if self.uid or self.gid:
-                os.chown(name, self.uid, self.gid, dir_fd=parent, follow_symlinks=False)
-        finally:
-            os.close(parent)
+            return
+        if self.uid or self.gid:
+            os.chown(name, self.uid, self.gid, dir_fd=parent, follow_symlinks=False)
 
 
 def enter(directory: bytes, *, make: bool = True) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from runtime.container import mountwords, processplan
 from runtime.container.becoming import BecomeRoot, DieWithParent, Find, ResourceLimit, Undumpable
@@ -146,7 +146,7 @@ class Template:
         self._in_user = config.linux.has("user")
         self._begin = Part(self._beginning())
         self._execute = processplan.execute(config.process)
-        self._interiors: dict[object, tuple[Part, tuple[Tree, ...]]] = {}
+        self._interiors: dict[tuple[Any, ...], tuple[Part, tuple[Tree, ...]]] = {}
         self._ends: dict[tuple[bool, bool, bool], Part] = {}
 
     def at(self, place: Place, *, hostname: str | None = None, streams: Sequence[tuple[int, int]] = ()) -> Plan:
@@ -158,7 +158,7 @@ class Template:
             parts.append(OpenHold(os.fsencode(place.hold)))
         parts += [self._begin, *self._root(place, len(trees))]
         if place.files:
-            parts += self._files(place)
+            parts += self._root_plan(place).files(place.files)
         parts.append(interior)
         name = hostname or self._config.hostname
         if name is not None and linux.has("uts"):
@@ -224,9 +224,6 @@ class Template:
         if self._in_user:
             yield BecomeRoot()
 
-    def _files(self, place: Place) -> Iterator[Step]:
-        return self._root_plan(place).files(place.files)
-
     def _root_plan(self, place: Place) -> RootPlan:
         return RootPlan(
             config=self._config,
@@ -234,10 +231,11 @@ class Template:
             known=self._known,
             cgroup_mounts=place.cgroup_mounts,
             cgroup_directories=place.cgroup_directories,
+            shared=place.rootfs is None,
         )
 
     def _interior(self, place: Place) -> tuple[Part, tuple[Tree, ...]]:
-        key = place.cgroup_mounts, place.cgroup_directories
+        key = place.cgroup_mounts, place.cgroup_directories, place.rootfs is None
         found = self._interiors.get(key)
         if found is None:
             plan = self._root_plan(place)

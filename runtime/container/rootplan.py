@@ -73,6 +73,7 @@ class KnownPaths:
 class RootPlan:
     """The files of one configuration. `bundle` is what relative sources are relative to.
 
+    `shared` says that others may change the root meanwhile: that of a bundle, but not an overlay's.
     `trees` grows while the steps are made: the mounts that the parent has to make.
     """
 
@@ -81,6 +82,7 @@ class RootPlan:
     known: KnownPaths
     cgroup_mounts: tuple[tuple[str, str], ...] = ()
     cgroup_directories: tuple[tuple[str, str], ...] = ()
+    shared: bool = True
     trees: list[Tree] = field(default_factory=list)
 
     @property
@@ -91,13 +93,19 @@ class RootPlan:
         """Small files bound over the image's, from a memory file system that /dev hides if it is one itself."""
         if not files:
             return
-        yield Attach(b"tmpfs", b"/dev", b"tmpfs", QUIET, b"mode=755,size=1024k", strict=True)
+        yield self._staging()
         for number, (path, text) in enumerate(files):
             staged = b"/dev/%d" % number
             yield NewFile(staged, text.encode())
             yield Attach(staged, os.fsencode(path), None, MS_BIND)
         if not self._has_own_dev():
             yield Unmount(b"/dev")
+
+    def _staging(self) -> Step:
+        data = b"mode=755,size=1024k"
+        if self.shared:
+            return Attach(b"tmpfs", b"/dev", b"tmpfs", QUIET, data, strict=True)
+        return Mount(b"tmpfs", b"/dev", b"tmpfs", QUIET, data, strict=True)
 
     def steps(self) -> Iterator[Step]:
         """The mounts in their order, devices, parameters, and last what is hidden or locked."""
@@ -131,10 +139,15 @@ class RootPlan:
         source, flags = os.fsencode(mount.source or kind), wanted.flags
         text = os.fsencode(data) if data else None
         parent = posixpath.dirname(target)
-        if parent in safe and not wanted.propagation and not wanted.copy_up and not any(wanted.attributes):
+        plain = not wanted.propagation and not wanted.copy_up and not any(wanted.attributes)
+        if plain and parent in safe:
             if parent == "/dev":
                 yield Directory(os.fsencode(target))
             yield Mount(source, os.fsencode(target), kind.encode(), flags, text)
+            return
+        if plain and target in _STRICT and not self.shared:
+            yield Mount(source, os.fsencode(target), kind.encode(), flags, text, strict=True)
+            safe.add(target)
             return
         yield Attach(
             source,

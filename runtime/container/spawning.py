@@ -1,6 +1,6 @@
 """Cloning a child that carries out a plan, and hearing from it: for the launcher and every other lean process.
 
-The caller has one thread and becomes the child's parent: it must wait for it by the pidfd.
+The caller has one thread and has called `get_ready` once. It becomes the child's parent and must wait for it.
 """
 
 from __future__ import annotations
@@ -122,6 +122,16 @@ class Spawned:
         for descriptor in descriptors:
             if descriptor >= 0:
                 os.close(descriptor)
+
+
+def get_ready() -> None:
+    """Prepare the calling process for cloning, once: what it ignores or masks, every child would.
+
+    Python ignores or handles some signals, and modes are made as a plan says them.
+    """
+    for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+    os.umask(0)
 
 
 def spawn(flat: Flat, descriptors: Sequence[int] = ()) -> Spawned:

@@ -39,17 +39,17 @@ def open_target(path: bytes, directory: bool, *, strict: bool = False) -> int:
         pass  # by somebody who shares the file system; what it is shows itself when it is opened
     finally:
         os.close(parent)
-    return syscalls.openat2(AT_FDCWD, real, os.O_PATH, RESOLVE_NO_SYMLINKS)
+    return syscalls.open_place(real)
 
 
 def open_existing(path: bytes, *, strict: bool = False) -> int:
     """The same for what must be there already. Raises OSError."""
     try:
-        return syscalls.openat2(AT_FDCWD, path, os.O_PATH, RESOLVE_NO_SYMLINKS)
+        return syscalls.open_place(path)
     except OSError as error:
         if error.errno != errno.ELOOP or strict:
             raise
-    return syscalls.openat2(AT_FDCWD, resolved(path), os.O_PATH, RESOLVE_NO_SYMLINKS)
+    return syscalls.open_place(resolved(path))
 
 
 def resolved(path: bytes) -> bytes:

@@ -18,7 +18,7 @@ from runtime.container import storage
 from runtime.container.defaults import build
 from runtime.container.options import Options
 from runtime.container.plan import HostFacts, Place, Rootfs, Template
-from runtime.container.spawning import outcome, spawn
+from runtime.container.spawning import get_ready, outcome, spawn
 from runtime.spec import Limits
 
 LIMITS = Limits(memory_bytes=256 << 20, pids=100)
@@ -60,7 +60,7 @@ def once(name: str) -> int:
 
 
 if __name__ == "__main__":
-    os.umask(0)
+    get_ready()
     gc.disable()
     gc.freeze()
     for line in sys.stdin:
