@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from runtime.cgroups.cgroup import Cgroup
 
 SPEC_VERSION = "1.2.0"
-CGROUP_PARENT = "tare"
 KILL_TIMEOUT_S = 10.0
 _GO = b"1"
 

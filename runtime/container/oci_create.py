@@ -17,12 +17,13 @@ import signal
 import socket
 from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from runtime.cgroups.cgroup import Cgroup
 from runtime.cgroups.detect import detect, open_cgroup
 from runtime.cgroups.devices import USUAL
+from runtime.cgroups.paths import path_of
 from runtime.cgroups.resources import Resources
 from runtime.container import bundles, decode, oci, spawning
 from runtime.container.becoming import Execute, Find
@@ -34,8 +35,6 @@ from runtime.container.spawning import Spawned
 from runtime.container.users import identify
 from runtime.errors import TareError, UsageError
 from runtime.linux import capabilities, seccomp
-
-SYSTEMD_PARTS = 3
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -245,33 +244,9 @@ def new_record(container_id: str, bundle: Path, config: Config, text: bytes, cgr
 
 
 def cgroup_path(path: str | None, container_id: str, *, systemd: bool) -> tuple[str, str]:
-    """(name, parent) of the control group that `linux.cgroupsPath` asks for.
-
-    A relative path begins at the hierarchy's root as an absolute one does. systemd's form `slice:prefix:name` is
-    the directory that systemd would use. Raises UsageError.
-    """
-    if not path:
-        return container_id, oci.CGROUP_PARENT
-    if systemd or (path.count(":") == SYSTEMD_PARTS - 1 and "/" not in path):
-        return _systemd_path(path)
-    parts = [part for part in path.split("/") if part not in ("", ".")]
-    if not parts or ".." in parts:
-        raise UsageError("linux.cgroupsPath", f"{path!r} names no control group", "give a path such as /tare/web")
-    return parts[-1], "/".join(parts[:-1])
-
-
-def _systemd_path(path: str) -> tuple[str, str]:
-    """`user-1000.slice:libpod:abc` → `libpod-abc.scope` below `user.slice/user-1000.slice`."""
-    parts = path.split(":")
-    if len(parts) != SYSTEMD_PARTS or not parts[2] or any("/" in part or part.startswith(".") for part in parts):
-        raise UsageError("linux.cgroupsPath", f"{path!r} is not of the form slice:prefix:name", "see systemd.slice(5)")
-    unit = parts[0] or "system.slice"
-    if not unit.endswith(".slice"):
-        raise UsageError("linux.cgroupsPath", f"{unit!r} is no slice", "name one that ends in .slice")
-    words = unit.removesuffix(".slice").split("-")
-    above = "/".join("-".join(words[: count + 1]) + ".slice" for count in range(len(words)))
-    name = parts[2] if parts[2].endswith(".slice") else f"{parts[1]}-{parts[2]}.scope"
-    return name, "" if unit == "-.slice" else above
+    """(name, parent) of the control group that `linux.cgroupsPath` asks for. Raises UsageError."""
+    place = path_of(path, container_id, systemd=systemd)
+    return place.name, "" if place.parent == PurePosixPath() else str(place.parent)
 
 
 def limits(config: Config) -> Resources:
