@@ -11,8 +11,8 @@ import fcntl
 import marshal
 import os
 import socket
+import struct
 from collections.abc import Sequence
-from contextlib import suppress
 
 from runtime.container.stepping import Context, Step, Talking
 from runtime.linux.syscalls import close_range
@@ -102,6 +102,9 @@ def _close_others(last: int, kept: set[int]) -> None:
 def _show_root(report: socket.socket) -> None:
     """Let the launcher hold the root file system, so that its end need not wait for the kernel to let go of it."""
     descriptor = os.open(b"/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    with suppress(BrokenPipeError):  # whoever created a held container need not stay for its start
-        socket.send_fds(report, [b"root"], [descriptor], socket.MSG_NOSIGNAL)
+    rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", descriptor))
+    try:  # noqa: SIM105 - a context manager is more to run
+        report.sendmsg([b"root"], [rights], socket.MSG_NOSIGNAL)
+    except BrokenPipeError:  # whoever created a held container need not stay for its start
+        pass
     os.close(descriptor)

@@ -75,19 +75,24 @@ class Overlay:
         return f"mount overlay of {layers} at {shown(self.root)} ({self.flags:#x})"
 
     def execute(self) -> None:
-        data = b"redirect_dir=off,lowerdir=%b,upperdir=%b,workdir=%b" % (
-            b":".join(_escaped(layer) for layer in self.layers),
-            _escaped(self.root),
-            _escaped(self.directory + b"/work"),
-        )
-        if len(data) < _PAGE:
-            syscalls.mount(b"overlay", self.root, b"overlay", self.flags, data)
+        options = self.options()
+        if options is not None:
+            syscalls.mount(b"overlay", self.root, b"overlay", self.flags, options)
             return
         tree = self.detached()
         syscalls.move_mount(tree, syscalls.AT_FDCWD, self.root)
         os.close(tree)
         if self.flags:
             syscalls.mount(None, self.root, None, MS_BIND | MS_REMOUNT | self.flags, None)
+
+    def options(self) -> bytes | None:
+        """What mount(2) is told of it; None when that is more than it takes, a page."""
+        data = b"redirect_dir=off,lowerdir=%b,upperdir=%b,workdir=%b" % (
+            b":".join(_escaped(layer) for layer in self.layers),
+            _escaped(self.root),
+            _escaped(self.directory + b"/work"),
+        )
+        return data if len(data) < _PAGE else None
 
     def detached(self) -> int:
         """The overlay as a descriptor of a detached mount: for any number of layers, and for another namespace."""
@@ -174,6 +179,35 @@ class Attach(Talking):
                 copy_up(below, mounted)
         finally:
             os.close(mounted)
+
+
+@dataclass(frozen=True, slots=True)
+class Cover:
+    """Bind the file `source` over the image's `target`, in a root that nobody else can change meanwhile.
+
+    `above` are the directories of `target`, outermost first: when a link is among them, or anything is missing, the
+    place is found as `Attach` does.
+    """
+
+    source: bytes
+    target: bytes
+    above: tuple[bytes, ...]
+
+    def describe(self) -> str:
+        return f"mount bind {shown(self.source)} over {shown(self.target)}"
+
+    def execute(self) -> None:
+        try:
+            plain = all([stat.S_ISDIR(os.lstat(path).st_mode) for path in self.above])  # noqa: C419 - no further frame
+            plain = plain and not stat.S_ISLNK(os.lstat(self.target).st_mode)
+        except FileNotFoundError:
+            plain = False
+        if plain:
+            syscalls.mount(self.source, self.target, None, MS_BIND, None)
+            return
+        target = open_target(self.target, directory=False)
+        syscalls.mount(self.source, _by_descriptor(target), None, MS_BIND, None)
+        os.close(target)
 
 
 @dataclass(frozen=True, slots=True)
@@ -409,11 +443,11 @@ class Device:
 
     def execute(self) -> None:
         device = os.makedev(self.major, self.minor)
-        directory, name = os.path.split(self.path)
-        if directory == b"/dev":
+        if self.path.startswith(b"/dev/") and self.path.rfind(b"/") == 4:
             # It is ours, or was looked at; what is below it, or elsewhere, was not.
             self._make(self.path, device, None)
             return
+        directory, name = os.path.split(self.path)
         parent = open_target(directory, directory=True)
         try:
             self._make(name, device, parent)

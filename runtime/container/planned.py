@@ -121,9 +121,11 @@ class Rootfs:
         """The layers as an overlay takes them, topmost first."""
         return tuple(os.fsencode(layer) for layer in reversed(self.layers))
 
-    def overlay(self, flags: int = 0) -> Overlay:
+    def overlay(self, flags: int = 0) -> Mount | Overlay:
         """The layers under one writable one, mounted over that one's own directory: one less to make and remove."""
-        return Overlay(self.names, os.fsencode(self.instance), flags)
+        wanted = Overlay(self.names, os.fsencode(self.instance), flags)
+        options = wanted.options()
+        return wanted if options is None else Mount(b"overlay", wanted.root, b"overlay", flags, options)
 
 
 @dataclass(frozen=True, slots=True)

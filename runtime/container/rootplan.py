@@ -17,6 +17,7 @@ from runtime.container.config import Config, Device, IdMapping, MountPoint
 from runtime.container.mounting import (
     QUIET,
     Attach,
+    Cover,
     Directory,
     Ensure,
     Link,
@@ -97,9 +98,15 @@ class RootPlan:
         for number, (path, text) in enumerate(files):
             staged = b"/dev/%d" % number
             yield NewFile(staged, text.encode())
-            yield Attach(staged, os.fsencode(path), None, MS_BIND)
+            yield self._cover(staged, path)
         if not self._has_own_dev():
             yield Unmount(b"/dev")
+
+    def _cover(self, staged: bytes, path: str) -> Step:
+        if self.shared:
+            return Attach(staged, os.fsencode(path), None, MS_BIND)
+        ends = [at for at, letter in enumerate(path) if letter == "/" and at]
+        return Cover(staged, os.fsencode(path), tuple(os.fsencode(path[:at]) for at in ends))
 
     def _staging(self) -> Step:
         data = b"mode=755,size=1024k"

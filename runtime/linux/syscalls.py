@@ -264,7 +264,8 @@ def join_session_keyring(name: bytes | None = None) -> None:
 
 def prctl(option: int, argument: int = 0, third: int = 0) -> int:
     """Change or read an attribute of the process."""
-    return _check(_prctl(option, argument, third, 0, 0), f"prctl {option} {argument}")
+    result = _prctl(option, argument, third, 0, 0)
+    return result if result != -1 else _check(-1, f"prctl {option} {argument}")
 
 
 # struct __user_cap_header_struct, and two of __user_cap_data_struct: made once, as making a type is slow.
@@ -294,7 +295,8 @@ def seccomp_set_filter(program: bytes, flags: int = 0) -> None:
 
 def close_range(first: int, last: int, flags: int) -> None:
     """Close descriptors, or mark them."""
-    _check(_close_range(first, last, flags), f"close_range {first}")
+    if _close_range(first, last, flags) == -1:
+        _check(-1, f"close_range {first}")
 
 
 _OpenHow = ctypes.c_uint64 * 3  # struct open_how: flags, mode, resolve

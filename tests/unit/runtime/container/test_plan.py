@@ -16,6 +16,7 @@ from runtime.container.config import Config, Hook, Hooks, IdMapping, Namespace, 
 from runtime.container.mounting import (
     Attach,
     AttachRoot,
+    Cover,
     LeaveHost,
     Mount,
     NewFile,
@@ -114,13 +115,20 @@ def test_on_v2_it_is_born_in_its_cgroup() -> None:
 
 
 def test_topmost_layer_is_named_first() -> None:
-    assert container().steps[position(container(), Overlay)] == Overlay((b"/l/2", b"/l/1"), b"/i/tare-0", 0)
+    options = b"redirect_dir=off,lowerdir=/l/2:/l/1,upperdir=/i/tare-0/upper,workdir=/i/tare-0/work"
+    assert mounts(container())["/i/tare-0/upper"] == Mount(b"overlay", b"/i/tare-0/upper", b"overlay", 0, options)
+
+
+def test_too_many_layers_for_a_page_of_options_are_mounted_otherwise() -> None:
+    layers = tuple(Path(f"/l/{'x' * 60}{number}") for number in range(100))
+    plan = container(rootfs=Rootfs(layers, Path("/i/tare-0")))
+    assert found(plan, Overlay)
 
 
 def test_nothing_is_mounted_in_the_image_before_the_root_is_its_own() -> None:
     plan = container()
     before = [step for step in plan.steps[: position(plan, PivotRoot)] if isinstance(step, Mount | Attach)]
-    assert [step.target for step in before] == [b"/"]
+    assert [step.target for step in before] == [b"/", b"/i/tare-0/upper"]
 
 
 def test_a_bundles_root_is_mounted_on_itself() -> None:
@@ -165,9 +173,7 @@ def test_without_a_device_guard_no_device_can_be_made_or_opened() -> None:
     assert mknod in confine.dropped
     assert confine.sets is not None
     assert not any(mask & 1 << mknod for mask in confine.sets)
-    overlay = plan.steps[position(plan, Overlay)]
-    assert isinstance(overlay, Overlay)
-    assert overlay.flags & MS_NODEV
+    assert mounts(plan)["/i/tare-0/upper"].flags & MS_NODEV
 
 
 def test_a_container_outlives_its_launcher_unless_it_is_to_die_with_it() -> None:
@@ -221,7 +227,6 @@ def test_a_user_namespace_is_mapped_from_outside_and_its_overlay_comes_as_a_tree
     assert (outside.overlay.layers, outside.overlay.uid) == ((b"/l/2", b"/l/1"), 100000)
     assert plan.steps[position(plan, AttachRoot)] == AttachRoot(len(outside.trees), b"/i/tare-0/upper")
     assert position(plan, PivotRoot) + 1 == position(plan, BecomeRoot)
-    assert not found(plan, Overlay)
     assert not found(plan, ResourceLimit)
     assert plan.namespaces & CLONE_NEWUSER
     assert Outside.from_row(marshal.loads(marshal.dumps(outside.to_row()))) == outside
@@ -321,8 +326,7 @@ def test_own_files_are_bound_over_the_images_and_hidden_by_dev() -> None:
     plan = container(files=(("/etc/hosts", "127.0.0.1 x"),))
     made = position(plan, NewFile)
     bind = plan.steps[made + 1]
-    assert isinstance(bind, Attach)
-    assert (bind.source, bind.target) == (b"/dev/0", b"/etc/hosts")
+    assert bind == Cover(b"/dev/0", b"/etc/hosts", (b"/etc",))
     assert [step.target for step in plan.steps[made:] if isinstance(step, Mount | Attach)].count(b"/dev") == 1
 
 

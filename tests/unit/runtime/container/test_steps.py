@@ -35,6 +35,7 @@ EVERY: list[Step] = [
     Mount(b"proc", b"/proc", b"proc", 0xE),
     Overlay((b"/l/2", b"/l/1"), b"/i", 4),
     Attach(b"srv", b"/data", attributes=(1, 0, 0, 0), propagation=(1 << 18,)),
+    mounting.Cover(b"/dev/0", b"/etc/hosts", (b"/etc",)),
     mounting.AttachRoot(2, b"/i/upper"),
     mounting.PrivateParent(b"/i/upper"),
     mounting.PivotRoot(b"/state/root"),
