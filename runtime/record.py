@@ -1,10 +1,9 @@
 """Frozen values that cost little to declare: `record` in place of `dataclass(frozen=True, kw_only=True)`.
 
-A dataclass compiles six methods for each class when it is imported, half a millisecond each here; a configuration has
-fifty classes, and a command that starts a container pays for all of them. These share their methods. In all else they
-are dataclasses: `fields`, `replace`, `asdict` and type checkers take them for such. Not for values of which many are
-made in a hurry, nor for those given by position: making one costs about what a dataclass costs, comparing and hashing
-a little more.
+A dataclass compiles six methods for each class when it is imported, half a millisecond each here; a command that
+starts a container has a hundred and fifty classes, and pays for all of them before it has begun. These share their
+methods. In all else they are dataclasses: `fields`, `replace`, `asdict` and type checkers take them for such. Not for
+values of which very many are made: making, comparing and hashing one costs somewhat more.
 """
 
 from __future__ import annotations
@@ -14,18 +13,34 @@ from typing import Any, TypeVar, dataclass_transform
 
 _T = TypeVar("_T")
 _MISSING = dataclasses.MISSING
+_set = object.__setattr__
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(dataclasses.field,))
 def record(cls: type[_T]) -> type[_T]:
     """Make a class of annotated fields a frozen value, given by name, equal where all of it is equal."""
+    return _made(cls, _initialise)
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
+def ordered_record(cls: type[_T]) -> type[_T]:
+    """The same, given by position or by name."""
+    return _made(cls, _initialise_in_order)
+
+
+def _made(cls: type[_T], initialise: Any) -> type[_T]:
     cls.__doc__ = cls.__doc__ or cls.__name__  # else dataclass writes one, and looks long for what to say
-    made = dataclasses.dataclass(init=False, repr=False, eq=False, match_args=False, kw_only=True)(cls)
+    made = dataclasses.dataclass(init=False, repr=False, eq=False)(cls)
     fields = dataclasses.fields(made)  # type: ignore[arg-type] # it has just become one
     shared: dict[str, Any] = {
+        "_names": tuple(field.name for field in fields),
         "_initial": {field.name: field.default for field in fields},
-        "_factories": {field.name: field.default_factory for field in fields if field.default_factory is not _MISSING},
-        "__init__": _initialise,
+        "_factories": tuple(
+            (field.name, field.default_factory) for field in fields if field.default_factory is not _MISSING
+        ),
+        "_required": tuple(field.name for field in fields if field.default is field.default_factory is _MISSING),
+        "_check": getattr(made, "__post_init__", None),
+        "__init__": initialise,
         "__repr__": _represent,
         "__eq__": _equals,
         "__hash__": _hash,
@@ -33,23 +48,44 @@ def record(cls: type[_T]) -> type[_T]:
         "__delattr__": _refuse,
     }
     for name, value in shared.items():
-        setattr(made, name, value)
+        if not (name in ("__repr__", "__eq__", "__hash__") and name in vars(cls)):
+            setattr(made, name, value)
     return made
+
+
+def _initialise_in_order(self: Any, *given: Any, **values: Any) -> None:
+    names = type(self)._names
+    if len(given) == len(names) and not values:
+        _fill(self, dict(zip(names, given, strict=True)))
+        return
+    if len(given) > len(names):
+        raise TypeError(f"{type(self).__name__} has {len(names)} fields, not {len(given)}")
+    if given and values:
+        for name in names[: len(given)]:
+            if name in values:
+                raise TypeError(f"{type(self).__name__} is given {name!r} twice")
+    _initialise(self, **dict(zip(names, given, strict=False)), **values)
 
 
 def _initialise(self: Any, **values: Any) -> None:
     cls = type(self)
     content = {**cls._initial, **values}
-    for name, factory in cls._factories.items():
+    for name, factory in cls._factories:
         if name not in values:
             content[name] = factory()
-    if len(content) > len(cls._initial):
+    if len(content) > len(cls._names):
         unknown = next(name for name in values if name not in cls._initial)
         raise TypeError(f"{cls.__name__} has no field {unknown!r}")
-    if _MISSING in content.values():
-        missing = next(name for name, value in content.items() if value is _MISSING)
-        raise TypeError(f"{cls.__name__} needs {missing!r}")
-    object.__setattr__(self, "__dict__", content)
+    for name in cls._required:
+        if content[name] is _MISSING:
+            raise TypeError(f"{cls.__name__} needs {name!r}")
+    _fill(self, content)
+
+
+def _fill(self: Any, content: dict[str, Any]) -> None:
+    _set(self, "__dict__", content)
+    if type(self)._check is not None:
+        self.__post_init__()
 
 
 def _represent(self: Any) -> str:

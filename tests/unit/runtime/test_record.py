@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from runtime.record import record
+from runtime.record import ordered_record, record
 
 
 @record
@@ -76,3 +76,40 @@ def test_the_tools_for_dataclasses_take_it_for_one() -> None:
             assert y == 0
         case _:
             raise AssertionError("no match")
+
+
+@ordered_record
+class Line:
+    """Two ends."""
+
+    start: int
+    end: int = 9
+    marks: list[int] = dataclasses.field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.start > self.end:
+            raise ValueError("backwards")
+
+
+def test_an_ordered_record_is_given_by_position_or_name() -> None:
+    assert Line(1) == Line(start=1) == Line(1, 9) == Line(1, end=9, marks=[])
+    assert dataclasses.replace(Line(1), end=2) == Line(1, 2)
+    match Line(3, 4):
+        case Line(start, end):
+            assert (start, end) == (3, 4)
+        case _:
+            raise AssertionError("no match")
+
+
+def test_an_ordered_record_is_given_once() -> None:
+    with pytest.raises(TypeError, match="Line is given 'start' twice"):
+        Line(1, start=2)  # type: ignore[misc]
+    with pytest.raises(TypeError, match="Line has 3 fields, not 4"):
+        Line(1, 2, [], 4)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="Line needs 'start'"):
+        Line()  # type: ignore[call-arg]
+
+
+def test_a_record_may_check_itself() -> None:
+    with pytest.raises(ValueError, match="backwards"):
+        Line(5, 4)
