@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,6 +55,8 @@ class _Run(click.Command):
         except TareError as error:
             if error.exit_code in (1, 2):
                 error.exit_code = 125
+            raise
+        except BrokenPipeError:
             raise
         except OSError as error:
             raise _system(error) from error
@@ -109,27 +112,36 @@ def run(
     containers = _containers()
     summons = Summons(containers.host.run)
     record = containers.create(wanted, _say(given["quiet"]))
-    try:
+    with _removed_on_failure(containers, record):
         asking.write_cidfile(given["cidfile"], record.id)
-        return _go(containers, record, summons, None if detach else attached)
+    return _go(containers, record, summons, None if detach else attached)
+
+
+@contextmanager
+def _removed_on_failure(containers: Containers, record: Record) -> Iterator[None]:
+    """What never ran and was to go at its end goes now; what has run is the keeper's to see to."""
+    try:
+        yield
     except BaseException:
         if record.settings.auto_remove:
-            _remove_quietly(containers, record)
+            with suppress(TareError, OSError):  # `tare clean` sees to it; the first failure is the one to tell
+                containers.remove(containers.state.find(record.id), force=True, volumes=True)
         raise
 
 
 def _go(containers: Containers, record: Record, summons: Summons | None, attached: Attached | None) -> int:
     """Start it, and stay with it unless there is nothing to be attached to."""
     if attached is None:
-        contact, running = containers.start(record, summons)
+        with _removed_on_failure(containers, record):
+            contact, running = containers.start(record, summons)
         running.close()
         contact.close()
         click.echo(record.id)
         return 0
     writes = attached.stdin and record.settings.stdin_open
-    contact, running = containers.start(
-        record, summons, output=True, writes=writes, size=terminal.size(1) if record.settings.terminal else None
-    )
+    size = terminal.size(1) if record.settings.terminal else None
+    with _removed_on_failure(containers, record):
+        contact, running = containers.start(record, summons, output=True, writes=writes, size=size)
     return _stay(containers, record, contact, running, attached)
 
 
@@ -158,13 +170,6 @@ def _code(record: Record, ended: Ended | None) -> int:
         click.echo(f"tare: container {record.name}: {UNSEEN} (see: tare ps -a)", err=True)
         return UNKNOWN_CODE
     return ended.exit_code
-
-
-def _remove_quietly(containers: Containers, record: Record) -> None:
-    try:
-        containers.remove(containers.state.find(record.id), force=True, volumes=True)
-    except (TareError, OSError):
-        return  # the keeper or `tare clean` sees to it; the first failure is the one to tell
 
 
 @click.command(cls=_Run, context_settings=_RUN_SETTINGS)
