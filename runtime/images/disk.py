@@ -13,13 +13,13 @@ import shutil
 import stat
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.command import run
 from runtime.errors import TareError
 from runtime.images import initramfs
 from runtime.images.layers import OPAQUE, xattrs
+from runtime.record import ordered_record
 
 DEFAULT_BYTES = 4 << 30
 STAGE1 = Path(__file__).parents[1] / "guest" / "stage1.c"
@@ -33,7 +33,7 @@ _FIRMWARE_CMDLINE = f"root=LABEL={_LABEL} rw console=ttyS0 quiet panic=-1 init=/
 _DIRECT_CMDLINE = "console=ttyS0 quiet panic=-1 tareroot=/dev/vda2"
 
 
-@dataclass(frozen=True, slots=True)
+@ordered_record
 class Machine:
     """What boots: either `disk` alone through UEFI firmware, or `kernel`, `initrd` and `cmdline` with `disk` as vda.
 

@@ -224,9 +224,8 @@ class _Pull:
         what = f"layer {layer['digest'][:19]} of {self._what}"
         hashing = _Hashing(file)
         progress.had(file.here_bytes)
-        tries = 0
+        tries, furthest_bytes = 0, file.here_bytes
         while not file.complete:
-            before = file.here_bytes
             try:
                 self._some(layer["digest"], file, hashing, progress, what)
                 reason = "the registry sent less than its manifest says"
@@ -238,9 +237,11 @@ class _Pull:
                 raise TareError(what, "stopped")
             if file.here_bytes == file.size_bytes:
                 break
-            tries = 0 if file.here_bytes > before else tries + 1
+            # Only new ground counts: a registry that starts again and again and breaks at one place gets nowhere.
+            tries = 0 if file.here_bytes > furthest_bytes else tries + 1
+            furthest_bytes = max(furthest_bytes, file.here_bytes)
             if tries >= self._source.transport.access.attempts:
-                why = f"it ends at {file.here_bytes} of {file.size_bytes} bytes: {reason}"
+                why = f"it ends at {furthest_bytes} of {file.size_bytes} bytes: {reason}"
                 raise TareError(what, why, "try again: what has arrived is kept")
             self._source.transport.access.wait(0.1 * 2**tries)
         if hashing.digest() != layer["digest"]:

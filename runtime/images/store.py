@@ -16,7 +16,6 @@ import secrets
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
@@ -40,6 +39,7 @@ from runtime.images.layout import (
 )
 from runtime.images.reference import familiar
 from runtime.images.trees import fingerprint, remove_tree, tree_bytes
+from runtime.record import ordered_record
 from runtime.spec import ImageRef
 
 __all__ = ["Image", "ImageStore", "Layer", "Made", "fingerprint", "remove_tree", "tree_bytes"]
@@ -51,7 +51,7 @@ _ID = re.compile(r"(?:sha256:)?[0-9a-f]{4,64}")
 _AGAIN = "get it again with: tare pull or tare build --force"
 
 
-@dataclass(frozen=True, slots=True)
+@ordered_record
 class Layer:
     """One unpacked layer: its diff id, and the directory to use as an overlay's lower directory."""
 
@@ -59,7 +59,7 @@ class Layer:
     directory: Path
 
 
-@dataclass(frozen=True, slots=True)
+@ordered_record
 class Image:
     """An image ready to launch; `layers[-1]` is the topmost, `digest` its manifest's, `config` as in the OCI.
 
@@ -78,7 +78,7 @@ class Image:
         return dict(self.config.get("config", {}).get("Labels") or {})
 
 
-@dataclass(frozen=True, slots=True)
+@ordered_record
 class Made:
     """A layer unpacked and not yet in the store: `directory` becomes its own there, `archive` its blob."""
 

@@ -131,6 +131,14 @@ def test_a_broken_connection_is_taken_up_where_it_broke(
     assert partial(store) == []
 
 
+def test_a_registry_that_always_breaks_at_one_place_is_given_up(store: ImageStore, registry: FakeRegistry) -> None:
+    layer = two_layers(registry)["layers"][1]
+    registry.blobs[layer["digest"]] = registry.blobs[layer["digest"]][:5000]
+    registry.no_ranges = True
+    with pytest.raises(TareError, match="ends at 5000 of"):
+        fetch(store, registry)
+
+
 def test_a_registry_that_is_busy_is_asked_again(store: ImageStore, registry: FakeRegistry) -> None:
     digest = two_layers(registry)["layers"][0]["digest"]
     registry.fail_first = {"/manifests/": 2, digest: 2}
