@@ -1,0 +1,141 @@
+"""A state root of their own for tests of containers' lives, and `tare` as a user calls it. No tests here."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from runtime.container import contact
+from runtime.container.lifecycle import Containers
+from runtime.driver import Host
+
+ROOT = Path(__file__).resolve().parents[2]
+IMAGE = "tare/debian:bookworm"
+NONE = ("--network", "none")
+TIMEOUT_S = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What a command came to."""
+
+    code: int
+    out: str
+    err: str
+
+    def good(self) -> str:
+        """What it printed, stripped; it has not failed."""
+        assert self.code == 0, self
+        return self.out.strip()
+
+
+@dataclass
+class Tare:
+    """`tare` on one state root."""
+
+    root: Path
+    started: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    @property
+    def host(self) -> Host:
+        return Host(self.root / "lib", self.root / "run")
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "TARE_ROOT": str(self.root)}
+
+    def argv(self, *words: str) -> list[str]:
+        return [sys.executable, str(ROOT / "tare.py"), *words]
+
+    def __call__(self, *words: str, data: bytes | None = None, stdin: int | None = None) -> Said:
+        done = subprocess.run(
+            self.argv(*words),
+            input=data,
+            stdin=(subprocess.DEVNULL if stdin is None else stdin) if data is None else None,
+            capture_output=True,
+            env=self.environment,
+            timeout=TIMEOUT_S,
+            cwd=self.root,
+            check=False,
+        )
+        return Said(done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
+
+    def begin(self, *words: str, **streams: Any) -> subprocess.Popen[bytes]:
+        """Start a command; what still runs at the end of the test is killed."""
+        wanted: dict[str, Any] = {
+            "stdin": subprocess.DEVNULL,
+            "stdout": subprocess.PIPE,
+            "stderr": subprocess.PIPE,
+        } | streams
+        process = subprocess.Popen(self.argv(*words), env=self.environment, cwd=self.root, **wanted)
+        self.started.append(process)
+        return process
+
+    def run(self, *words: str) -> Said:
+        """A container in the foreground, without a network, gone at its end."""
+        return self("run", "--rm", *NONE, *words)
+
+    def up(self, *words: str) -> str:
+        """A container in the background, without a network: its id."""
+        return self("run", "-d", *NONE, *words).good()
+
+    def state(self, name: str) -> dict[str, Any]:
+        state: dict[str, Any] = json.loads(self("inspect", name).good())[0]["State"]
+        return state
+
+    def keeper(self) -> int:
+        """The keeper's pid; 0 when there is none."""
+        found = contact.connect(self.host.run)
+        if found is None:
+            return 0
+        with found:
+            return found.keeper_pid
+
+    def residents(self) -> list[str]:
+        """Whatever of containers is on the host, but for their directories."""
+        groups = [str(path) for path in Path("/sys/fs/cgroup").glob("**/tare/*") if path.name in self._ids()]
+        pages = [str(path) for path in self.host.run.glob("instances/*")]
+        return groups + pages
+
+    def _ids(self) -> set[str]:
+        return {path.name.removeprefix("partial-") for path in (self.host.root / "containers").glob("*")}
+
+    def close(self) -> None:
+        for process in self.started:
+            process.kill()
+            process.communicate()
+        containers = Containers(self.host)
+        for record in containers.all():
+            containers.remove(containers.find(record.id), force=True)
+        containers.sweep()
+        containers.ground.networks.retire()
+
+
+@contextmanager
+def rooted(host: Host) -> Iterator[Tare]:
+    """A fresh state root beside `host`'s, with its images."""
+    directory = Path(tempfile.mkdtemp(prefix="life-", dir=host.root.parent))
+    (directory / "lib").mkdir()
+    (directory / "lib/images").symlink_to(host.root / "images")
+    tare = Tare(directory)
+    try:
+        yield tare
+    finally:
+        tare.close()
+        shutil.rmtree(directory)
+
+
+def killed(process: subprocess.Popen[bytes]) -> None:
+    """SIGKILL, and reap."""
+    process.send_signal(signal.SIGKILL)
+    process.wait()
