@@ -26,6 +26,7 @@ from runtime.images.store import ImageStore
 from runtime.instance import Availability
 from runtime.ledger import Ledger
 from runtime.linux import procfs, syscalls
+from runtime.network.remarks import remarks
 from runtime.spec import ImageRef
 
 IMAGE = ImageRef.parse("tare/debian:bookworm")
@@ -43,6 +44,7 @@ def checks(host: Host) -> list[Check]:
     """Every check of this host, in the order of the report. About a second, once the probes' answers are kept."""
     sight = look(host)
     found = [*host_checks(sight), check_clone3(), check_tools(), check_firmware(), check_image(host)]
+    found.append(check_network(host))
     found += check_drivers(host, drivers(), root=sight.uid == 0)
     return [*found, check_live(host)]
 
@@ -115,6 +117,14 @@ def check_firmware() -> Check:
     except TareError as error:
         return Check("firmware", Status.WARN, f"{error.why}: the `vm` driver cannot boot its disk", "./bootstrap")
     return Check("firmware", Status.OK, "UEFI (OVMF) is there")
+
+
+def check_network(host: Host) -> Check:
+    """Whether containers on bridges reach each other and the world, however many they are."""
+    found = remarks(host.root)
+    if not found:
+        return Check("network", Status.OK, "nothing stands in the way of bridges")
+    return Check("network", Status.WARN, "; ".join(remark.text for remark in found), found[0].do)
 
 
 def check_image(host: Host) -> Check:

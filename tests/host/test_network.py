@@ -365,9 +365,8 @@ os.kill(os.getpid(), 9)
         sweeper.sweep()
         assert sweeper.leftovers() == []
         assert port not in {published.host_port for published, _ in sweeper.networks.published()}
-        assert instance_id not in dict(
-            map(reversed, sweeper.networks.leases(sweeper.networks.definitions.demand(DEFAULT)))
-        )  # type: ignore[arg-type]
+        default = sweeper.networks.definitions.demand(DEFAULT)
+        assert instance_id not in [owner for _, owner in sweeper.networks.leases(default)]
     finally:
         sweeper.close()
     assert not [name for name in links() - before if name.startswith("ve")]
