@@ -25,6 +25,7 @@ from runtime.container.launcher import MESSAGE_BYTES
 from runtime.container.plan import Plan
 from runtime.errors import TareError
 from runtime.linux.pidfd import Pidfd
+from runtime.linux.sealed import sealed_copy
 
 _CPUCLOCK_SCHED = 2  # the kernel's clock id of a process's CPU time, as clock_getcpuclockid(3) makes it
 _SOURCE = Path(__file__).resolve().parents[2]
@@ -193,14 +194,19 @@ class LauncherClient:
         self._disconnect()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MESSAGE_BYTES)
-        with theirs:
-            self._process = subprocess.Popen(
-                [self._python, "-I", "-S", "-c", _BOOT, str(_SOURCE), str(theirs.fileno())],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(),),
-                start_new_session=True,
-            )
+        program = sealed_copy(self._python)
+        try:
+            with theirs:
+                self._process = subprocess.Popen(
+                    [self._python, "-I", "-S", "-c", _BOOT, str(_SOURCE), str(theirs.fileno())],
+                    executable=f"/proc/self/fd/{program}",
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    pass_fds=(theirs.fileno(), program),
+                    start_new_session=True,
+                )
+        finally:
+            os.close(program)
         self._socket = ours
         self._reader = threading.Thread(target=self._read, args=(ours,), name="launcher", daemon=True)
         self._reader.start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import sys
@@ -196,3 +197,15 @@ def test_launchers_own_cpu_time_is_known_and_grows() -> None:
     finally:
         client.close()
     assert client.cpu_s() == 0
+
+
+def test_the_launchers_program_is_a_copy_that_nobody_can_change(launcher: LauncherClient) -> None:
+    launcher.start()
+    process = launcher._process
+    assert process is not None
+    assert ended(launcher.launch(shell("exit 0"), [])) == 0
+    program = os.open(f"/proc/{process.pid}/exe", os.O_RDONLY)
+    try:
+        assert fcntl.fcntl(program, fcntl.F_GET_SEALS) & fcntl.F_SEAL_WRITE
+    finally:
+        os.close(program)
