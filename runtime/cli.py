@@ -123,6 +123,7 @@ def sweep(host: Host) -> Sweep:
     networks = Networks(host.root, host.run)
     try:
         done.removed += networks.retire()
+        done.removed += networks.remove_orphans() if os.geteuid() == 0 else []
     except (TareError, OSError) as error:
         done.failed.append(f"networks: {error}")
     finally:

@@ -16,6 +16,7 @@ from runtime.network.definitions import Definitions, Network
 from runtime.network.subnet import Subnet, hardware
 
 _DEFAULT_MTU: Final = 1500
+_ALIAS: Final = "tare"
 _GROUP: Final = 0x7A12E  # the kernel's group of links that are being removed
 
 
@@ -92,7 +93,29 @@ class Bridges:
         """Remove what the host had for all networks together."""
         nat.drop(self._definitions.table)
         # Docker and libvirt take forwarding for granted once they have found it allowed.
-        forwarding.leave(self._forwarding, needed=links.bridges(self.wire) > 0)
+        forwarding.leave(self._forwarding, needed=bool(links.bridges(self.wire)))
+
+    def orphans(self) -> list[tuple[str, str]]:
+        """The (bridge, table) of state roots that are no more: nobody else will ever remove them."""
+        found = []
+        for name, alias in links.bridges(self.wire).items():
+            word, _, rest = alias.partition(" ")
+            table, _, root = rest.partition(" ")
+            if word == _ALIAS and root.startswith("/") and not Path(root).exists():
+                found.append((name, table))
+        return found
+
+    def remove_orphans(self) -> list[str]:
+        """Remove what `orphans` finds; a line each."""
+        found = self.orphans()
+        self.remove_links([name for name, _ in found])
+        for table in sorted({table for _, table in found}):
+            nat.drop(table)
+        return [f"bridge {name} of a state root that is gone" for name, _ in found]
+
+    def _alias(self) -> str:
+        """What tells whose a bridge is, once its state root may be gone."""
+        return f"{_ALIAS} {self._definitions.table} {self._definitions.root}"
 
     def _sockets(self) -> tuple[Netlink, Netlink]:
         if self._wires is None:
@@ -116,7 +139,7 @@ class Bridges:
         forwarding.route_loopback(name)
         forwarding.admit(network.stem)
         self.apply_rules()
-        up = links.bridge_up(index, gateway, network.subnet.segment_prefix_bits, mtu)
+        up = links.bridge_up(index, gateway, network.subnet.segment_prefix_bits, mtu, self._alias())
         self.wire.ask(up, f"bringing up bridge {name}")
         return index, mtu
 

@@ -47,7 +47,7 @@ class Definitions:
     """The files below `<root>/networks`."""
 
     def __init__(self, root: Path) -> None:
-        self._root = root
+        self.root = root
         self._directory = root / "networks"
 
     @property
@@ -123,6 +123,6 @@ class Definitions:
 
     def _stem(self, name: str) -> str:
         """What tells this network's devices from all others on the host: state roots do not know of each other."""
-        if name == DEFAULT and self._root == _STATE:
+        if name == DEFAULT and self.root == _STATE:
             return "tare"
-        return "ta" + hashlib.sha256(f"{self._root}:{name}".encode()).hexdigest()[:6] + "n"
+        return "ta" + hashlib.sha256(f"{self.root}:{name}".encode()).hexdigest()[:6] + "n"

@@ -11,7 +11,6 @@ import socket
 import struct
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Final
 
 from runtime.linux import netlink
@@ -27,6 +26,7 @@ from runtime.linux.netlink import (
     number,
     text,
 )
+from runtime.record import ordered_record
 
 # linux/rtnetlink.h
 RTM_NEWLINK: Final = 16
@@ -44,6 +44,7 @@ IFLA_MTU: Final = 4
 IFLA_MASTER: Final = 10
 IFLA_LINKINFO: Final = 18
 IFLA_NET_NS_PID: Final = 19
+IFLA_IFALIAS: Final = 20
 IFLA_AF_SPEC: Final = 26
 IFLA_GROUP: Final = 27
 IFLA_NET_NS_FD: Final = 28
@@ -66,7 +67,7 @@ INSIDE: Final = "eth0"
 """What a container calls its end."""
 
 
-@dataclass(frozen=True, slots=True)
+@ordered_record
 class Pair:
     """The requests for a veth pair; the first is split where the process goes in whose namespace one end is born."""
 
@@ -120,11 +121,11 @@ def bridge(name: str, hardware: bytes) -> bytes:
     )
 
 
-def bridge_up(index: int, address: bytes, prefix_bits: int, mtu: int) -> list[bytes]:
+def bridge_up(index: int, address: bytes, prefix_bits: int, mtu: int, alias: str) -> list[bytes]:
     """Give the bridge its address, and its MTU by name: otherwise it looks at every port at each change."""
     return [
         message(RTM_NEWLINK, 0, link_header(index) + no_ipv6_address()),
-        message(RTM_NEWLINK, 0, link_header(index) + number(IFLA_MTU, mtu)),
+        message(RTM_NEWLINK, 0, link_header(index) + number(IFLA_MTU, mtu) + text(IFLA_IFALIAS, alias)),
         message(
             RTM_NEWADDR,
             NLM_F_CREATE | NLM_F_REPLACE,
@@ -179,7 +180,7 @@ def remove(wire: Netlink, names: list[str], group: int) -> None:
                 raise
 
 
-@dataclass(frozen=True, slots=True)
+@ordered_record
 class Route:
     """An IPv4 route of the main table: network (as a number), its prefix, the link it leaves by (0: none)."""
 
@@ -199,11 +200,18 @@ def routes(wire: Netlink) -> Iterator[Route]:
             yield Route(int.from_bytes(found.get(_RTA_DST, bytes(4))), prefix, link)
 
 
-def bridges(wire: Netlink) -> int:
-    """How many bridges there are, whosever they are."""
-    request = message(RTM_GETLINK, NLM_F_DUMP, link_header())
-    infos = (netlink.attributes(body[16:]).get(IFLA_LINKINFO, b"") for _, body in wire.ask([request], "listing links"))
-    return sum(netlink.attributes(info).get(_IFLA_INFO_KIND, b"").rstrip(b"\0") == b"bridge" for info in infos)
+def bridges(wire: Netlink) -> dict[str, str]:
+    """Every bridge there is, whosever it is: its name and its alias, "" where it has none."""
+    found = {}
+    for _, body in wire.ask([message(RTM_GETLINK, NLM_F_DUMP, link_header())], "listing links"):
+        words = netlink.attributes(body[16:])
+        kind = netlink.attributes(words.get(IFLA_LINKINFO, b"")).get(_IFLA_INFO_KIND, b"")
+        if kind.rstrip(b"\0") == b"bridge":
+            name, alias = (
+                words.get(each, b"").rstrip(b"\0").decode(errors="replace") for each in (IFLA_IFNAME, IFLA_IFALIAS)
+            )
+            found[name] = alias
+    return found
 
 
 def mtu_of(wire: Netlink, index: int) -> int:

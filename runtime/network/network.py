@@ -180,6 +180,10 @@ class Networks:
                 self._bridges.leave()
             return gone
 
+    def remove_orphans(self) -> list[str]:
+        """Remove the bridges of state roots that have been deleted; returns what went, a line each."""
+        return self._bridges.remove_orphans()
+
     def _ready(self, name: str) -> Network:
         """The network, its subnet beyond doubt: the default one is chosen when it is first needed."""
         if name != DEFAULT:

@@ -327,6 +327,16 @@ def test_two_state_roots_choose_different_subnets(networks: Networks) -> None:
             other.close()
 
 
+def test_bridges_of_a_state_root_that_was_deleted_are_found_and_removed(networks: Networks) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        lost = Networks(Path(directory) / "lib", Path(directory) / "run")
+        bridge = lost.connect("owner", lambda *_: None).bridge
+        lost.close()
+        assert not any(bridge in line for line in networks.remove_orphans())
+    assert any(bridge in line for line in networks.remove_orphans())
+    assert bridge not in links()
+
+
 def test_rules_that_somebody_flushed_are_there_again_with_the_next(networks: Networks) -> None:
     networks.connect("first", lambda *_: None)
     table = networks.definitions.table

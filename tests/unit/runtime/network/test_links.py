@@ -58,8 +58,9 @@ def test_a_bridge_has_its_address_and_no_multicast_snooping() -> None:
     info = message.get_attr("IFLA_LINKINFO")
     assert info.get_attr("IFLA_INFO_KIND") == "bridge"
     assert info.get_attr("IFLA_INFO_DATA").get_attr("IFLA_BR_MCAST_SNOOPING") == 0
-    _, mtu, address, up = links.bridge_up(7, GATEWAY, 22, 1450)
-    assert read(ifinfmsg, mtu).get_attr("IFLA_MTU") == 1450
+    _, mtu, address, up = links.bridge_up(7, GATEWAY, 22, 1450, "tare t /root")
+    message = read(ifinfmsg, mtu)
+    assert (message.get_attr("IFLA_MTU"), message.get_attr("IFLA_IFALIAS")) == (1450, "tare t /root")
     message = read(ifaddrmsg, address)
     assert (message["index"], message["prefixlen"]) == (7, 22)
     assert (message.get_attr("IFA_LOCAL"), message.get_attr("IFA_ADDRESS")) == ("10.87.0.1", "10.87.0.1")
