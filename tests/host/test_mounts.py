@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -258,3 +259,37 @@ def test_many_layers_are_mounted_all_the_same(launches: Launches, tmp_path: Path
     assert place.rootfs is not None
     many = replace(place, rootfs=replace(place.rootfs, layers=(*place.rootfs.layers, *layers)))
     assert launches.output(launches.config("/bin/sh", "-c", "ls /layers | wc -l"), many).strip() == "100"
+
+
+def test_a_shared_root_passes_on_what_is_mounted_in_a_shared_bind(launches: Launches, tmp_path: Path) -> None:
+    """And only that: what the container's own root is made of does not reach the host."""
+    place = os.fsencode(tmp_path)
+    syscalls.mount(b"tmpfs", place, b"tmpfs", 0, None)
+    try:
+        syscalls.mount(None, place, None, syscalls.MS_SHARED, None)
+        (tmp_path / "inner").mkdir()
+        config = launches.config(
+            "/bin/sh",
+            "-c",
+            "mount -t tmpfs none /data/inner && touch /data/inner/file",
+            mounts=(bind(tmp_path, "rshared"),),
+            rootfs_propagation="shared",
+            privileged=True,
+        )
+        before = Path("/proc/self/mountinfo").read_text().count("\n")
+        launches.output(config)
+        assert (tmp_path / "inner/file").exists()
+        assert Path("/proc/self/mountinfo").read_text().count("\n") == before + 1
+    finally:
+        for target in (place + b"/inner", place):
+            with suppress(OSError):
+                syscalls.umount2(target, syscalls.MNT_DETACH)
+
+
+@pytest.mark.parametrize(
+    ("word", "tag"), [("private", ""), ("slave", ""), ("shared", "shared:"), ("unbindable", "unb")]
+)
+def test_the_roots_propagation_is_as_asked(launches: Launches, word: str, tag: str) -> None:
+    line = launches.sh("grep ' / / ' /proc/self/mountinfo", rootfs_propagation=word).splitlines()[-1]
+    extra = line.split(" - ")[0].split()[6:]
+    assert any(item.startswith(tag) for item in extra) if tag else extra == []
