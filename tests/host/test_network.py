@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 import signal
 import socket
@@ -43,6 +44,16 @@ CLIENT = """
 import socket, sys
 with socket.create_connection((sys.argv[1], int(sys.argv[2])), float(sys.argv[3])) as connection:
     print(connection.recv(100).decode())
+"""
+FIREWALL = """
+import json, subprocess, sys
+from runtime.network import forwarding
+seen = []
+for step in (lambda _: None, forwarding.admit, forwarding.admit, forwarding.dismiss):
+    step("tare")
+    listed = subprocess.run([sys.argv[1], "-w", "-S"], capture_output=True, text=True, check=True).stdout
+    seen.append(listed.splitlines())
+print(json.dumps(seen))
 """
 Launch = Callable[..., Instance]
 
@@ -380,3 +391,28 @@ os.kill(os.getpid(), 9)
     finally:
         sweeper.close()
     assert not [name for name in links() - before if name.startswith("ve")]
+
+
+@pytest.mark.parametrize(
+    ("setup", "chain"),
+    [
+        (["-P FORWARD DROP"], "FORWARD"),
+        (["-P FORWARD DROP", "-N DOCKER-USER", "-I FORWARD -j DOCKER-USER"], "DOCKER-USER"),
+        (["-P FORWARD ACCEPT"], None),
+    ],
+)
+@pytest.mark.parametrize("tool", ["iptables-nft", "iptables-legacy"])
+def test_a_firewall_that_drops_lets_bridges_pass_while_they_are_there(
+    root_user: None, tool: str, setup: list[str], chain: str | None
+) -> None:
+    if shutil.which(tool) is None:
+        skip_or_fail(f"no {tool} on PATH")
+    prepare = "\n".join(f"{tool} -w {words}" for words in setup)
+    script = f"set -e\n{prepare}\n{sys.executable} -c '{FIREWALL}' {tool}"
+    done = subprocess.run(["unshare", "--net", "sh", "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    before, during, again, after = json.loads(done.stdout)
+    rules = [f"-A {chain} -{way} tare+ -j ACCEPT" for way in "oi"] if chain else []
+    assert [rule for rule in during if rule not in before] == rules
+    assert again == during
+    assert after == before
