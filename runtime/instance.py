@@ -8,12 +8,13 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from runtime.errors import TareError
+from runtime.record import ordered_record, record
 
 
 class Timeline:
@@ -48,7 +49,7 @@ class Timeline:
         return iter(self.events())
 
 
-@dataclass(frozen=True, slots=True)
+@ordered_record
 class ExecResult:
     """One command run inside an instance.
 
@@ -70,7 +71,7 @@ class ExecResult:
         return self
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Usage:
     """What the whole instance has used, seen from the host (a VM's is its QEMU process's).
 
@@ -88,7 +89,7 @@ class Usage:
     io_write_bytes: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@ordered_record
 class DiskPaths:
     """Host paths whose blocks an instance occupies.
 
@@ -100,7 +101,7 @@ class DiskPaths:
     exclusive: tuple[Path, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@ordered_record
 class LimitReading:
     """One limit as the host really holds it: what was `asked`, what was `read` back, and from `source`."""
 
@@ -178,7 +179,7 @@ class Instance(ABC):
         self.close()
 
 
-@dataclass(frozen=True, slots=True)
+@ordered_record
 class Availability:
     """Whether a driver works on this host and, where it does not, the reason and its mend.
 

@@ -11,8 +11,9 @@ import json
 import os
 import secrets
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+
+from runtime.record import ordered_record
 
 PREFIX = "tare-"
 
@@ -41,7 +42,7 @@ def boot_id(proc: Path = Path("/proc")) -> str:
     return (proc / "sys/kernel/random/boot_id").read_text().strip()
 
 
-@dataclass(frozen=True, slots=True)
+@ordered_record
 class Resource:
     """One thing on the host: `kind` says what (cgroup, mount, dir, file, pid, domain, link), `value` which.
 
@@ -52,7 +53,7 @@ class Resource:
     value: str
 
 
-@dataclass(frozen=True, slots=True)
+@ordered_record
 class Stale:
     """An instance whose owner is dead. `same_boot` is False when pids, mounts and cgroups are certainly gone."""
 

@@ -7,12 +7,13 @@ nonsensical spec; nothing here knows how any backend carries it out.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 from pathlib import PurePosixPath
 from typing import Self
 
 from runtime.errors import UsageError
+from runtime.record import ordered_record, record
 
 _NAME = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*")
 _REGISTRY = re.compile(r"[A-Za-z0-9.-]+(?::[0-9]+)?")
@@ -61,7 +62,7 @@ def _names_registry(reference: str) -> bool:
     return bool(slash) and ("." in head or ":" in head or head == "localhost")
 
 
-@dataclass(frozen=True, slots=True)
+@ordered_record
 class ImageRef:
     """Names an image: `[registry/]name[:tag][@digest]`, by the distribution specification's grammar."""
 
@@ -105,7 +106,7 @@ class ImageRef:
         return f"{registry}{self.name}:{self.tag}{digest}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Limits:
     """What an instance may use; `None` leaves a resource unlimited. The same object goes to every driver.
 
@@ -159,7 +160,7 @@ class NetworkMode(StrEnum):
     CONTAINER = "container"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class NetworkSpec:
     """`mode`, the instance to join for CONTAINER, and published ports as (host port, instance port)."""
 
@@ -185,7 +186,7 @@ class MountKind(StrEnum):
     TMPFS = "tmpfs"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Mount:
     """One file system inside the instance: `source` is a host path (BIND), a name (VOLUME) or empty (TMPFS)."""
 
@@ -212,7 +213,7 @@ class Ready(StrEnum):
     SERVICE = "service"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class InstanceSpec:
     """One instance, for any driver.
 

@@ -12,11 +12,11 @@ import socket
 import stat
 import struct
 import termios
-from dataclasses import dataclass
 from typing import Final
 
 from runtime.container.stepping import Context, Talking, shown
 from runtime.linux import syscalls
+from runtime.record import ordered_record
 
 # asm-generic/ioctls.h
 _TIOCGPTN: Final = 0x80045430
@@ -26,7 +26,7 @@ _PTMX: Final = os.makedev(5, 2)  # Documentation/admin-guide/devices.txt
 _IOPRIO_WHO_PROCESS: Final = 1  # linux/ioprio.h
 
 
-@dataclass(frozen=True, slots=True)
+@ordered_record
 class BecomeRoot:
     """Become the root of a user namespace, where who has just come is nobody."""
 
@@ -43,7 +43,7 @@ class BecomeRoot:
         syscalls.prctl(syscalls.PR_SET_DUMPABLE, int(self.dumpable))
 
 
-@dataclass(frozen=True, slots=True)
+@ordered_record
 class Undumpable:
     """Let nobody in the container that is joined look into this process before it has become a part of it."""
 
@@ -54,7 +54,7 @@ class Undumpable:
         syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
 
 
-@dataclass(frozen=True, slots=True)
+@ordered_record
 class ResourceLimit:
     """setrlimit(2); `number` is one of resource.RLIMIT_…."""
 
@@ -69,7 +69,7 @@ class ResourceLimit:
         resource.setrlimit(self.number, (self.soft, self.hard))
 
 
-@dataclass(frozen=True, slots=True)
+@ordered_record
 class IoPriority:
     """ioprio_set(2): class 1 is real time, 2 best effort, 3 idle."""
 
@@ -83,7 +83,7 @@ class IoPriority:
         syscalls.ioprio_set(_IOPRIO_WHO_PROCESS, 0, self.kind << 13 | self.priority)
 
 
-@dataclass(frozen=True, slots=True)
+@ordered_record
 class Personality:
     """personality(2)."""
 
@@ -96,7 +96,7 @@ class Personality:
         syscalls.personality(self.persona)
 
 
-@dataclass(frozen=True, slots=True)
+@ordered_record
 class SessionKeyring:
     """Leave the host's session keyring for an empty one, where the kernel has keyrings and lets us."""
 
@@ -111,7 +111,7 @@ class SessionKeyring:
                 raise
 
 
-@dataclass(frozen=True, slots=True)
+@ordered_record
 class Terminal(Talking):
     """A terminal of the container's own devpts as controlling terminal and standard streams, for user `uid`.
 
@@ -154,7 +154,7 @@ class Terminal(Talking):
         syscalls.mount(path, b"/dev/console", None, syscalls.MS_BIND, None)
 
 
-@dataclass(frozen=True, slots=True)
+@ordered_record
 class Confine:
     """Become `uid`:`gid` with the capabilities `sets` (effective, permitted, inheritable masks) and the filter.
 
@@ -201,7 +201,7 @@ class Confine:
                 syscalls.seccomp_set_filter(self.seccomp, self.seccomp_flags)
 
 
-@dataclass(frozen=True, slots=True)
+@ordered_record
 class DieWithParent:
     """Ask for SIGKILL when the launcher ends. After `Confine`: the kernel forgets it when credentials change."""
 
@@ -212,7 +212,7 @@ class DieWithParent:
         syscalls.prctl(syscalls.PR_SET_PDEATHSIG, 9)
 
 
-@dataclass(frozen=True, slots=True)
+@ordered_record
 class Find:
     """Fail now as `Execute` would for a program that is not there or may not be executed."""
 
@@ -232,7 +232,7 @@ class Find:
         raise OSError(number, os.strerror(number), shown(self.paths[-1]))
 
 
-@dataclass(frozen=True, slots=True)
+@ordered_record
 class Execute:
     """Execute the first of `paths` that exists; never returns."""
 

@@ -12,7 +12,6 @@ import socket
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,6 +19,7 @@ from runtime.container import terminal
 from runtime.container.protocol import INPUT, INPUT_END, MESSAGE_BYTES, OUTPUT, SOCKET, VERSION, WORDS, decoded, encoded
 from runtime.container.terminal import KeyWatch
 from runtime.errors import TareError
+from runtime.record import ordered_record
 
 _SOURCE = str(Path(__file__).resolve().parents[2])
 _BOOT = "import sys; sys.path.insert(0, sys.argv[1]); from runtime.container.keeper import main; main(sys.argv[2])"
@@ -70,7 +70,7 @@ class Summons:
         raise TareError("keeper of containers", "it does not start", f"see {self._run / 'keeper.log'}")
 
 
-@dataclass(frozen=True, slots=True)
+@ordered_record
 class Running:
     """What the keeper gives of a running process: its pid and pidfd, and its terminal's master or -1. To be closed."""
 
@@ -85,7 +85,7 @@ class Running:
                 os.close(descriptor)
 
 
-@dataclass(frozen=True, slots=True)
+@ordered_record
 class Ended:
     """How a process came to its end; `detached` when it was let go of before."""
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import BinaryIO, Final, Protocol
 
 from runtime.errors import TareError
+from runtime.record import ordered_record
 
 _CHUNK_BYTES: Final = 1 << 20
 _HERE: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -25,7 +26,7 @@ KEPT: Final = ("user.", "security.capability", "system.posix_acl_")  # never tru
 _NO_XATTRS: Final = (errno.ENOTSUP, errno.EPERM, errno.EINVAL)
 
 
-@dataclass(frozen=True, slots=True)
+@ordered_record
 class Entry:
     """One thing to copy: `path` is relative to what is copied, "" being that itself.
 

@@ -10,7 +10,6 @@ import csv
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from posixpath import normpath
@@ -18,6 +17,7 @@ from posixpath import normpath
 from runtime.container.config import MountPoint
 from runtime.container.volumes import Volume, VolumeStore, check_name
 from runtime.errors import UsageError
+from runtime.record import record
 
 _PROPAGATIONS = ("private", "rprivate", "shared", "rshared", "slave", "rslave")
 _SIZE = re.compile(r"(\d+)([kmgt]?)b?", re.IGNORECASE)
@@ -49,7 +49,7 @@ _FIELDS = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class MountRequest:
     """One wish. `source` is a host path, a volume's name, or "" (a tmpfs; a volume without a name).
 
@@ -67,7 +67,7 @@ class MountRequest:
     options: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Resolved:
     """A wish come true: the configuration's mount, and the volume it shows, which may want the image's content."""
 

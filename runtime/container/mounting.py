@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from dataclasses import dataclass
 from typing import Final
 
 from runtime.container.copyup import copy_up
@@ -18,6 +17,7 @@ from runtime.container.stepping import Context, Talking, shown
 from runtime.container.targets import open_existing, open_target
 from runtime.linux import syscalls
 from runtime.linux.syscalls import MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, MS_REC, MS_REMOUNT
+from runtime.record import ordered_record
 
 QUIET: Final = MS_NOSUID | MS_NODEV | MS_NOEXEC
 _PAGE: Final = 4096
@@ -26,7 +26,7 @@ _KEPT: Final = QUIET | MS_RDONLY | syscalls.MS_NOATIME | syscalls.MS_NODIRATIME
 _ST_RELATIME: Final = 4096
 
 
-@dataclass(frozen=True, slots=True)
+@ordered_record
 class Mount:
     """mount(2) where no image can have prepared anything. A missing target is made first, as a `file` or directory.
 
@@ -58,7 +58,7 @@ class Mount:
             syscalls.mount(self.source, self.target, self.filesystem, self.flags, self.data)
 
 
-@dataclass(frozen=True, slots=True)
+@ordered_record
 class Overlay:
     """An overlay of `layers`, topmost first, under the writable one in `directory`, mounted over that one's `upper`."""
 
@@ -117,7 +117,7 @@ class Overlay:
             os.close(context)
 
 
-@dataclass(frozen=True, slots=True)
+@ordered_record
 class Attach(Talking):
     """A mount as a configuration asks for it, wherever its target leads inside the root.
 
@@ -181,7 +181,7 @@ class Attach(Talking):
             os.close(mounted)
 
 
-@dataclass(frozen=True, slots=True)
+@ordered_record
 class Cover:
     """Bind the file `source` over the image's `target`, in a root that nobody else can change meanwhile.
 
@@ -210,7 +210,7 @@ class Cover:
         os.close(target)
 
 
-@dataclass(frozen=True, slots=True)
+@ordered_record
 class AttachRoot(Talking):
     """Mount the parent's detached mount number `tree` at the host's `path`, to be the root."""
 
@@ -224,7 +224,7 @@ class AttachRoot(Talking):
         syscalls.move_mount(context.trees[self.tree], syscalls.AT_FDCWD, self.path)
 
 
-@dataclass(frozen=True, slots=True)
+@ordered_record
 class PrivateParent:
     """Take the mount that holds the host's `path` out of its peer group: pivot_root wants that."""
 
@@ -240,7 +240,7 @@ class PrivateParent:
         syscalls.mount(None, path, None, syscalls.MS_PRIVATE, None)
 
 
-@dataclass(frozen=True, slots=True)
+@ordered_record
 class PivotRoot:
     """Make the mount at `path` the root; the host's tree stays below it in the stack, as working directory."""
 
@@ -257,7 +257,7 @@ class PivotRoot:
         os.close(host)
 
 
-@dataclass(frozen=True, slots=True)
+@ordered_record
 class LeaveHost:
     """Unmount the host's tree, the working directory since `PivotRoot`, and go to `directory`, made if missing."""
 
@@ -271,7 +271,7 @@ class LeaveHost:
         enter(self.directory)
 
 
-@dataclass(frozen=True, slots=True)
+@ordered_record
 class Enter:
     """Go to `directory`, which must be there."""
 
@@ -284,7 +284,7 @@ class Enter:
         enter(self.directory, make=False)
 
 
-@dataclass(frozen=True, slots=True)
+@ordered_record
 class ReadOnly:
     """Make what is at `path` read-only where it is, by a bind mount on itself.
 
@@ -316,7 +316,7 @@ class ReadOnly:
         os.close(target)
 
 
-@dataclass(frozen=True, slots=True)
+@ordered_record
 class ReadOnlyRoot:
     """Make the root mount read-only, when all that had to be made in it is there."""
 
@@ -327,7 +327,7 @@ class ReadOnlyRoot:
         syscalls.mount(None, b"/", None, MS_BIND | MS_REMOUNT | MS_RDONLY | _flags_of(b"/"), None)
 
 
-@dataclass(frozen=True, slots=True)
+@ordered_record
 class Mask:
     """Hide `path`, whatever it is: a file behind the *host's* null device, a directory behind an empty one."""
 
@@ -350,7 +350,7 @@ class Mask:
             os.close(target)
 
 
-@dataclass(frozen=True, slots=True)
+@ordered_record
 class NewFile:
     """Make a file with `text` in it."""
 
@@ -366,7 +366,7 @@ class NewFile:
         os.close(descriptor)
 
 
-@dataclass(frozen=True, slots=True)
+@ordered_record
 class Directory:
     """Make one directory that may exist."""
 
@@ -384,7 +384,7 @@ class Directory:
                 raise
 
 
-@dataclass(frozen=True, slots=True)
+@ordered_record
 class Ensure:
     """See to it that `path` is a real directory, and no link."""
 
@@ -397,7 +397,7 @@ class Ensure:
         os.close(open_target(self.path, directory=True, strict=True))
 
 
-@dataclass(frozen=True, slots=True)
+@ordered_record
 class Unmount:
     """Detach what is mounted at `path`."""
 
@@ -410,7 +410,7 @@ class Unmount:
         syscalls.umount2(self.path, syscalls.MNT_DETACH)
 
 
-@dataclass(frozen=True, slots=True)
+@ordered_record
 class Link:
     """Make the symbolic link `path` → `target`, unless something is there."""
 
@@ -427,7 +427,7 @@ class Link:
             return
 
 
-@dataclass(frozen=True, slots=True)
+@ordered_record
 class Device:
     """Make a device node or FIFO: `mode` has its type and permissions. The same one may be there."""
 

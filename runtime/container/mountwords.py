@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from runtime.errors import UsageError
 from runtime.linux import syscalls
 from runtime.linux.syscalls import MS_BIND, MS_REC
+from runtime.record import ordered_record
 
 # word: (flag, attribute of a bind); a word that takes a flag away is in _CLEARS
 _SETS = {
@@ -57,7 +57,7 @@ PROPAGATION = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@ordered_record
 class Wanted:
     """What the words ask for. `attributes` are (set, cleared) on a bind itself, then (set, cleared) also below it."""
 

@@ -5,11 +5,13 @@ Values that travel with a plan; done by `idmap` and `spawning`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any
 
+from runtime.record import ordered_record
 
-@dataclass(frozen=True, slots=True)
+
+@ordered_record
 class Tree:
     """A host path to be handed to the child as a detached mount, of whole trees when `recursive`.
 
@@ -25,7 +27,7 @@ class Tree:
     gid_map: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
+@ordered_record
 class OverlayTree:
     """An overlay as in `mounting.Overlay`, its layers shifted to the child's ids; `uid`:`gid` of the host mounts it."""
 
@@ -36,7 +38,7 @@ class OverlayTree:
     gid: int
 
 
-@dataclass(frozen=True, slots=True)
+@ordered_record
 class Outside:
     """Everything for one child. The trees arrive in their order, the overlay after them.
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import marshal
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from runtime.container.stepping import Step
 from runtime.container.steps import to_row
 from runtime.container.system import MASKED, READ_ONLY
 from runtime.linux.syscalls import MS_BIND, MS_RDONLY, MS_REC, MS_REMOUNT
+from runtime.record import ordered_record, record
 
 DEFAULT_ENV = {"PATH": PATH, "HOME": "/root"}
 
@@ -39,7 +39,7 @@ class Part:
         return marshal.dumps(tuple(to_row(step) for step in self.steps))
 
 
-@dataclass(frozen=True, slots=True)
+@ordered_record
 class Plan:
     """One launch: the namespaces of clone3, the v2 cgroup to be born in, the steps, and the descriptors.
 
@@ -84,7 +84,7 @@ class Plan:
         return self.namespaces, self.cgroup, self.streams, self.enter, outside, self.target, self.links, self.user
 
 
-@dataclass(frozen=True, slots=True)
+@ordered_record
 class Program:
     """What to execute: `env` over Docker's defaults; a name without a slash is looked for along its PATH."""
 
@@ -104,7 +104,7 @@ class Program:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@ordered_record
 class Rootfs:
     """An image's layers, topmost last, and the instance's own directory with `upper` and `work` in it."""
 
@@ -128,7 +128,7 @@ class Rootfs:
         return wanted if options is None else Mount(b"overlay", wanted.root, b"overlay", flags, options)
 
 
-@dataclass(frozen=True, slots=True)
+@ordered_record
 class Bind:
     """A host path put at `target`. `file` says what to make where the image lacks it."""
 
@@ -145,7 +145,7 @@ class Bind:
             yield Mount(None, target, None, MS_BIND | MS_REMOUNT | MS_RDONLY)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class HostFacts:
     """What the plan must know of the host, gathered once: which of its paths exist, which capabilities it has.
 
@@ -183,7 +183,7 @@ class HostFacts:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Place:
     """Where a container is put on this host.
 

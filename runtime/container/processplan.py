@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import resource
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from runtime.container.becoming import (
     Confine,
@@ -21,6 +20,7 @@ from runtime.container.config import Personality as Persona
 from runtime.container.stepping import Step
 from runtime.errors import UsageError
 from runtime.linux import capabilities
+from runtime.record import record
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _IO_CLASSES = {"IOPRIO_CLASS_RT": 1, "IOPRIO_CLASS_BE": 2, "IOPRIO_CLASS_IDLE": 3}
@@ -31,7 +31,7 @@ _LIMITS = {"RLIMIT_LOCKS": 10}
 _UNLIMITED = 2**64 - 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Confinement:
     """What confines a process beside its own fields: the compiled filter, whether devices are guarded for it.
 

@@ -13,7 +13,6 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.container.storage import overlay_options
@@ -21,11 +20,12 @@ from runtime.errors import TareError
 from runtime.ledger import process_start
 from runtime.linux import syscalls
 from runtime.linux.syscalls import MNT_DETACH, MS_BIND, MS_RDONLY, MS_REC, MS_REMOUNT, MS_SLAVE, RESOLVE_IN_ROOT
+from runtime.record import ordered_record, record
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
-@dataclass(frozen=True, slots=True)
+@ordered_record
 class Bound:
     """A host path that the container shows at `target`."""
 
@@ -34,7 +34,7 @@ class Bound:
     read_only: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class ContainerFiles:
     """What a container's files are made of.
 
@@ -94,7 +94,7 @@ def _running(files: ContainerFiles, pid: int) -> Iterator[int]:
         os.close(descriptor)
 
 
-@dataclass(frozen=True, slots=True)
+@ordered_record
 class _Overlay:
     """What is to be mounted; `directory` None: without a writable layer."""
 

@@ -43,6 +43,7 @@ from runtime.linux.syscalls import (
     MS_RELATIME,
     MS_REMOUNT,
 )
+from runtime.record import record
 
 _DEFAULT_DEVICES = (("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0))
 _DEVICE_LINKS = (
@@ -58,7 +59,7 @@ _PTMX = "/dev/ptmx"
 _CGROUP_FLAGS = MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_RELATIME
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class KnownPaths:
     """Which paths of the kernel's own file systems this host has: no container has others, and none need be asked for.
 

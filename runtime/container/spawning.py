@@ -13,7 +13,6 @@ import signal
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Final
 
 from runtime.container import child, idmap
@@ -22,6 +21,7 @@ from runtime.container.stepping import Step
 from runtime.linux import syscalls
 from runtime.linux.netlink import Netlink
 from runtime.network.links import Pair
+from runtime.record import ordered_record
 
 GO: Final = b"go"
 _FILES: Final = {
@@ -34,7 +34,7 @@ _FILES: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@ordered_record
 class Flat:
     """A plan as the child's parent needs it: nothing left to encode or to look up.
 
@@ -57,7 +57,7 @@ class Flat:
     user: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@ordered_record
 class Outcome:
     """What a child has come to: `waits`, or its program runs, or `failure` (index of the step, errno, text).
 

@@ -13,7 +13,7 @@ import os
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from runtime.container import storage
 from runtime.container.names import check_name, random_name
 from runtime.errors import TareError
 from runtime.ledger import boot_id
+from runtime.record import record
 
 DOCUMENT, FACTS, RUN, PAUSED, LOCK, LOGS = "config.json", "container.json", "run.json", "paused", "lock", "logs"
 NAMES_LOCK = "names.lock"
@@ -28,7 +29,7 @@ UNKNOWN_CODE = 137
 """The exit code of a container whose keeper ended first: it was killed with it, and nobody saw how it ended."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Settings:
     """What a container was asked to be, beyond its OCI configuration. `network` is a mode as in Docker."""
 
@@ -53,7 +54,7 @@ class Settings:
     extra_hosts: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Run:
     """One start of a container, as its keeper wrote it down.
 
@@ -75,7 +76,7 @@ class Run:
     """What was made for it on the host: cgroup, address, interface…"""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Record:
     """One container as it is now. `status` is created, running, paused or exited."""
 
@@ -363,7 +364,7 @@ def _facts(record: Record) -> dict[str, Any]:
 
 def _of(kind: Any, words: Mapping[str, Any]) -> Any:
     """A flat dataclass from its JSON; what a later version has added is ignored."""
-    known = kind.__slots__
+    known = {item.name for item in fields(kind)}
     return kind(**{key: _tuples(value) for key, value in words.items() if key in known})
 
 

@@ -12,7 +12,6 @@ import fcntl
 import os
 import socket
 import struct
-from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 from runtime.container import becoming, hooks, mounting
@@ -20,13 +19,14 @@ from runtime.container.stepping import Context, Step, Talking, shown
 from runtime.errors import TareError
 from runtime.linux import syscalls
 from runtime.network import inside
+from runtime.record import ordered_record
 
 _SIOCSIFFLAGS: Final = 0x8914  # linux/sockios.h
 _IFF_UP: Final = 0x1  # linux/if.h
 _LO_UP: Final = struct.pack("16sh22x", b"lo", _IFF_UP)
 
 
-@dataclass(frozen=True, slots=True)
+@ordered_record
 class Write:
     """Write `text` to an existing file in one go; `0` to a cgroup's `tasks` moves the writer itself."""
 
@@ -42,7 +42,7 @@ class Write:
         os.close(descriptor)
 
 
-@dataclass(frozen=True, slots=True)
+@ordered_record
 class Unshare:
     """Leave namespaces that cannot be left by clone3: the cgroup one begins where its creator is *then*."""
 
@@ -55,7 +55,7 @@ class Unshare:
         syscalls.unshare(self.flags)
 
 
-@dataclass(frozen=True, slots=True)
+@ordered_record
 class EnterTime:
     """Enter the time namespace made for one's children, its offsets being settled.
 
@@ -71,7 +71,7 @@ class EnterTime:
         os.close(descriptor)
 
 
-@dataclass(frozen=True, slots=True)
+@ordered_record
 class JoinNamespaces(Talking):
     """Enter the namespaces of the target process that `flags` name, all at once."""
 
@@ -85,7 +85,7 @@ class JoinNamespaces(Talking):
         os.close(context.target)
 
 
-@dataclass(frozen=True, slots=True)
+@ordered_record
 class LoopbackUp:
     """Bring up `lo` of the network namespace; the kernel gives it its addresses."""
 
@@ -99,7 +99,7 @@ class LoopbackUp:
         any_socket.close()
 
 
-@dataclass(frozen=True, slots=True)
+@ordered_record
 class Interface:
     """Wait for link `name`, which the parent makes (`Flat.links`), and set it up, and `lo`.
 
@@ -120,7 +120,7 @@ class Interface:
         inside.set_up(self.name, self.address, self.prefix_bits, self.gateway, self.hardware)
 
 
-@dataclass(frozen=True, slots=True)
+@ordered_record
 class Hostname:
     """Name the UTS namespace."""
 
@@ -133,7 +133,7 @@ class Hostname:
         syscalls.sethostname(self.name)
 
 
-@dataclass(frozen=True, slots=True)
+@ordered_record
 class DomainName:
     """Name the UTS namespace's NIS domain."""
 
@@ -146,7 +146,7 @@ class DomainName:
         syscalls.setdomainname(self.name)
 
 
-@dataclass(frozen=True, slots=True)
+@ordered_record
 class WaitForParent(Talking):
     """Say `hooks` to the parent and wait until it answers; end when it is gone."""
 
@@ -159,7 +159,7 @@ class WaitForParent(Talking):
             raise OSError(errno.EPIPE, "the parent is gone")
 
 
-@dataclass(frozen=True, slots=True)
+@ordered_record
 class OpenHold(Talking):
     """Open the FIFO at which `Hold` waits, while the host's paths are there."""
 
@@ -175,7 +175,7 @@ class OpenHold(Talking):
         fcntl.flock(context.hold, fcntl.LOCK_EX)
 
 
-@dataclass(frozen=True, slots=True)
+@ordered_record
 class Hold(Talking):
     """Say `start` to the parent and wait until somebody writes to the FIFO."""
 
@@ -187,7 +187,7 @@ class Hold(Talking):
         os.read(context.hold, 1)
 
 
-@dataclass(frozen=True, slots=True)
+@ordered_record
 class RunHook:
     """Run a hook of the configuration: see `hooks.run`. `timeout_s` 0 is none.
 
@@ -290,7 +290,7 @@ Row: TypeAlias = "tuple[Any, ...]"
 def to_row(step: Step) -> Row:
     """A step as plain values: what marshal can carry."""
     kind = type(step)
-    return (_INDEX[kind], *(getattr(step, name) for name in kind.__slots__))  # type: ignore[attr-defined]
+    return (_INDEX[kind], *(getattr(step, name) for name in kind.__match_args__))  # type: ignore[attr-defined]
 
 
 def from_row(row: Row) -> Step:

@@ -6,18 +6,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from runtime.container.mountflags import MountRequest
 from runtime.container.options import Options
 from runtime.container.state import Settings
+from runtime.record import record
 
 CONTAINER = "container:"
 _PLACE = "/container:"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Wanted:
     """`options` without the mounts, which `mounts` ask for; namespaces of others as `container:NAME`.
 

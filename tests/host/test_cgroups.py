@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -42,7 +43,9 @@ def sleeper(group: Cgroup) -> Iterator[subprocess.Popen[bytes]]:
         process.kill()
 
 
-@pytest.mark.parametrize("name", [name for name in Limits.__slots__ if getattr(LIMITS, name) is not None])
+@pytest.mark.parametrize(
+    "name", [field.name for field in dataclasses.fields(Limits) if getattr(LIMITS, field.name) is not None]
+)
 def test_a_limit_is_kept_or_refused_by_name(group: Cgroup, name: str) -> None:
     wanted = {"memory_bytes": LIMITS.memory_bytes} if name == "swap_bytes" else {}
     limits = Limits(**{**wanted, name: getattr(LIMITS, name)})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -53,7 +54,7 @@ def test_every_limit_is_written_and_reads_back(v1_mounts: dict[str, Path], kerne
     readings = group.readings(ALL)
     assert [reading.name for reading in readings if not reading.holds] == []
     assert {reading.name for reading in readings} == {
-        name for name in Limits.__slots__ if getattr(ALL, name) is not None
+        field.name for field in dataclasses.fields(Limits) if getattr(ALL, field.name) is not None
     }
 
 
