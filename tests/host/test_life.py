@@ -431,10 +431,15 @@ def test_events_tell_the_whole_story(tare: Tare, name: str) -> None:
 
 
 def test_events_are_told_as_they_come(tare: Tare, name: str) -> None:
-    process = tare.begin("events", "--since", "0s", "--filter", f"container={name}")
-    assert process.stdout is not None
     tare("create", "--name", name, *NONE, IMAGE, "true").good()
-    assert b" container create " in process.stdout.readline()
+    identity = tare("ps", "-aq", "--no-trunc", "-f", f"name={name}").good()
+    process = tare.begin("events", "--since", "10m", "--filter", f"container={identity}")
+    assert process.stdout is not None
+    assert b" container create " in process.stdout.readline()  # it looks already
+    tare("rename", name, f"{name}x").good()
+    assert b" container rename " in process.stdout.readline()
+    tare("rm", f"{name}x").good()
+    assert b" container destroy " in process.stdout.readline()
     killed(process)
 
 

@@ -1,0 +1,113 @@
+"""The options of run and create: each known to click, what they ask for, and the refusal of what does not work."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from runtime.commands import asking
+from runtime.container.options import HOST, PRIVATE
+from runtime.container.wanted import Wanted, join, joined
+from runtime.errors import TareError, UsageError
+
+
+def asked(*words: str) -> Wanted:
+    """What these words ask for."""
+    found: list[Wanted] = []
+
+    @click.command(context_settings={"allow_interspersed_args": False, "help_option_names": ["--help"]})
+    @asking.options
+    @click.argument("image")
+    @click.argument("argv", nargs=-1, type=click.UNPROCESSED)
+    def command(given: dict[str, Any], image: str, argv: tuple[str, ...]) -> None:
+        found.append(asking.wanted(given, image, argv))
+
+    result = CliRunner().invoke(command, words, standalone_mode=False)
+    if result.exception is not None:
+        raise result.exception
+    return found[0]
+
+
+def test_defaults_are_docker_s() -> None:
+    wanted = asked("debian")
+    assert (wanted.image, wanted.options.argv, wanted.pull) == ("debian", (), "missing")
+    assert (wanted.settings.network, wanted.options.network, wanted.options.pid) == ("bridge", PRIVATE, PRIVATE)
+    assert (wanted.settings.stop_timeout_s, wanted.settings.log_bytes, wanted.settings.log_files) == (10, 10 << 20, 3)
+
+
+def test_the_command_s_options_are_its_own() -> None:
+    assert asked("-i", "debian", "ls", "-l", "--rm").options.argv == ("ls", "-l", "--rm")
+
+
+def test_h_is_the_hostname() -> None:
+    assert asked("-h", "box", "debian").options.hostname == "box"
+
+
+def test_everything_at_once() -> None:
+    wanted = asked(
+        *("--name", "web", "-e", "A=1", "-l", "x=y", "-w", "/srv", "-u", "1:2", "--entrypoint", "sh", "-it", "--rm"),
+        *("--cap-drop", "ALL", "--cap-add", "chown", "--security-opt", "no-new-privileges", "--read-only"),
+        *("--tmpfs", "/tmp", "-v", "data:/data:ro", "--mount", "type=bind,source=/srv,target=/srv"),
+        *("-p", "127.0.0.1:80:8080", "--stop-signal", "QUIT", "--stop-timeout", "3", "--pid", "host"),
+        *("--sysctl", "net.core.somaxconn=10", "--shm-size", "1m", "--log-opt", "max-size=1m", "--ipc", "container:db"),
+        "debian",
+    )
+    options, settings = wanted.options, wanted.settings
+    assert (options.env, options.cwd, options.user, options.entrypoint) == (("A=1",), "/srv", "1:2", ("sh",))
+    assert (options.cap_add, options.cap_drop, options.no_new_privileges) == (("chown",), ("ALL",), True)
+    assert (options.read_only, options.tty, options.pid, options.ipc) == (True, True, HOST, "container:db")
+    assert (options.sysctls, options.shm_bytes) == ({"net.core.somaxconn": "10"}, 1 << 20)
+    assert (settings.stdin_open, settings.auto_remove, settings.labels) == (True, True, {"x": "y"})
+    assert (settings.ports, settings.stop_signal, settings.stop_timeout_s) == ((("127.0.0.1", 80, 8080, "tcp"),), 3, 3)
+    assert settings.log_bytes == 1 << 20
+    assert [mount.target for mount in wanted.mounts] == ["/data", "/srv", "/tmp"]
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (("--init",), "--init"),
+        (("--gpus", "all"), "--gpus"),
+        (("--link", "x"), "--link"),
+        (("--restart", "always"), "--restart always"),
+        (("--log-driver", "syslog"), "--log-driver syslog"),
+        (("--log-opt", "x=1"), "--log-opt x"),
+        (("--security-opt", "apparmor=docker-default"), "apparmor"),
+        (("--security-opt", "seccomp"), "seccomp"),
+        (("--network", "container:"), "--network"),
+        (("--network", "none", "-p", "80:80"), "-p 80:80"),
+        (("-p", "x"), "port 'x'"),
+        (("--pid", "private"), "--pid private"),
+        (("--ipc", "none"), "--ipc none"),
+        (("--cgroupns", "container:x"), "--cgroupns"),
+        (("--userns", "x"), "--userns x"),
+        (("--pull", "x"), "--pull x"),
+        (("--sysctl", "=1"), "--sysctl"),
+        (("--label", "=1"), "--label"),
+        (("--expose", "x"), "--expose"),
+        (("--add-host", "x"), "--add-host"),
+        (("--oom-score-adj", "2000"), "--oom-score-adj 2000"),
+        (("--stop-timeout", "x"), "--stop-timeout"),
+    ],
+)
+def test_what_does_not_work_is_refused_by_name(words: tuple[str, ...], complaint: str) -> None:
+    with pytest.raises(TareError, match=complaint):
+        asked(*words, "debian")
+
+
+def test_an_existing_cidfile_is_refused(tmp_path: Any) -> None:
+    file = tmp_path / "id"
+    asking.check_cidfile(str(file))
+    asking.write_cidfile(str(file), "1234")
+    assert file.read_text() == "1234"
+    with pytest.raises(UsageError, match="it exists"):
+        asking.check_cidfile(str(file))
+
+
+def test_another_container_s_namespaces_are_found_at_the_start() -> None:
+    document = {"linux": {"namespaces": [{"type": "network", "path": join("abc", "ns/net")}, {"type": "pid"}]}}
+    found = joined(document, {"abc": 7}.__getitem__)
+    assert found == {"linux": {"namespaces": [{"type": "network", "path": "/proc/7/ns/net"}, {"type": "pid"}]}}
