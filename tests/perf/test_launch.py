@@ -91,14 +91,18 @@ class Interleaved:
 
 
 @pytest.fixture
-def lean(rootfs: Path, bench_host: Host, tmp_path: Path) -> Iterator[Callable[[], float]]:
-    """A full cycle in a lean process, in seconds by its own clock."""
+def lean(
+    request: pytest.FixtureRequest, rootfs: Path, bench_host: Host, tmp_path: Path
+) -> Iterator[Callable[[], float]]:
+    """A full cycle in a lean process, in seconds by its own clock; `bridge` as parameter: on one."""
     (tmp_path / "filter").write_bytes(default_program())
     state = bench_host.root / "instances"
     state.mkdir(parents=True, exist_ok=True)
     source = Path(__file__).resolve().parents[2]
     script = Path(__file__).with_name("lean.py")
     command = [sys.executable, "-I", "-S", *map(str, (script, source, rootfs, state, tmp_path / "filter"))]
+    if request.param == "bridge":
+        command.append(str(tmp_path / "run"))
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) as process:
         assert process.stdin is not None
         assert process.stdout is not None
@@ -113,6 +117,7 @@ def lean(rootfs: Path, bench_host: Host, tmp_path: Path) -> Iterator[Callable[[]
         process.stdin.close()
 
 
+@pytest.mark.parametrize("lean", ["none", "bridge"], indirect=True)
 def test_full_cycle_from_a_lean_process(
     benchmark: Any, others: dict[str, Callable[[], None]], lean: Callable[[], float]
 ) -> None:
