@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import struct
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -273,3 +275,19 @@ def test_what_others_could_have_written_is_not_believed(tmp_path: Path) -> None:
 def test_a_directory_that_cannot_be_written_is_no_failure(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert forgetful(tmp_path / "file" / "below", profile(rule("getcwd")))
+
+
+def test_a_warm_cache_loads_neither_libseccomp_nor_its_binding(tmp_path: Path) -> None:
+    script = (
+        "import pathlib, sys\n"
+        "from runtime.linux import profile, seccomp\n"
+        "print(len(seccomp.cached(profile.default_profile(), pathlib.Path(sys.argv[1]))))\n"
+        "print('pyseccomp' in sys.modules, 'libseccomp' in pathlib.Path('/proc/self/maps').read_text())\n"
+    )
+    cold, warm = (
+        subprocess.run([sys.executable, "-c", script, tmp_path], capture_output=True, text=True, check=True).stdout
+        for _ in range(2)
+    )
+    assert cold.split("\n")[1] == "True True"
+    assert warm.split("\n")[1] == "False False"
+    assert cold.split("\n")[0] == warm.split("\n")[0]
