@@ -107,10 +107,13 @@ def sweep(host: Host) -> Sweep:
     ledger, store = Ledger(host.run), ImageStore(host.root)
     for name, kind in sorted(drivers().items()):
         _sweep_driver(name, kind, host, done)
+    containers = Containers(host)
     try:
-        done.removed += Containers(host).sweep()
+        done.removed += containers.sweep()
     except (TareError, OSError) as error:
         done.failed.append(f"containers: {error}")
+    finally:
+        containers.close()
     done.live = [{"id": instance_id, "pid": pid} for instance_id, pid in ledger.live()]
     try:
         done.removed += store.sweep(unneeded=not done.live)
@@ -122,6 +125,7 @@ def sweep(host: Host) -> Sweep:
         done.failed.append(f"volumes: {error}")
     networks = Networks(host.root, host.run)
     try:
+        done.removed += networks.reclaim(ledger.instances)
         done.removed += networks.retire()
         done.removed += networks.remove_orphans() if os.geteuid() == 0 else []
     except (TareError, OSError) as error:

@@ -142,6 +142,10 @@ class Ledger:
             return None
         return tuple(Resource(str(line["kind"]), str(line["value"])) for line in _lines(path) if "kind" in line)
 
+    def instances(self) -> list[str]:
+        """Every instance that has a page."""
+        return [path.stem for path in self._directory.glob("*.jsonl")] if self._directory.is_dir() else []
+
     def of_driver(self, driver: str) -> list[str]:
         """The instances that have a page of `driver`, whoever owns it."""
         paths = sorted(self._directory.glob("*.jsonl")) if self._directory.is_dir() else []

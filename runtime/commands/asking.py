@@ -76,7 +76,7 @@ _OPTIONS: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (("--security-opt",), _MANY, "seccomp=FILE|unconfined, no-new-privileges, systempaths=unconfined."),
     (("--userns",), _ONE, "host, or auto for ids of its own."),
     (("--pid",), _ONE, "host or container:NAME."),
-    (("--ipc",), _ONE, "private, host or container:NAME."),
+    (("--ipc",), _ONE, "private, host or container:NAME (with a /dev/shm of its own)."),
     (("--uts",), _ONE, "host or container:NAME."),
     (("--cgroupns",), _ONE, "private or host."),
     (("--sysctl",), _MANY, "NAME=VALUE."),
@@ -254,7 +254,12 @@ def _network(text: str | None) -> str:
         return "bridge"
     if text in ("none", HOST) or (text.startswith(CONTAINER) and text != CONTAINER):
         return text
-    raise UsageError(f"--network {text}", "no such network", "use bridge, none, host or container:NAME")
+    from runtime.driver import host_from_env
+    from runtime.network.definitions import Definitions
+
+    if Definitions(host_from_env().root).find(text) is None:
+        raise UsageError(f"--network {text}", "no such network", "use bridge, none, host, container:NAME or make it")
+    return text
 
 
 def _namespace(flag: str, text: str | None, modes: Sequence[str], *, joins: bool = True) -> str:

@@ -158,7 +158,7 @@ class LauncherDriver(Driver):
                 )
             self._ledger.strike(stale.id)
             removed += [f"{stale.id}: {item.kind} {item.value}" for item in present]
-        return removed
+        return removed + self.networks.retire()
 
     def _stale(self) -> list[Stale]:
         return list(self._ledger.stale(self.name))

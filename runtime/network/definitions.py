@@ -57,6 +57,8 @@ class Definitions:
 
     def find(self, name: str) -> Network | None:
         """The network called `name`."""
+        if not _NAME.fullmatch(name):
+            return None
         try:
             words = json.loads((self._directory / f"{name}.json").read_text())
             return Network(name, Subnet.parse(str(words["subnet"])), self._stem(name), bool(words["automatic"]))
@@ -67,7 +69,7 @@ class Definitions:
 
     def demand(self, name: str) -> Network:
         """The network called `name`. Raises UsageError when there is none."""
-        network = self.find(name) if _NAME.fullmatch(name) else None
+        network = self.find(name)
         if network is None:
             raise UsageError(f"network {name!r}", "no such network", "see: tare network ls")
         return network

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from runtime.errors import UsageError
@@ -179,6 +179,19 @@ class Networks:
                     self._take_down(network)
                 self._bridges.leave()
             return gone
+
+    def reclaim(self, living: Callable[[], Iterable[str]]) -> list[str]:
+        """Free the addresses of owners that `living` (asked afterwards) does not name; a line each.
+
+        An owner's page is opened before its address is taken and struck out after it is given back.
+        """
+        taken = [(network, owner) for network in self.definitions.all() for _, owner in self.leases(network)]
+        known = {owner[:32] for owner in living()} if taken else set()
+        lost = [(network, owner) for network, owner in taken if owner not in known]
+        for network, owner in lost:
+            with self._lock:
+                self._pool(network).release(owner)
+        return [f"{owner}: address on network {network.name}" for network, owner in lost]
 
     def remove_orphans(self) -> list[str]:
         """Remove the bridges of state roots that have been deleted; returns what went, a line each."""

@@ -338,6 +338,15 @@ def test_two_state_roots_choose_different_subnets(networks: Networks) -> None:
             other.close()
 
 
+def test_an_address_whose_owner_nobody_knows_is_reclaimed(networks: Networks) -> None:
+    networks.connect("lost" * 20, lambda *_: None)
+    kept = networks.connect("kept" * 20, lambda *_: None)
+    assert networks.reclaim(lambda: ["kept" * 20]) == [f"{'lost' * 8}: address on network bridge"]
+    network = networks.definitions.demand(DEFAULT)
+    assert networks.leases(network) == [(kept.address, "kept" * 8)]
+    assert networks.reclaim(lambda: ["kept" * 20]) == []
+
+
 def test_bridges_of_a_state_root_that_was_deleted_are_found_and_removed(networks: Networks) -> None:
     with tempfile.TemporaryDirectory() as directory:
         lost = Networks(Path(directory) / "lib", Path(directory) / "run")
