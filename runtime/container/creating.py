@@ -118,8 +118,6 @@ class Creation:
                     network = CONTAINER + other.id
                     # It is found under the other's name: one address, one /etc/hosts.
                     changes["hostname"] = options.hostname or self._state.document(other.id).get("hostname")
-                if kind == "ipc":
-                    changes["shm_source"] = join(other.id, "root/dev/shm")
         if options.ipc == "host":
             changes["shm_source"] = "/dev/shm"  # noqa: S108 - the host's, as asked
         if network not in ("none", "host", "bridge") and not network.startswith(CONTAINER):

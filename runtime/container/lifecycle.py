@@ -40,6 +40,10 @@ class Containers:
         self.ground = Ground(host)
         self._configs: dict[str, Config] = {}
 
+    def close(self) -> None:
+        """Give back the descriptors that it holds of networks; nothing changes for the containers."""
+        self.ground.close()
+
     # --- reading
 
     def all(self) -> list[Record]:

@@ -75,6 +75,12 @@ class Ground:
 
         return Networks(self.host.root, self.host.run)
 
+    def close(self) -> None:
+        """Give the networks' descriptors back."""
+        if "networks" in vars(self):
+            self.networks.close()
+            del self.networks
+
     def group(self, record_id: str, config: Config | None = None) -> Cgroup:
         """The control group of a container, made or not."""
         resources = None if config is None else config.linux.resources

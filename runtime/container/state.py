@@ -202,7 +202,10 @@ class StateDirectory:
         return "paused" if (directory / PAUSED).exists() else "running"
 
     def exists(self, run: Run) -> bool:
-        """Whether the process of this start is still there; a zombie is, as its keeper writes first and reaps then."""
+        """Whether the process of this start is still there.
+
+        A zombie is as long as its parent is the keeper, which writes first and reaps then.
+        """
         self._boot = self._boot or boot_id(self._proc)
         if run.boot != self._boot:
             return False
@@ -210,7 +213,9 @@ class StateDirectory:
             stat = (self._proc / str(run.pid) / "stat").read_bytes()
         except OSError:
             return False
-        return int(stat[stat.rindex(b")") + 2 :].split()[19]) == run.start
+        fields = stat[stat.rindex(b")") + 2 :].split()
+        ended = fields[0] in (b"Z", b"X") and int(fields[1]) != run.keeper
+        return int(fields[19]) == run.start and not ended
 
     # --- changing
 

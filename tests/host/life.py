@@ -119,6 +119,7 @@ class Tare:
             containers.remove(containers.find(record.id), force=True)
         containers.sweep()
         containers.ground.networks.retire()
+        containers.close()
 
 
 @contextmanager
@@ -138,4 +139,4 @@ def rooted(host: Host) -> Iterator[Tare]:
 def killed(process: subprocess.Popen[bytes]) -> None:
     """SIGKILL, and reap."""
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.communicate()

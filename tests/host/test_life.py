@@ -397,7 +397,7 @@ def test_exec_wants_a_running_one(tare: Tare, name: str) -> None:
 
 
 def test_logs_by_tail_time_and_stream(tare: Tare, name: str) -> None:
-    tare("run", "--name", name, *NONE, IMAGE, "sh", "-c", "echo one; echo two >&2; echo three").good()
+    tare("run", "--name", name, *NONE, IMAGE, "sh", "-c", "echo two >&2; sleep 0.2; echo one; sleep 0.05; echo three").good()
     said = tare("logs", name)
     assert (said.out, said.err) == ("one\nthree\n", "two\n")
     assert tare("logs", "--tail", "1", name).out == "three\n"
@@ -528,7 +528,7 @@ def test_create_interrupted_leaves_nothing_that_clean_does_not_remove(tare: Tare
     assert tare.residents() == []
     for identity in tare("ps", "-aq").good().split():
         tare("rm", "-f", identity).good()
-    assert {path.name for path in (tare.host.root / "containers").iterdir()} <= {"names", "names.lock"}
+    assert {path.name for path in (tare.host.root / "containers").iterdir()} <= {"names", "names.lock", "ids.lock"}
     assert list((tare.host.root / "containers/names").iterdir()) == []
 
 

@@ -32,7 +32,7 @@ def draft(state: StateDirectory, name: str = "", created_at: str = "2024-01-01T0
         layers=("/a", "/b"),
         argv=("true",),
         created_at=created_at,
-        settings=Settings(labels={"a": "b"}, ports=(("0.0.0.0", 80, 8080, "tcp"),)),  # noqa: S104
+        settings=Settings(labels={"a": "b"}, ports=(("0.0.0.0", 80, 8080, "tcp"),)),
     )
 
 
@@ -112,6 +112,12 @@ def test_the_newest_is_listed_first(state: StateDirectory) -> None:
     assert [record.name for record in state.all()] == ["new", "old"]
 
 
+def process_start_of(pid: int) -> int:
+    """Of a zombie, too."""
+    stat = Path(f"/proc/{pid}/stat").read_text()
+    return int(stat[stat.rindex(")") + 2 :].split()[19])
+
+
 def test_a_process_that_is_there_is_running(state: StateDirectory) -> None:
     made = running(make(state, "web"), os.getpid())
     assert (state.find("web").status, state.find("web").pid) == ("running", os.getpid())
@@ -137,10 +143,14 @@ def test_a_pid_of_another_boot_or_time_is_not_it(state: StateDirectory) -> None:
 
 def test_a_zombie_still_counts_as_running_until_its_end_is_written(state: StateDirectory) -> None:
     zombie = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    running(make(state, "web"), zombie.pid)
+    made = running(make(state, "web"), zombie.pid, keeper=os.getpid())
     assert zombie.stdin is not None
     zombie.stdin.close()
     os.waitid(os.P_PID, zombie.pid, os.WEXITED | os.WNOWAIT)
+    assert state.find("web").status == "running"
+    running(made, zombie.pid, start=process_start_of(zombie.pid), keeper=1)  # the keeper is gone, and nobody reaps
+    assert state.find("web").status == "exited"
+    running(made, zombie.pid, start=process_start_of(zombie.pid), keeper=os.getpid())
     assert state.find("web").status == "running"
     zombie.wait()
     assert state.find("web").status == "exited"
