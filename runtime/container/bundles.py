@@ -28,7 +28,7 @@ class Record:
     """What is written down of one container. `pid` 0: its process does not exist yet.
 
     `start` is the process's start time (proc(5), field 22) and `boot` the boot it counts from; `created` is UTC.
-    `freezer` is the file that tells whether the control group is frozen, None without one.
+    `groups` are the directories its control group may have; `freezer` is the file that tells whether it is frozen.
     """
 
     __slots__ = (
@@ -40,6 +40,7 @@ class Record:
         "config_sha256",
         "created",
         "freezer",
+        "groups",
         "id",
         "oci_version",
         "owner",
@@ -62,6 +63,7 @@ class Record:
         boot: str,
         cgroup_name: str,
         cgroup_parent: str,
+        groups: list[str],
         freezer: str | None = None,
         pid: int = 0,
         start: int = 0,
@@ -77,6 +79,7 @@ class Record:
         self.boot = boot
         self.cgroup_name = cgroup_name
         self.cgroup_parent = cgroup_parent
+        self.groups = groups
         self.freezer = freezer
         self.pid = pid
         self.start = start
@@ -232,7 +235,7 @@ def status(place: Place, record: Record | None, proc: str = "/proc") -> str:
         return "creating" if _locked(place) else "stopped"
     if record.boot != boot_id(proc) or process_start(record.pid, proc) != record.start:
         return "stopped"
-    if _frozen(record.freezer):
+    if is_frozen(record):
         return "paused"
     return "created" if place.held() else "running"
 
@@ -254,11 +257,12 @@ def boot_id(proc: str = "/proc") -> str:
         return file.read().strip()
 
 
-def _frozen(freezer: str | None) -> bool:
-    if freezer is None:
+def is_frozen(record: Record) -> bool:
+    """Whether the container's control group is frozen."""
+    if record.freezer is None:
         return False
     try:
-        with open(freezer) as file:
+        with open(record.freezer) as file:
             return file.read().strip() in ("FROZEN", "1")
     except OSError:
         return False

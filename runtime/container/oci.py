@@ -119,12 +119,10 @@ class Runtime:
             place.remove()
             return
         if signal_init(record, signal.SIGKILL):
-            with suppress(TareError):
+            if bundles.is_frozen(record):
                 cgroup_of(record).thaw()
             _await_end(record)
-        group = cgroup_of(record)
-        group.kill()
-        group.remove()
+        _remove_groups(record)
         self.run_hooks(place, record, "poststop", "stopped", lambda error: self.warn(f"container {place.id}: {error}"))
         place.remove()
 
@@ -290,6 +288,15 @@ def cgroup_of(record: Record) -> Cgroup:
     from runtime.cgroups.detect import open_cgroup
 
     return open_cgroup(record.cgroup_name, parent=record.cgroup_parent)
+
+
+def _remove_groups(record: Record) -> None:
+    """Kill what is left in the control group and remove it, by the directories it was written down to have."""
+    from pathlib import Path
+
+    from runtime.cgroups.files import remove_directories
+
+    remove_directories([Path(directory) for directory in record.groups])
 
 
 def _await_end(record: Record) -> None:

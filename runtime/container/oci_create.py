@@ -70,7 +70,7 @@ def create(runtime: oci.Runtime, container_id: str, bundle: Path, making: Making
     name, parent = cgroup_path(config.linux.cgroups_path, container_id, systemd=making.systemd)
     group = open_cgroup(name, limits(config), guard_devices=True, parent=parent)
     place = bundles.reserve(runtime.root, container_id)
-    record = new_record(container_id, bundle, config, text, (name, parent))
+    record = new_record(container_id, bundle, config, text, group, parent)
     try:
         with place.lock():
             place.save_config(text)
@@ -226,7 +226,7 @@ def with_home(process: Process, rootfs: Path) -> Process:
     return dataclasses.replace(process, env=(*process.env, f"HOME={home}"))
 
 
-def new_record(container_id: str, bundle: Path, config: Config, text: bytes, cgroup: tuple[str, str]) -> Record:
+def new_record(container_id: str, bundle: Path, config: Config, text: bytes, group: Cgroup, parent: str) -> Record:
     """What is written down before anything is made."""
     return Record(
         id=container_id,
@@ -238,8 +238,9 @@ def new_record(container_id: str, bundle: Path, config: Config, text: bytes, cgr
         config_sha256=hashlib.sha256(text).hexdigest(),
         annotations=dict(config.annotations),
         boot=bundles.boot_id(),
-        cgroup_name=cgroup[0],
-        cgroup_parent=cgroup[1],
+        cgroup_name=group.id,
+        cgroup_parent=parent,
+        groups=[str(directory) for directory in group.possible_directories()],
     )
 
 

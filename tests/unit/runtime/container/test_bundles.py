@@ -29,6 +29,7 @@ def record(**changes: object) -> Record:
         "boot": BOOT,
         "cgroup_name": "a",
         "cgroup_parent": "tare",
+        "groups": ["/c/tare/a"],
         "pid": 42,
         "start": 1000,
     }
