@@ -114,6 +114,9 @@ def _kept(store: ImageStore) -> set[Path]:
     kept = {store.directory / "layers" / number for number in used}
     for number in roots:
         kept |= _closure(store, number)
+    for name in store.layout.references():
+        with suppress(TareError):  # one that is incomplete keeps no machine
+            kept.add(store.machine_directory(store.resolve(ImageRef.parse(name)))[0])
     return kept
 
 
@@ -132,9 +135,6 @@ def _closure(store: ImageStore, number: str) -> set[Path]:
     layers = store.layers(diff_ids)
     named = "\n".join(str(layer.directory) for layer in layers)
     kept.add(store.root / "flat" / hashlib.sha256(named.encode()).hexdigest()[:32])  # as the native driver names it
-    with suppress(TareError):
-        for image in store.images():
-            kept.add(store.machine_directory(image)[0])
     return kept
 
 

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import shutil
+import ssl
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from runtime.errors import TareError
 from runtime.images.auth import Credentials
 from runtime.images.transport import Access, Transport
+from tests.conftest import skip_or_fail
 
 Answer = Callable[[BaseHTTPRequestHandler], None]
 
 
 @contextmanager
-def answering(answer: Answer) -> Iterator[str]:
-    """HOST:PORT of a server that answers so."""
+def answering(answer: Answer, identity: ssl.SSLContext | None = None) -> Iterator[str]:
+    """HOST:PORT of a server that answers so, over TLS if it has an identity."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -29,8 +35,20 @@ def answering(answer: Answer) -> Iterator[str]:
         def do_GET(self) -> None:
             answer(self)
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+
+        def handle_error(self, request: object, client_address: object) -> None:
+            pass  # a client that does not trust it goes away
+
+        def finish_request(self, request: Any, client_address: Any) -> None:
+            if identity is None:
+                super().finish_request(request, client_address)
+                return
+            with identity.wrap_socket(request, server_side=True) as secured:
+                super().finish_request(secured, client_address)
+
+    server = Server(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:
@@ -123,3 +141,20 @@ def test_what_speaks_no_http_is_a_sentence() -> None:
 
     with answering(garbage) as host, pytest.raises(TareError, match="is it running"):
         get(host, Access(attempts=2, wait=lambda seconds: None))
+
+
+def test_encryption_is_with_those_the_system_trusts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if shutil.which("openssl") is None:
+        skip_or_fail("openssl is not installed")
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    name = ("-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1")
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *name]
+    subprocess.run([*command, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    identity = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    identity.load_cert_chain(certificate, key)
+    monkeypatch.setattr("runtime.images.transport._is_loopback", lambda registry: False)
+    with answering(lambda handler: reply(handler, 200, b"secret"), identity) as host:
+        with pytest.raises(TareError, match=r"certificate.*--plain-http"):
+            get(host, Access(attempts=1))
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        assert get(host, Access(attempts=1)) == (200, b"secret")
