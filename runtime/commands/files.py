@@ -19,7 +19,7 @@ import click
 from runtime.container import changes, storage
 from runtime.container.copying import Owner, Sink, TreeSink, copy, same_owner, tree_entries
 from runtime.container.placing import Side, destination, source
-from runtime.container.rootdir import Bound, ContainerFiles, opened, pseudo_devices
+from runtime.container.rootdir import Bound, ContainerFiles, making_as, opened, pseudo_devices
 from runtime.container.state import PAUSED, Record, StateDirectory
 from runtime.container.tarring import TarSink, tar_entries
 from runtime.driver import host_from_env
@@ -86,6 +86,7 @@ def _copy_in(path: str, name: str, target: str, archive: bool, follow: bool) -> 
         stack.enter_context(_explained(f"{name}:{target}"))
         side = Side(stack.enter_context(opened(files)), f"{name}:")
         shift = _map(files.pid, inward=False)
+        stack.enter_context(making_as(*shift(0, 0)))
         owner: Owner = shift if archive or path == "-" else lambda _uid, _gid: shift(0, 0)
         if path == "-":
             where = stack.enter_context(destination(side, target, None))

@@ -81,6 +81,9 @@ PR_SET_DUMPABLE: Final = 4
 PR_SET_KEEPCAPS: Final = 8
 PR_CAPBSET_READ: Final = 23
 PR_CAPBSET_DROP: Final = 24
+PR_GET_SECUREBITS: Final = 27
+PR_SET_SECUREBITS: Final = 28
+SECBIT_NO_SETUID_FIXUP: Final = 1 << 2  # linux/securebits.h
 PR_SET_SECUREBITS: Final = 28
 SECBIT_NO_SETUID_FIXUP: Final = 4
 PR_SET_NO_NEW_PRIVS: Final = 38
@@ -173,6 +176,8 @@ _setns = _function("setns", _int, _int)
 _inotify_init1 = _function("inotify_init1", _int)
 _inotify_add_watch = _function("inotify_add_watch", _int, _text, ctypes.c_uint32)
 _sethostname = _function("sethostname", _text, ctypes.c_size_t)
+_setfsuid = _function("setfsuid", ctypes.c_uint)
+_setfsgid = _function("setfsgid", ctypes.c_uint)
 _prctl = _function("prctl", _int, _ulong, _ulong, _ulong, _ulong)
 _pivot_root = _call("pivot_root", _text, _text)
 _capset = _call("capset", _pointer, _pointer)
@@ -260,6 +265,15 @@ def ioprio_set(which: int, who: int, priority: int) -> None:
 def join_session_keyring(name: bytes | None = None) -> None:
     """keyctl(KEYCTL_JOIN_SESSION_KEYRING): a new session keyring instead of the one inherited."""
     _check(_keyctl(1, name, 0, 0, 0), "keyctl")
+
+
+def setfsids(uid: int, gid: int) -> None:
+    """Own what the calling thread makes as `uid` and `gid`. Raises OSError(EPERM) when it may not."""
+    _setfsgid(gid)
+    _setfsuid(uid)
+    keep = 0xFFFFFFFF  # no id: the calls say the present one, and never fail
+    if (_setfsuid(keep), _setfsgid(keep)) != (uid, gid):
+        raise OSError(errno.EPERM, "setfsuid: Operation not permitted")
 
 
 def prctl(option: int, argument: int = 0, third: int = 0) -> int:
