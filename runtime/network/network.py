@@ -129,7 +129,7 @@ class Networks:
 
     def published(self) -> list[tuple[Port, str]]:
         """Every published port and the container's address."""
-        if not self._run.exists():
+        if not self._may_hold():
             return []
         with self._lock:
             return nat.published(self.definitions.table) if self._bridges.rules_are_whole() else []
@@ -158,7 +158,7 @@ class Networks:
 
     def traces(self) -> list[str]:
         """What networks without any container have on this host, a line each: what `retire` would remove."""
-        if not self._run.exists():
+        if not self._may_hold():
             return []
         with self._lock:
             networks = self.definitions.all()
@@ -170,7 +170,7 @@ class Networks:
 
     def retire(self) -> list[str]:
         """When no container uses any network, take everything off the host; returns what went, a line each."""
-        if not self._run.exists():
+        if not self._may_hold():
             return []
         with self._lock:
             gone = self.traces()
@@ -214,6 +214,10 @@ class Networks:
             made = self.definitions.save(name, chosen, links.routes(self._bridges.wire))
             self._bridges.ensure(made, 0)
         return made
+
+    def _may_hold(self) -> bool:
+        """Whether there can be anything on the host: only root makes it, and notes it here."""
+        return os.geteuid() == 0 and self._run.exists()
 
     def _stands(self, network: Network) -> bool:
         """Whether a network may be used as it is: it is in use, or nothing on the host has come into its way."""
