@@ -215,11 +215,6 @@ def test_the_hosts_network_can_be_shared(launch: Launch) -> None:
     assert Path(f"/proc/{pid}/ns/net").readlink() == Path("/proc/self/ns/net").readlink()
 
 
-def test_bridges_are_refused_for_now(driver: ContainerDriver) -> None:
-    with pytest.raises(TareError, match="network bridge"):
-        driver.prepare(dataclasses.replace(SPEC, network=NetworkSpec(mode=NetworkMode.BRIDGE)))
-
-
 def test_a_program_of_its_own_runs_instead_of_the_agent(driver: ContainerDriver) -> None:
     spec = dataclasses.replace(SPEC, argv=("sh", "-c", "echo said; exit 4"), ready=Ready.USERLAND, env=(("A", "b"),))
     with driver.launch(driver.prepare(spec)) as instance:
