@@ -139,7 +139,7 @@ def check_image(host: Host) -> Check:
 
 
 def _command(advice: str) -> str:
-    return advice[advice.index("tare ") :] if "tare " in advice else "tare build"
+    return advice[advice.rindex("tare ") :] if "tare " in advice else "tare build"
 
 
 def check_drivers(host: Host, known: Mapping[str, Callable[[Host], Driver]], *, root: bool = True) -> Iterator[Check]:
