@@ -148,7 +148,7 @@ class Creation:
         implied = [MountRequest(kind=Source.VOLUME, target=target) for target in declared if target not in targets]
         volumes = VolumeStore(self._root)
         stack.enter_context(volumes.held())
-        found = Resolver(volumes, Path.cwd()).resolve([*wanted.mounts, *implied])
+        found = Resolver(volumes, Path.cwd(), mapped=wanted.auto_ids).resolve([*wanted.mounts, *implied])
         for resolved in found:
             if resolved.volume is not None and resolved.copy:
                 volumes.populate(resolved.volume, layers, resolved.mount.destination)

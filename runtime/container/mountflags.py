@@ -191,12 +191,14 @@ def _tmpfs_words(words: Mapping[str, str], refuse: Refuse) -> Iterator[str]:
 class Resolver:
     """Makes wishes mounts. Used while the volumes are held (`VolumeStore.held`), as it may make some.
 
-    `resolve` looks at all of them before it makes anything.
+    `resolve` looks at all of them before it makes anything. Relative host paths begin at `directory`. With `mapped`
+    ids volumes show the container's own; host paths never do: they are the host's.
     """
 
-    def __init__(self, volumes: VolumeStore, directory: Path) -> None:
+    def __init__(self, volumes: VolumeStore, directory: Path, *, mapped: bool = False) -> None:
         self._volumes = volumes
         self._directory = directory
+        self._mapped = mapped
 
     def resolve(self, requests: Sequence[MountRequest]) -> list[Resolved]:
         """The mounts, in the order of their targets' depth, so that none hides another.
@@ -234,7 +236,7 @@ class Resolver:
             destination=request.target,
             type="bind",
             source=str(source),
-            options=(bind, request.propagation or "rprivate", access),
+            options=(bind, request.propagation or "rprivate", access, *(("idmap",) if volume and self._mapped else ())),
         )
         return Resolved(mount=mount, volume=volume, copy=volume is not None and request.copy)
 

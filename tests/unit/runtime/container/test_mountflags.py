@@ -132,6 +132,12 @@ def test_mounts_come_in_an_order_in_which_none_hides_another(tmp_path: Path) -> 
     assert found[2].copy
 
 
+def test_where_ids_are_mapped_a_volume_is_too_and_a_host_path_is_not(tmp_path: Path) -> None:
+    requests = [parse_volume("vol:/a"), parse_volume(f"{tmp_path}:/b"), parse_tmpfs("/c")]
+    found = Resolver(VolumeStore(tmp_path), tmp_path, mapped=True).resolve(requests)
+    assert ["idmap" in each.mount.options for each in found] == [True, False, False]
+
+
 def test_nothing_is_made_when_one_mount_is_wrong(tmp_path: Path) -> None:
     resolver = Resolver(VolumeStore(tmp_path / "root"), tmp_path)
     missing = parse_mount(f"type=bind,source={tmp_path}/absent,target=/b")
