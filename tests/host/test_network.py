@@ -325,6 +325,23 @@ def test_a_full_bridge_is_followed_by_another(networks: Networks) -> None:
     assert len(bridges) == 2
 
 
+def test_processes_that_connect_at_once_get_different_addresses(networks: Networks) -> None:
+    """Also the default network is chosen, and its bridge made, only once."""
+    source = f"""
+import os
+from pathlib import Path
+from runtime.network.network import Networks
+networks = Networks(Path({str(networks.definitions.root)!r}), Path({str(networks.definitions.root.parent / "run")!r}))
+for number in range(20):
+    print(networks.connect(f"{{os.getpid()}}-{{number}}", lambda *_: None).address)
+"""
+    running = [subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE, text=True) for _ in range(6)]
+    said = [process.communicate(timeout=60)[0].split() for process in running]
+    assert [len(addresses) for addresses in said] == [20] * 6
+    assert len({address for addresses in said for address in addresses}) == 120
+    assert len(networks.bridges(networks.definitions.demand(DEFAULT))) == 1
+
+
 def test_two_state_roots_choose_different_subnets(networks: Networks) -> None:
     with tempfile.TemporaryDirectory() as directory:
         other = Networks(Path(directory) / "lib", Path(directory) / "run")
