@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +19,7 @@ PREFIX = "tare-"
 
 def new_id() -> str:
     """A fresh instance id: `tare-` and 48 random bits in hex, fit for a host name, a cgroup, a domain."""
-    return PREFIX + secrets.token_hex(6)
+    return PREFIX + os.urandom(6).hex()
 
 
 def process_start(pid: int, proc: Path = Path("/proc")) -> int | None:

@@ -17,7 +17,6 @@ import click
 
 from runtime.commands import wishes
 from runtime.container import devices
-from runtime.container.mountflags import parse_mount, parse_tmpfs, parse_volume
 from runtime.container.options import HOST, PRIVATE, SHM_BYTES, Options
 from runtime.container.state import Settings
 from runtime.container.wanted import CONTAINER, Wanted
@@ -155,14 +154,22 @@ def wanted(given: dict[str, Any], image: str, argv: Sequence[str]) -> Wanted:
         options=replace(security, **_process(given, argv), **_place(given, network)),
         settings=_settings(given, network, ports),
         name=given["name"] or "",
-        mounts=(
-            *(parse_volume(text) for text in given["volume"]),
-            *(parse_mount(text) for text in given["mount"]),
-            *(parse_tmpfs(text) for text in given["tmpfs"]),
-        ),
+        mounts=_mounts(given),
         pull=given["pull"] or "missing",
         quiet=given["quiet"],
         auto_ids=_auto_ids(given["userns"]),
+    )
+
+
+def _mounts(given: dict[str, Any]) -> tuple[Any, ...]:
+    if not (given["volume"] or given["mount"] or given["tmpfs"]):
+        return ()
+    from runtime.container.mountflags import parse_mount, parse_tmpfs, parse_volume
+
+    return (
+        *(parse_volume(text) for text in given["volume"]),
+        *(parse_mount(text) for text in given["mount"]),
+        *(parse_tmpfs(text) for text in given["tmpfs"]),
     )
 
 

@@ -234,10 +234,12 @@ class Containers:
         self.tell(record, "destroy")
 
     def _remove_volumes(self, mounts: Sequence[Mapping[str, Any]]) -> None:
+        sources = {str(mount.get("source")) for mount in mounts}
+        if not any(source.startswith(f"{self.host.root}/volumes/") for source in sources):
+            return
         from runtime.container.volumes import VolumeStore
 
         store = VolumeStore(self.host.root)
-        sources = {str(mount.get("source")) for mount in mounts}
         for volume in store.all():
             if volume.anonymous and str(volume.data) in sources:
                 with suppress(TareError):  # another container may use it too

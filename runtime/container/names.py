@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import re
-import secrets
 
 from runtime.errors import UsageError
 
@@ -32,4 +32,5 @@ def check_name(name: str) -> str:
 
 def random_name() -> str:
     """Two words, such as `brisk_otter`."""
-    return f"{secrets.choice(_ADJECTIVES)}_{secrets.choice(_NOUNS)}"
+    drawn = os.urandom(2)
+    return f"{_ADJECTIVES[drawn[0] % len(_ADJECTIVES)]}_{_NOUNS[drawn[1] % len(_NOUNS)]}"

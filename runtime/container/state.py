@@ -10,7 +10,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, field, fields, replace
@@ -124,7 +123,7 @@ class StateDirectory:
 
     def draw_id(self) -> str:
         """A fresh id: 256 random bits in hex."""
-        return secrets.token_hex(32)
+        return os.urandom(32).hex()
 
     # --- reading
 
@@ -334,7 +333,7 @@ class StateDirectory:
                         raise TareError(
                             f"name {name}", f"taken by container {owner}", "choose another, or remove that one"
                         ) from None
-                wanted = f"{random_name()}{secrets.randbelow(10)}"
+                wanted = f"{random_name()}{os.urandom(1)[0] % 10}"
 
     def _release(self, name: str, container_id: str) -> None:
         with _flock(self.base / NAMES_LOCK), suppress(OSError):

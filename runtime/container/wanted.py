@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import field
 from typing import Any
 
-from runtime.container.mountflags import MountRequest
 from runtime.container.options import Options
 from runtime.container.state import Settings
 from runtime.record import record
@@ -29,7 +28,8 @@ class Wanted:
     options: Options = field(default_factory=Options)
     settings: Settings = field(default_factory=Settings)
     name: str = ""
-    mounts: tuple[MountRequest, ...] = ()
+    mounts: tuple[Any, ...] = ()
+    """`mountflags.MountRequest`s: not imported here, as what reads them brings the volumes along."""
     pull: str = "missing"
     quiet: bool = False
     auto_ids: bool = False
