@@ -19,6 +19,9 @@ from runtime.spec import parse_size
 
 def process(flags: Values, words: Sequence[str]) -> Asked:
     """From the command line. Raises UsageError."""
+    for flag in ("apparmor", "process-label", "cgroup"):
+        if flag in flags:
+            raise UsageError(f"flag --{flag}", "this runtime does not do that", "leave it out")
     terminal, ignore_paused = flags.is_set("tty"), flags.is_set("ignore-paused")
     if source := flags.text("process"):
         read = decode.parse_process(decode.read_json(Path(source)), source)

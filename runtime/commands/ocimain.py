@@ -63,6 +63,8 @@ class Call:
         """The flags that `create`, `run` and `exec` share."""
         from runtime.container.oci_create import Making
 
+        if self.values.is_set("no-pivot"):
+            self.log.warning("--no-pivot: the root is pivoted all the same")
         return Making(
             pid_file=self.values.text("pid-file") or None,
             console_socket=self.values.text("console-socket") or None,

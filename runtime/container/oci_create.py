@@ -105,7 +105,7 @@ class _Creation:
         self.record.freezer = freezer_file(self.group)
         os.mkfifo(self.place.path(bundles.FIFO), 0o600)
         plan = self.plan()
-        spawned = spawning.spawn(plan.flat(), inherited(self.making))
+        spawned = clone(plan, self.making)
         self.record.pid, self.record.start = spawned.pid, bundles.process_start(spawned.pid) or 0
         self.place.save(self.record)
         console = self._until_it_waits(spawned, plan)
@@ -305,7 +305,15 @@ def ready_for_clone() -> None:
     """Undo what Python ignores: what is ignored here would be ignored by the program."""
     for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)
-    os.umask(0)
+
+
+def clone(plan: Plan, making: Making) -> Spawned:
+    """Clone a child that carries out `plan`, without a umask: what it makes has the modes that it says."""
+    before = os.umask(0)
+    try:
+        return spawning.spawn(plan.flat(), inherited(making))
+    finally:
+        os.umask(before)
 
 
 def finish(making: Making, pid: int, console: int) -> int:

@@ -101,7 +101,7 @@ def spawn(runtime: oci.Runtime, container_id: str, what: Asked, making: Making) 
     )
     if bundles.status(place, record) == "stopped":
         raise TareError(f"exec {container_id}", "container not running")
-    spawned = spawning.spawn(plan.flat(), oci_create.inherited(making))
+    spawned = oci_create.clone(plan, making)
     said = spawning.outcome(spawned)
     if said.failure is not None:
         os.waitid(os.P_PIDFD, spawned.pidfd, os.WEXITED)
