@@ -49,17 +49,19 @@ def images(as_json: bool) -> None:
     """List the images on this host: layers, and bytes logical and allocated (shared layers count in each)."""
     store = _store()
     rows = [_described(store, image) for image in store.images()]
+    for name in sorted(set(store.layout.references()) - {row["ref"] for row in rows}):
+        click.echo(f"{name} is not whole: get it again, or remove it with tare rmi", err=True)
     if as_json:
         click.echo(json.dumps(rows, indent=1))
         return
     if not rows:
-        click.echo("no images (make them with: tare build)")
+        click.echo("no images (make them with tare build, or get some with tare pull)")
         return
-    click.echo(f"{'IMAGE':32} {'DIGEST':20} {'LAYERS':>6} {'LOGICAL':>9} {'ALLOCATED':>9} {'MACHINE':>9}")
+    click.echo(f"{'IMAGE':32} {'ID':12} {'DIGEST':20} {'LAYERS':>6} {'LOGICAL':>9} {'ALLOCATED':>9} {'MACHINE':>9}")
     for row in rows:
         machine = _mib(row["machine"]["allocated_bytes"]) if row["machine"] else "-"
         sizes = f"{_mib(row['logical_bytes']):>9} {_mib(row['allocated_bytes']):>9} {machine:>9}"
-        click.echo(f"{row['ref']:32} {row['digest'][:19]:20} {len(row['layers']):>6} {sizes}")
+        click.echo(f"{row['ref']:32} {row['id'][7:19]} {row['digest'][:19]:20} {len(row['layers']):>6} {sizes}")
 
 
 @click.command()
@@ -153,6 +155,7 @@ def _described(store: ImageStore, image: Image) -> dict[str, Any]:
     return {
         "ref": str(image.ref),
         "digest": image.digest,
+        "id": image.id,
         "layers": [
             {"digest": layer.digest, "logical_bytes": logical, "allocated_bytes": allocated}
             for layer, (logical, allocated) in zip(image.layers, sizes, strict=True)

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from runtime.images.collect import partial_guard
 from runtime.images.layout import hex_of
+from runtime.images.workshop import partial_guard
 
 
 class Arrival:

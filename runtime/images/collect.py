@@ -10,8 +10,8 @@ import fcntl
 import hashlib
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +19,11 @@ from runtime.errors import TareError, UsageError
 from runtime.images.layout import ALSO_DIGEST, Descriptor, chain_ids, hex_of
 from runtime.images.reference import familiar
 from runtime.images.trees import remove_tree
+from runtime.images.workshop import partial_guard
 from runtime.spec import ImageRef
 
 if TYPE_CHECKING:
-    from runtime.images.store import Image, ImageStore
+    from runtime.images.store import ImageStore
 
 _HEX = re.compile(r"\b[0-9a-f]{64}\b")
 
@@ -31,39 +32,6 @@ def digests_of(entry: Descriptor) -> tuple[str, ...]:
     """The digests an entry of the index is known by: its own, and that of the index it was chosen from."""
     also = entry.get("annotations", {}).get(ALSO_DIGEST)
     return (str(entry["digest"]), *((str(also),) if also else ()))
-
-
-@contextmanager
-def partial_guard(directory: Path) -> Iterator[None]:
-    """Keep a sweep away while something is made in `partial/` and not yet locked by its maker."""
-    (directory / "partial").mkdir(parents=True, exist_ok=True, mode=0o700)
-    directory.chmod(0o700)  # setuid files of images lie below
-    fd = os.open(directory / "partial.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(fd)
-
-
-@contextmanager
-def download(directory: Path, digest: str) -> Iterator[Path]:
-    """The file where the blob `digest` arrives, locked: a second one who wants it waits for the first.
-
-    What an earlier, interrupted download left is in it. The file stays unless whoever got it moved it.
-    """
-    path = directory / "partial" / f"blob-{hex_of(digest)}"
-    while True:
-        with partial_guard(directory):
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            with suppress(FileNotFoundError):
-                if os.path.samestat(path.lstat(), os.fstat(fd)):
-                    yield path
-                    return
-        finally:
-            os.close(fd)
 
 
 def sweep_partial(directory: Path) -> list[Path]:
@@ -153,42 +121,52 @@ def remove_image(store: ImageStore, text: str, *, force: bool, keep_data: bool =
     `keep_data` only forgets. Raises TareError when a container uses the image, unless `force`.
     """
     with store.exclusive():
-        image = store.find(text)
-        by_name = not _HEX.search(text) and _named(store, text)
-        twins = [other.ref for other in store.images() if other.id == image.id]
-        doomed = [image.ref] if by_name else twins
+        known = _known(store)
+        ref, digest, image_id = _meant(store, known, text)
+        twins = [name for name, (_, other) in known.items() if other == image_id]
+        doomed = twins if ref is None else [ref]
         if len(doomed) > 1 and not force:
-            names = ", ".join(map(str, doomed))
-            raise UsageError(
-                f"image {text}", f"it has several names: {names}", "remove them one by one, or use --force"
-            )
+            do = "remove them one by one, or use --force"
+            raise UsageError(f"image {text}", f"it has several names: {', '.join(doomed)}", do)
         last = len(doomed) == len(twins)
-        user = _user(store, image) if last else None
+        user = _user(store, {hex_of(image_id), hex_of(digest)}) if last else None
         if user is not None and not force:
             do = f"remove the container first (tare rm {user}), or use --force"
             raise TareError(f"image {text}", f"container {user} uses it", do)
-        lines = []
-        for ref in doomed:
-            store.remove(ref)
-            lines.append(f"untagged {ref}")
+        for name in doomed:
+            store.remove(ImageRef.parse(name))
+        lines = [f"untagged {name}" for name in doomed]
         if not keep_data:
             collect(store)
-            if last and not store.layout.blob(image.digest).exists():
-                lines.append(f"deleted {image.id}")
+            if last and not store.layout.blob(digest).exists():
+                lines.append(f"deleted {image_id}")
         return lines
 
 
-def _named(store: ImageStore, text: str) -> bool:
-    """Whether `text` is one of the images' names, not a part of its id."""
-    return not text.startswith("sha256:") and str(familiar(ImageRef.parse(text))) in store.layout.entries()
+def _known(store: ImageStore) -> dict[str, tuple[str, str]]:
+    """(manifest digest, id) by name; an image whose manifest is damaged has its digest for an id."""
+    found = {}
+    for name, digest in store.layout.references().items():
+        document = _manifest(store, hex_of(digest))
+        found[name] = (digest, str(document["config"]["digest"]) if document else digest)
+    return found
 
 
-def _user(store: ImageStore, image: Image) -> str | None:
-    """The id of a container made from `image`, if there is one."""
-    theirs = {hex_of(image.id), hex_of(image.digest)}
+def _meant(store: ImageStore, known: Mapping[str, tuple[str, str]], text: str) -> tuple[str | None, str, str]:
+    """(the name, if `text` is one and not an id; manifest digest; id), also of an image that is not whole."""
+    if not text.startswith("sha256:"):
+        name = str(familiar(ImageRef.parse(text)))
+        if name in known:
+            return (name, *known[name])
+    image = store.find(text)
+    return str(image.ref) if "@" in text else None, image.digest, image.id
+
+
+def _user(store: ImageStore, numbers: set[str]) -> str | None:
+    """The id of a container whose state names one of these digests, if there is one."""
     for state in sorted(store.root.glob("containers/*/container.json")):
         with suppress(FileNotFoundError):
-            if theirs & set(_HEX.findall(state.read_text(errors="replace"))):
+            if numbers & set(_HEX.findall(state.read_text(errors="replace"))):
                 return state.parent.name[:12]
     return None
 

@@ -12,10 +12,8 @@ import fcntl
 import json
 import os
 import re
-import secrets
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
@@ -39,6 +37,7 @@ from runtime.images.layout import (
 )
 from runtime.images.reference import familiar
 from runtime.images.trees import fingerprint, remove_tree, tree_bytes
+from runtime.images.workshop import Workshop
 from runtime.record import ordered_record
 from runtime.spec import ImageRef
 
@@ -88,15 +87,13 @@ class Made:
     diff_id: str
 
 
-class ImageStore:
+class ImageStore(Workshop):
     """The images below `root` (a `Host.root`). Construction touches nothing."""
 
     def __init__(self, root: Path) -> None:
+        super().__init__(root / "images")
         self.root = root
-        self.directory = root / "images"
         self.layout = Layout(self.directory)
-        self._guard = threading.RLock()
-        self._depth = 0
 
     # --- reading
 
@@ -130,9 +127,12 @@ class ImageStore:
         return matches[0]
 
     def images(self) -> list[Image]:
-        """Every image, sorted by reference."""
-        entries = self.layout.entries()
-        return [self._image(ImageRef.parse(name), str(entry["digest"])) for name, entry in entries.items()]
+        """Every image that is whole, sorted by reference; `layout.references` names the others as well."""
+        found = []
+        for name, digest in self.layout.references().items():
+            with suppress(TareError):
+                found.append(self._image(ImageRef.parse(name), digest))
+        return found
 
     def machine(self, ref: ImageRef, say: Callable[[str], None] = lambda text: None) -> Machine:
         """The virtual machine of image `ref`: its own, or the one its label names. Built when first asked for.
@@ -174,41 +174,6 @@ class ImageStore:
         return tuple(found)
 
     # --- changing
-
-    @contextmanager
-    def exclusive(self, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
-        """Hold the store's lock, across processes and threads; `waiting` is called if somebody else has it."""
-        with self._guard:
-            if self._depth:
-                yield
-                return
-            self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)  # setuid files of images lie below
-            fd = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                try:
-                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    waiting()
-                    fcntl.flock(fd, fcntl.LOCK_EX)
-                self._depth = 1
-                yield
-            finally:
-                self._depth = 0
-                os.close(fd)
-
-    @contextmanager
-    def partial(self) -> Iterator[Path]:
-        """A fresh directory for something half-made; gone at the end, whatever happens, and not swept before."""
-        with collect.partial_guard(self.directory):
-            work = self.directory / "partial" / secrets.token_hex(6)
-            work.mkdir(parents=True, mode=0o700)
-            fd = os.open(work, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            fcntl.flock(fd, fcntl.LOCK_EX)
-        try:
-            yield work
-        finally:
-            remove_tree(work)
-            os.close(fd)
 
     def put_layer(
         self,

@@ -94,7 +94,7 @@ def test_live_instances_are_left_alone_and_keep_image_data(host: Host, tmp_path:
 
 
 def test_images_lists_sizes(host: Host, tmp_path: Path) -> None:
-    assert call("images") == "no images (make them with: tare build)\n"
+    assert call("images") == "no images (make them with tare build, or get some with tare pull)\n"
     add_image(host, tmp_path)
     assert "test/image:1" in call("images")
     (row,) = json.loads(call("images", "--json"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import itertools
 import json
 import re
 import threading
@@ -44,6 +45,7 @@ class FakeRegistry:
         self.token: str | None = None  # the bearer token that is asked for; given to `basic`
         self.answer_digest: str | None = None
         self.port = 0
+        self.numbers = itertools.count()
 
     @property
     def host(self) -> str:
@@ -159,7 +161,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command == "POST":
             if query.get("mount", [""])[0] in self.registry.blobs:
                 return self.answer(201)
-            key = str(len(uploads))
+            key = str(next(self.registry.numbers))
             uploads[key] = b""
             return self.answer(202, headers={"Location": f"{path}{key}?state=secret"})
         if self.command == "GET":

@@ -10,7 +10,7 @@ import pytest
 from runtime.container.flat import flat
 from runtime.errors import TareError, UsageError
 from runtime.images.collect import remove_image
-from runtime.images.store import Image, ImageStore
+from runtime.images.store import Image, ImageStore, remove_tree
 from runtime.spec import ImageRef
 from tests.unit.runtime.images.trees import archive, member
 
@@ -99,3 +99,19 @@ def test_what_somebody_makes_is_not_swept(store: ImageStore) -> None:
         assert [line.rpartition("/")[2] for line in gone] == ["blob-left"]
         assert work.is_dir()
         assert dead.is_dir()
+
+
+def test_an_image_that_is_not_whole_can_be_removed_and_hides_no_other(store: ImageStore) -> None:
+    broken, whole = image(store, "broken", b"1"), image(store, "whole", b"2")
+    remove_tree(broken.layers[0].directory)
+    assert store.images() == [whole]
+    assert remove_image(store, "broken", force=False)[0] == "untagged broken:latest"
+    store.layout.blob(whole.digest).write_bytes(b"damaged")
+    assert remove_image(store, "whole", force=False)[0] == "untagged whole:latest"
+    assert counts(store) == (0, 0)
+
+
+def test_a_name_with_its_digest_is_a_name(store: ImageStore) -> None:
+    found = image(store, "one", b"1")
+    store.tag(found, ImageRef.parse("two"))
+    assert remove_image(store, f"one@{found.digest}", force=False) == ["untagged one:latest"]
