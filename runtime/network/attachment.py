@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass
-
+from runtime.ledger import PREFIX
 from runtime.network import links
 from runtime.network.ports import Port
 from runtime.network.subnet import hardware, shown
+from runtime.record import ordered_record
 
 _LINK_PREFIX = "ve"
 
 
-@dataclass(frozen=True, slots=True)
+@ordered_record
 class Attachment:
     """An address taken for `owner`, and the veth pair that will lead there; nothing of the pair exists yet.
 
@@ -57,5 +56,5 @@ class Attachment:
 
 
 def link_name(owner: str) -> str:
-    """What the host's end of a container's pair is called: the same for the same owner, of 52 bits of its name."""
-    return _LINK_PREFIX + hashlib.sha256(owner[:32].encode()).hexdigest()[:13]
+    """What the host's end of a container's pair is called: the head of the owner's random id."""
+    return _LINK_PREFIX + owner.removeprefix(PREFIX)[: 15 - len(_LINK_PREFIX)]

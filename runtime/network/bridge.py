@@ -11,7 +11,7 @@ from typing import Final
 
 from runtime.errors import TareError
 from runtime.linux.netlink import NETLINK_NETFILTER, Netlink
-from runtime.network import forwarding, links, nat
+from runtime.network import links, nat
 from runtime.network.definitions import Definitions, Network
 from runtime.network.subnet import Subnet, hardware
 
@@ -69,6 +69,8 @@ class Bridges:
 
     def take_down(self, network: Network) -> None:
         """Remove a network's bridges; absent is no error."""
+        from runtime.network import forwarding  # nothing for a container whose bridge is there
+
         names = self.present(network)
         for name in names:
             self._known.pop(name, None)
@@ -91,6 +93,8 @@ class Bridges:
 
     def leave(self) -> None:
         """Remove what the host had for all networks together."""
+        from runtime.network import forwarding  # nothing for a container whose bridge is there
+
         nat.drop(self._definitions.table)
         # Docker and libvirt take forwarding for granted once they have found it allowed.
         forwarding.leave(self._forwarding, needed=bool(links.bridges(self.wire)))
@@ -123,6 +127,8 @@ class Bridges:
         return self._wires
 
     def _bring_up(self, network: Network, segment: int) -> tuple[int, int]:
+        from runtime.network import forwarding  # nothing for a container whose bridge is there
+
         name, gateway = network.bridge(segment), network.subnet.gateway(segment)
         index = links.index_of(name)
         if index is not None and links.is_up(name):

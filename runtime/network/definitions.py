@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
-import secrets
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from runtime.errors import TareError, UsageError
 from runtime.network.links import Route
 from runtime.network.subnet import Subnet
+from runtime.record import ordered_record
 
 DEFAULT: Final = "bridge"
 SUBNET_VARIABLE: Final = "TARE_SUBNET"
@@ -29,7 +27,7 @@ _CANDIDATES: Final = tuple(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@ordered_record
 class Network:
     """A bridge network. `automatic`: nobody asked for this very subnet. Bridges are `stem` and a number."""
 
@@ -116,7 +114,7 @@ class Definitions:
 
     def _write(self, name: str, words: dict[str, object]) -> None:
         self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        partial = self._directory / f".{name}-{secrets.token_hex(4)}"
+        partial = self._directory / f".{name}-{os.urandom(4).hex()}"
         try:
             partial.write_text(json.dumps(words))
             os.replace(partial, self._directory / f"{name}.json")  # noqa: PTH105 - one call, atomic
@@ -127,4 +125,6 @@ class Definitions:
         """What tells this network's devices from all others on the host: state roots do not know of each other."""
         if name == DEFAULT and self.root == _STATE:
             return "tare"
+        import hashlib  # not cheap, and not needed by whoever uses the default root and network
+
         return "ta" + hashlib.sha256(f"{self.root}:{name}".encode()).hexdigest()[:6] + "n"

@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
-from runtime.command import run
 from runtime.errors import TareError
 from runtime.linux.netlink import Netlink, attributes, message, text
 from runtime.network.ports import ANY, Port
@@ -69,7 +68,7 @@ def ruleset(table: str, networks: Mapping[str, Subnet]) -> str:
 
 def apply(commands: str) -> None:
     """Carry out all commands or none. Raises TareError."""
-    run(["nft", "-f", "-"], timeout_s=TIMEOUT_S, input=commands.encode())
+    _run(["nft", "-f", "-"], commands.encode())
 
 
 def is_whole(wire: Netlink, table: str) -> bool:
@@ -93,7 +92,7 @@ def published(table: str) -> list[tuple[Port, str]]:
     found: list[tuple[Port, str]] = []
     for name in (_EVERYWHERE, _ADDRESSED):
         with suppress(TareError):
-            listed = run(["nft", "-j", "list", "map", "inet", table, name], timeout_s=TIMEOUT_S).stdout
+            listed = _run(["nft", "-j", "list", "map", "inet", table, name])
             found += [pair for item in json.loads(listed)["nftables"] for pair in _pairs(item.get("map", {}))]
     return found
 
@@ -108,6 +107,13 @@ def publish(table: str, address: str, ports: Sequence[Port]) -> str:
 def withdraw(table: str, ports: Sequence[Port]) -> str:
     """The commands that undo `publish`; each port must be there."""
     return "".join(f"delete element inet {table} {_map(port)} {{ {_key(port)} }}\n" for port in ports)
+
+
+def _run(argv: list[str], commands: bytes | None = None) -> bytes:
+    """What nft prints. Imported here: most containers need no more of this module than `is_whole`."""
+    from runtime.command import run
+
+    return run(argv, timeout_s=TIMEOUT_S, input=commands).stdout
 
 
 def _rules(networks: Mapping[str, Subnet]) -> list[tuple[str, str]]:

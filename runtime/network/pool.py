@@ -12,12 +12,12 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
 from runtime.errors import TareError
 from runtime.network.subnet import SEGMENT_BITS, Subnet, shown
+from runtime.record import ordered_record
 
 _OWNER_BYTES: Final = 32
 _SLOTS: Final = 1 << SEGMENT_BITS
@@ -30,7 +30,7 @@ _MAGIC: Final = b"tarepl1\n"
 _FIRST: Final = 2  # 0 is the network's address, 1 the gateway's
 
 
-@dataclass(frozen=True, slots=True)
+@ordered_record
 class Taken:
     """An address that was taken just now, its segment, and who had it last ("" if nobody did)."""
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from runtime.errors import TareError, UsageError
+from runtime.record import ordered_record
 
 ANY = "0.0.0.0"  # noqa: S104 - Docker's default: a published port is meant to be reached
 
@@ -15,7 +16,7 @@ ANY = "0.0.0.0"  # noqa: S104 - Docker's default: a published port is meant to b
 _ATTEMPTS = 64
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@ordered_record
 class Port:
     """`host_port` of the host's address `host` leads to `port` of the container. Host port 0: any that is free."""
 

@@ -7,10 +7,10 @@ bridge's ports, and a /16 holds 64 of them. A smaller subnet is one segment.
 from __future__ import annotations
 
 import socket
-from dataclasses import dataclass
 from typing import Final
 
 from runtime.errors import UsageError
+from runtime.record import ordered_record
 
 SEGMENT_BITS: Final = 10
 """Address bits of the largest segment."""
@@ -18,7 +18,7 @@ _WIDEST, _NARROWEST = 8, 30
 _MAC_PREFIX: Final = b"\x02\x54"  # locally administered; the address makes the rest
 
 
-@dataclass(frozen=True, slots=True)
+@ordered_record
 class Subnet:
     """IPv4 addresses `base` (as a number) / `prefix_bits`, by their offset in it."""
 
