@@ -53,10 +53,10 @@ def load(store: ImageStore, source: Path | IO[bytes], *, ref: ImageRef | None = 
     """
     with store.partial() as work, room_for("loading images", store.directory), opened(source, work) as bundle:
         loading = _Loading(store, bundle, work, ref, say)
+        if bundle.has("index.json"):  # first: beside a layout, manifest.json says the same and knows no digests
+            return loading.layout(parse_object(document(bundle, "index.json"), _WHAT))
         if bundle.has("manifest.json"):
             return loading.docker(_list(bundle, "manifest.json"))
-        if bundle.has("index.json"):
-            return loading.layout(parse_object(document(bundle, "index.json"), _WHAT))
         if bundle.has("repositories"):
             raise TareError(_WHAT, "written by an engine before 1.10, without digests", "save it with a newer one")
         raise TareError(_WHAT, "neither a manifest.json nor an index.json", "use tare import for a root file system")

@@ -162,6 +162,7 @@ def test_what_is_saved_is_loaded(store: ImageStore, tmp_path: Path, form: str) -
     back = load(other, stream)
     assert {str(found.ref) for found in back} == {str(image.ref), "other:2"}
     assert {found.id for found in back} == {image.id}
+    assert ({found.digest for found in back} == {image.digest}) == (form == "oci")
     assert (back[0].layers[1].directory / "upper").read_bytes() == b"2"
     if form == "oci":
         layout = tmp_path / "layout"
