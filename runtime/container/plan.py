@@ -258,6 +258,9 @@ class Template:
             yield ReadOnlyRoot()
         if self._propagation():
             yield Mount(None, b"/", None, self._propagation())
+        if self._propagation() & MS_SHARED:
+            # Its mounts are the host's peers still: to unmount them would unmount those.
+            yield Mount(None, b".", None, MS_REC | MS_SLAVE)
         yield LeaveHost(os.fsencode(process.cwd))
         yield from processplan.before(
             process, set_limits=not self._in_user, keyring=keyring, persona=config.linux.personality

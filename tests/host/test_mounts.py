@@ -286,6 +286,23 @@ def test_a_shared_root_passes_on_what_is_mounted_in_a_shared_bind(launches: Laun
                 syscalls.umount2(target, syscalls.MNT_DETACH)
 
 
+def test_a_shared_root_takes_no_mount_from_the_host(launches: Launches, tmp_path: Path) -> None:
+    """As on a host where all is shared: what the container leaves, it leaves to itself."""
+    outer, inner = os.fsencode(tmp_path), os.fsencode(tmp_path / "inner")
+    syscalls.mount(b"none", outer, b"tmpfs", 0, None)
+    try:
+        syscalls.mount(None, outer, None, syscalls.MS_SHARED, None)
+        (tmp_path / "inner").mkdir()
+        syscalls.mount(b"none", inner, b"tmpfs", 0, None)
+        (tmp_path / "inner/file").touch()
+        launches.sh("true", rootfs_propagation="shared")
+        assert (tmp_path / "inner/file").exists()
+    finally:
+        for target in (inner, outer):
+            with suppress(OSError):
+                syscalls.umount2(target, syscalls.MNT_DETACH)
+
+
 @pytest.mark.parametrize(
     ("word", "tag"), [("private", ""), ("slave", ""), ("shared", "shared:"), ("unbindable", "unb")]
 )
