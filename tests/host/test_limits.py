@@ -718,7 +718,7 @@ def test_statistics_are_a_superset_of_usage(make: Make) -> None:
     assert told.usage().cpu_ns == usage.cpu_ns
     assert (told.usage().method, told.usage().pids) == (usage.method, usage.pids) == (group.method, 1)
     assert (told.cpu.user_ns or 0) + (told.cpu.system_ns or 0) > 0
-    assert (told.memory.anonymous_bytes or 0) >= 4 * MIB
+    assert (told.memory.anonymous_bytes or 0) >= 3 * MIB  # likewise
     assert told.memory.memory.limit_bytes == 64 * MIB
     assert told.memory.detail
     group.thaw()
