@@ -32,12 +32,13 @@ IMAGE, MACHINE_IMAGE = "tare/standin:bookworm", "tare/standin-vm:bookworm"
 PACKAGES = (
     # The libraries that are more than Python come from Debian, to fit its interpreter.
     *("python3", "python3-zstandard", "libseccomp2"),
-    *("iproute2", "nftables", "util-linux-extra", "e2fsprogs"),
+    *("iproute2", "iptables", "nftables", "procps", "runc", "util-linux-extra", "e2fsprogs"),
 )
 MEMORY_BYTES, CPUS = 2048 * MIB, 2
 TRANSLATION_CACHE_MIB = 512  # much code runs here, and nothing is measured
 BOOT_S = 300.0  # bounds, not expectations: emulation on a busy host is slow
-TEST_S = 900.0
+TEST_S = 600.0
+HANG_S = 90
 PLACE = "/srv/tare"  # where the second disk is mounted
 MODULES = (
     *("_pytest", "py", "pytest", "pluggy", "iniconfig", "packaging", "pygments"),
@@ -65,6 +66,7 @@ class StandIn:
             "PATH=/usr/sbin:/usr/bin:/sbin:/bin",
         ]
         options = ["-o", "addopts=", "-p", "no:cacheprovider", "-rfE", "-q", "--durations=10"]
+        options += ["-o", f"faulthandler_timeout={HANG_S}"]  # says where, before the bound on all of them strikes
         command = ["python3", "-m", "pytest", *options, *arguments]
         return self.run("env", "-C", f"{PLACE}/source", *environment, *command, timeout_s=timeout_s)
 
