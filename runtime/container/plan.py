@@ -6,6 +6,7 @@ in `rootplan` and `processplan`.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -274,7 +275,13 @@ class Template:
         for number, hook in enumerate(hooks):
             place = os.path.normpath(os.path.join(self._bundle, root)) if root else ""  # noqa: PTH118
             argv = (hook.path, *hook.args)
-            yield RunHook(point, number, argv, hook.env, hook.timeout or 0, self._state, os.fsencode(place))
+            yield RunHook(point, number, argv, hook.env, hook.timeout or 0, self._state_at(point), os.fsencode(place))
+
+    def _state_at(self, point: str) -> bytes:
+        """What is `creating` until it waits for its start is `created` then."""
+        if point != "startContainer" or not self._state:
+            return self._state
+        return json.dumps(json.loads(self._state) | {"status": "created"}).encode()
 
     def _outside(self, place: Place, trees: tuple[Tree, ...]) -> Outside | None:
         """What the parent does: everything that the root of a user namespace may not, and mounts for it."""

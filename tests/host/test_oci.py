@@ -228,7 +228,8 @@ def test_every_hook_runs_at_its_point_in_its_namespace(tare: OciRuntime, bundle:
     tare("start", container)
     said = [line.split(" ", 2) for line in log.read_text().splitlines()][3:]
     assert [(line[0], line[1]) for line in said] == [("startContainer", theirs), ("poststart", own)]
-    assert json.loads(said[1][2])["status"] == "running"
+    states = [json.loads(line[2]) for line in said]
+    assert [(state["status"], state["pid"]) for state in states] == [("created", 1), ("running", pid)]
     tare("delete", "--force", container)
     last = log.read_text().splitlines()[-1].split(" ", 2)
     assert (last[0], last[1]) == ("poststop", own)
