@@ -19,6 +19,7 @@ from runtime.container import terminal
 from runtime.container.protocol import INPUT, INPUT_END, MESSAGE_BYTES, OUTPUT, SOCKET, VERSION, WORDS, decoded, encoded
 from runtime.container.terminal import KeyWatch
 from runtime.errors import TareError
+from runtime.linux.sealed import sealed_copy
 from runtime.record import ordered_record
 
 _SOURCE = str(Path(__file__).resolve().parents[2])
@@ -294,7 +295,12 @@ def _spawn(run: Path) -> int:
     """Start a keeper: the process that ends with 0 once there is one."""
     run.mkdir(parents=True, exist_ok=True, mode=0o700)
     argv = [sys.executable, "-I", "-S", "-c", _BOOT, _SOURCE, str(run)]
-    return os.posix_spawn(sys.executable, argv, {"PATH": os.environ.get("PATH", os.defpath)}, setsid=True)
+    program = sealed_copy(sys.executable)
+    try:
+        environment = {"PATH": os.environ.get("PATH", os.defpath)}
+        return os.posix_spawn(f"/proc/self/fd/{program}", argv, environment, setsid=True)
+    finally:
+        os.close(program)
 
 
 @contextmanager
