@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from runtime.cgroups.detect import open_cgroup
 from runtime.container.config import Config, IdMapping, MountPoint, Namespace, Rlimit, TimeOffset
 from runtime.container.options import IdRange
 from runtime.errors import TareError
+from runtime.ledger import new_id
 from tests.conftest import skip_or_fail
 from tests.launches import Launches
 
@@ -171,6 +173,33 @@ def test_a_further_process_is_roots_there_too(launches: Launches) -> None:
         "0",
         identity(child.pid, "user"),
     ]
+
+
+def test_files_put_over_the_images_are_roots_there(launches: Launches) -> None:
+    config = launches.config("/bin/sh", "-c", "stat -c %u /etc/hosts; echo more >> /etc/hosts", id_range=USERS)
+    assert launches.output(config, launches.place(files=(("/etc/hosts", "127.0.0.1 x\n"),))).split() == ["0"]
+
+
+def test_it_enters_and_sees_its_control_group(launches: Launches) -> None:
+    group = open_cgroup(new_id())
+    group.create()
+    try:
+        place = launches.place(
+            join_files=group.join_files(), cgroup=group.clone_into(), cgroup_mounts=group.mounts_inside()
+        )
+        script = "cat /proc/self/cgroup; ls /sys/fs/cgroup; mkdir /sys/fs/cgroup/x 2>/dev/null || echo locked"
+        config = launches.config("/bin/sh", "-c", script, id_range=USERS)
+        said = launches.output(config, place)
+        assert group.id not in said
+        assert said.endswith("locked\n")
+        child = launches.start(launches.config("sleep", "300", id_range=USERS), replace(place, **_fresh(launches)))
+        assert group.pids() == (child.pid,)
+    finally:
+        group.remove()
+
+
+def _fresh(launches: Launches) -> dict[str, object]:
+    return {"rootfs": launches.place().rootfs}
 
 
 def test_a_user_namespace_is_joined_by_its_path(launches: Launches) -> None:
