@@ -192,14 +192,12 @@ def test_it_enters_and_sees_its_control_group(launches: Launches) -> None:
         said = launches.output(config, place)
         assert group.id not in said
         assert said.endswith("locked\n")
-        child = launches.start(launches.config("sleep", "300", id_range=USERS), replace(place, **_fresh(launches)))
+        child = launches.start(
+            launches.config("sleep", "300", id_range=USERS), replace(place, rootfs=launches.place().rootfs)
+        )
         assert group.pids() == (child.pid,)
     finally:
         group.remove()
-
-
-def _fresh(launches: Launches) -> dict[str, object]:
-    return {"rootfs": launches.place().rootfs}
 
 
 def test_a_user_namespace_is_joined_by_its_path(launches: Launches) -> None:

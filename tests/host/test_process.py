@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import os
 import select
 import stat
@@ -200,9 +201,12 @@ def test_hooks_run_inside_before_the_program(launches: Launches, tmp_path: Path)
         hooks=Hooks(create_container=(outside,), start_container=(inside,)),
     )
     with Output() as output:
-        plan = container_plan(config, place, launches.facts, seccomp=None, streams=((0, 1),), state=b"state\n")
-        assert output.of(launches.launch(plan, [output.descriptor])).split() == ["state", "/"]
-    assert mark.read_text().split() == ["state", f"{root}/etc/os-release"]
+        plan = container_plan(
+            config, place, launches.facts, seccomp=None, streams=((0, 1),), state=b'{"status":"creating"}'
+        )
+        told, place_inside = output.of(launches.launch(plan, [output.descriptor])).rsplit("}", 1)
+    assert (json.loads(told + "}"), place_inside.strip()) == ({"status": "created"}, "/")
+    assert mark.read_text() == f'{{"status":"creating"}}{root}/etc/os-release\n'
 
 
 def test_a_hook_that_fails_ends_the_launch(launches: Launches) -> None:
