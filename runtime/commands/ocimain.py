@@ -321,12 +321,19 @@ def main(words: Sequence[str] | None = None) -> int:
     common = Values()
     try:
         common, rest = GLOBAL.parse(sys.argv[1:] if words is None else words, interspersed=False)
-        return _carry_out(common, rest)
+        code = _carry_out(common, rest)
+        sys.stdout.flush()
+        return code
     except TareError as error:
         if common.is_set("debug"):
             _traceback()
         Log(common).error(str(error))
         return error.exit_code
+    except BrokenPipeError:
+        import os
+
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads: nothing to flush at the end
+        return 141
     except OSError as error:
         if common.is_set("debug"):
             _traceback()

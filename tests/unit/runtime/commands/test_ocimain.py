@@ -89,6 +89,17 @@ def test_delete_by_force_of_nothing_is_fine(root: Path) -> None:
     assert call(root, "delete", "x") == 1
 
 
+def test_closed_standard_output_is_no_error_to_talk_about(root: Path) -> None:
+    program = "from runtime.commands.ocimain import entry; entry()"
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-c", program, "--version"], stdout=write, stderr=subprocess.PIPE, check=False
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
 def test_small_commands_load_neither_click_nor_dataclasses_nor_pathlib() -> None:
     program = (
         "import sys; from runtime.commands import ocimain\n"
