@@ -17,6 +17,7 @@ from typing import BinaryIO
 
 from runtime.errors import TareError
 from runtime.images.layers import OPAQUE, WHITEOUT, WHITEOUT_OPAQUE, XATTR, xattrs
+from runtime.images.sparse import with_holes
 
 _CHUNK_BYTES = 1 << 20
 _REDIRECT = "trusted.overlay.redirect"
@@ -123,7 +124,8 @@ class _Packer:
             self._links.setdefault(identity, path)
         if member.isreg():
             with source.open("rb") as content:
-                self.tar.addfile(member, content)
+                # Only an upper directory's: where a build's files have holes is its disk's affair, not its digest's.
+                self.tar.addfile(member, (with_holes(member, content.fileno()) if self.upper else None) or content)
         else:
             self.tar.addfile(member)
 
