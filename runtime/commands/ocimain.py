@@ -1,4 +1,4 @@
-# ruff: noqa: T201, PTH123
+# ruff: noqa: T201
 # Printing is what a command does. Lean: an engine runs it four times a container.
 """`tare oci`: runc's command line, so that containerd's shim, a Docker engine and podman can drive this runtime.
 
@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from runtime.commands.goflags import BOOL, MANY, NUMBER, TEXT, Flags, Values
+from runtime.commands.oci_log import Log
 from runtime.container import oci
 from runtime.errors import TareError, UsageError
 
@@ -50,7 +51,7 @@ class Call:
         self.values = values
         self.words = words
         self.log = Log(common)
-        self.runtime = oci.Runtime(common.text("root") or f"{oci.run_directory()}/oci", self.log.warn)
+        self.runtime = oci.Runtime(common.text("root") or f"{oci.run_directory()}/oci", self.log.warning)
 
     @property
     def id(self) -> str:
@@ -73,39 +74,6 @@ class Call:
             systemd=self.common.is_set("systemd-cgroup"),
             foreground=foreground,
         )
-
-
-class Log:
-    """What engines read of errors: `--log FILE`, one line a message, as text or as JSON."""
-
-    def __init__(self, common: Values) -> None:
-        self._path = common.text("log")
-        self._json = common.text("log-format", "text") == "json"
-
-    def error(self, text: str) -> None:
-        """Note an error, and say it on standard error."""
-        print(f"tare: {text}", file=sys.stderr)
-        self._write("error", text)
-
-    def warn(self, text: str) -> None:
-        """Note what failed without being an error; said on standard error where there is no log."""
-        if not self._path:
-            print(f"tare: warning: {text}", file=sys.stderr)
-        self._write("warning", text)
-
-    def _write(self, level: str, text: str) -> None:
-        if not self._path:
-            return
-        from time import gmtime, strftime
-
-        now = strftime("%Y-%m-%dT%H:%M:%SZ", gmtime())
-        words = {"level": level, "msg": text, "time": now}
-        line = json.dumps(words) if self._json else f"time={json.dumps(now)} level={level} msg={json.dumps(text)}"
-        try:
-            with open(self._path, "a") as file:
-                file.write(f"{line}\n")
-        except OSError as error:
-            print(f"tare: log file {self._path}: {error.strerror}", file=sys.stderr)
 
 
 def _create(call: Call) -> int:

@@ -89,6 +89,13 @@ def test_delete_by_force_of_nothing_is_fine(root: Path) -> None:
     assert call(root, "delete", "x") == 1
 
 
+def test_flag_that_is_not_obeyed_is_warned_of(root: Path, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    assert call(root, "--log", str(log), "create", "--no-pivot", "--bundle", str(tmp_path), "a") == 2
+    assert "level=warning" in log.read_text()
+    assert "level=error" in log.read_text()
+
+
 def test_closed_standard_output_is_no_error_to_talk_about(root: Path) -> None:
     program = "from runtime.commands.ocimain import entry; entry()"
     read, write = os.pipe()

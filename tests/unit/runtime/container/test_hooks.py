@@ -57,7 +57,7 @@ def test_hook_is_killed_at_its_time_out(tmp_path: Path) -> None:
 
 def test_run_all_stops_at_the_first_failure(tmp_path: Path) -> None:
     path = script(tmp_path, f'echo "$1" >> {tmp_path}/log; test "$1" != bad')
-    listed = [{"path": path, "args": ["hook", word]} for word in ("good", "bad", "never")]
+    listed: list[dict[str, object]] = [{"path": path, "args": ["hook", word]} for word in ("good", "bad", "never")]
     with pytest.raises(TareError, match="poststop hook #1"):
         hooks.run_all("poststop", listed, STATE)
     assert (tmp_path / "log").read_text() == "good\nbad\n"
