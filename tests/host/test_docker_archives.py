@@ -34,7 +34,7 @@ int main(int argc, char **argv) {
     unlink("/dir/gone"); unlink("/all/one"); rmdir("/all"); mkdir("/all", 0750);
     FILE *file = fopen("/all/new", "w"); fputs("new", file); fclose(file);
     chown("/all/new", 12, 34); chmod("/dir/kept", 04711); symlink("../x", "/dir/soft"); link("/all/new", "/dir/twin");
-    mkfifo("/fifo", 0600); return 0;
+    mkfifo("/fifo", 0600); fclose(fopen("/holes", "w")); return truncate("/holes", 1 << 20);
 }
 """
 NAME = "round/trip:1"
@@ -156,6 +156,7 @@ def test_load_run_save_and_back(engine: DockerEngine, saved: Path, tmp_path: Pat
         names = {member.name.rstrip("/"): member for member in tar}
     assert {"all/new", "dir/twin", "dir/soft", "fifo"} <= set(names)
     assert not {"all/one", "dir/gone"} & set(names)
+    assert names["holes"].size == 1 << 20
     assert (names["all/new"].uid, names["dir/kept"].mode & 0o7777) == (12, 0o4711)
 
 
