@@ -1,6 +1,6 @@
-# ruff: noqa: D102, PTH102, PTH103, PTH109, PTH112, PTH116, PTH120, PTH211
+# ruff: noqa: D102, PTH103, PTH109, PTH116, PTH120
 # Step explains describe() and execute() once for all; paths are bytes.
-"""Steps that make the child's view of files: mounts, the new root, devices, masks.
+"""Steps that make the child's view of files: mounts and the new root. What goes into it is `furnishing`.
 
 What an image may have laid as a trap is opened first (`targets`), and mounted on by its descriptor.
 """
@@ -14,16 +14,13 @@ from typing import Final
 
 from runtime.container.copyup import copy_up
 from runtime.container.stepping import Context, Talking, shown
-from runtime.container.targets import open_existing, open_target
+from runtime.container.targets import open_target
 from runtime.linux import syscalls
-from runtime.linux.syscalls import MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, MS_REC, MS_REMOUNT
+from runtime.linux.syscalls import MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_REMOUNT
 from runtime.record import ordered_record
 
 QUIET: Final = MS_NOSUID | MS_NODEV | MS_NOEXEC
 _PAGE: Final = 4096
-# statvfs(3) and mount(2) name these alike by value; what a mount has of them a remount must name again.
-_KEPT: Final = QUIET | MS_RDONLY | syscalls.MS_NOATIME | syscalls.MS_NODIRATIME
-_ST_RELATIME: Final = 4096
 
 
 @ordered_record
@@ -153,7 +150,7 @@ class Attach(Talking):
             if self.tree >= 0:
                 syscalls.move_mount(context.trees[self.tree], target)
             else:
-                syscalls.mount(self.source, _by_descriptor(target), self.filesystem, self.flags, self.data)
+                syscalls.mount(self.source, by_descriptor(target), self.filesystem, self.flags, self.data)
             if any(self.attributes) or self.propagation or self.copy_up:
                 self._adjust(target)
         finally:
@@ -174,7 +171,7 @@ class Attach(Talking):
             if first or cleared:
                 syscalls.mount_setattr(mounted, 0, first, cleared)
             for flag in self.propagation:
-                syscalls.mount(None, _by_descriptor(mounted), None, flag, None)
+                syscalls.mount(None, by_descriptor(mounted), None, flag, None)
             if self.copy_up:
                 copy_up(below, mounted)
         finally:
@@ -206,7 +203,7 @@ class Cover:
             syscalls.mount(self.source, self.target, None, MS_BIND, None)
             return
         target = open_target(self.target, directory=False)
-        syscalls.mount(self.source, _by_descriptor(target), None, MS_BIND, None)
+        syscalls.mount(self.source, by_descriptor(target), None, MS_BIND, None)
         os.close(target)
 
 
@@ -284,188 +281,6 @@ class Enter:
         enter(self.directory, make=False)
 
 
-@ordered_record
-class ReadOnly:
-    """Make what is at `path` read-only where it is, by a bind mount on itself.
-
-    `flags` are those of its mount, in the kernel's own file systems; 0 for any other path, which may be absent.
-    """
-
-    path: bytes
-    flags: int = QUIET
-
-    def describe(self) -> str:
-        return f"make {shown(self.path)} read-only"
-
-    def execute(self) -> None:
-        if self.flags:
-            syscalls.mount(self.path, self.path, None, MS_BIND | MS_REC, None)
-            syscalls.mount(None, self.path, None, MS_BIND | MS_REMOUNT | MS_RDONLY | self.flags, None)
-            return
-        try:
-            target = open_existing(self.path)
-        except (FileNotFoundError, NotADirectoryError):
-            return
-        place = _by_descriptor(target)
-        syscalls.mount(place, place, None, MS_BIND | MS_REC, None)
-        os.close(target)
-        # What is mounted there now is another thing than what was opened.
-        target = open_existing(self.path)
-        place = _by_descriptor(target)
-        syscalls.mount(None, place, None, MS_BIND | MS_REMOUNT | MS_RDONLY | _flags_of(place), None)
-        os.close(target)
-
-
-@ordered_record
-class ReadOnlyRoot:
-    """Make the root mount read-only, when all that had to be made in it is there."""
-
-    def describe(self) -> str:
-        return "make / read-only"
-
-    def execute(self) -> None:
-        syscalls.mount(None, b"/", None, MS_BIND | MS_REMOUNT | MS_RDONLY | _flags_of(b"/"), None)
-
-
-@ordered_record
-class Mask:
-    """Hide `path`, whatever it is: a file behind the *host's* null device, a directory behind an empty one."""
-
-    path: bytes
-
-    def describe(self) -> str:
-        return f"mask {shown(self.path)}"
-
-    def execute(self) -> None:
-        try:
-            target = open_existing(self.path)
-        except (FileNotFoundError, NotADirectoryError):
-            return
-        try:
-            if stat.S_ISDIR(os.fstat(target).st_mode):
-                syscalls.mount(b"tmpfs", _by_descriptor(target), b"tmpfs", QUIET | MS_RDONLY, b"size=0k")
-            else:
-                syscalls.mount(b"dev/null", _by_descriptor(target), None, MS_BIND, None)
-        finally:
-            os.close(target)
-
-
-@ordered_record
-class NewFile:
-    """Make a file with `text` in it."""
-
-    path: bytes
-    text: bytes
-
-    def describe(self) -> str:
-        return f"make file {shown(self.path)}"
-
-    def execute(self) -> None:
-        descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-        os.write(descriptor, self.text)
-        os.close(descriptor)
-
-
-@ordered_record
-class Directory:
-    """Make one directory that may exist."""
-
-    path: bytes
-    mode: int = 0o755
-
-    def describe(self) -> str:
-        return f"make directory {shown(self.path)}"
-
-    def execute(self) -> None:
-        try:
-            os.mkdir(self.path, self.mode)
-        except FileExistsError:
-            if not os.path.isdir(self.path):
-                raise
-
-
-@ordered_record
-class Ensure:
-    """See to it that `path` is a real directory, and no link."""
-
-    path: bytes
-
-    def describe(self) -> str:
-        return f"have directory {shown(self.path)}"
-
-    def execute(self) -> None:
-        os.close(open_target(self.path, directory=True, strict=True))
-
-
-@ordered_record
-class Unmount:
-    """Detach what is mounted at `path`."""
-
-    path: bytes
-
-    def describe(self) -> str:
-        return f"unmount {shown(self.path)}"
-
-    def execute(self) -> None:
-        syscalls.umount2(self.path, syscalls.MNT_DETACH)
-
-
-@ordered_record
-class Link:
-    """Make the symbolic link `path` → `target`, unless something is there."""
-
-    target: bytes
-    path: bytes
-
-    def describe(self) -> str:
-        return f"link {shown(self.path)} to {shown(self.target)}"
-
-    def execute(self) -> None:
-        try:
-            os.symlink(self.target, self.path)
-        except FileExistsError:
-            return
-
-
-@ordered_record
-class Device:
-    """Make a device node or FIFO: `mode` has its type and permissions. The same one may be there."""
-
-    path: bytes
-    mode: int
-    major: int
-    minor: int
-    uid: int = 0
-    gid: int = 0
-
-    def describe(self) -> str:
-        return f"make device {shown(self.path)} {self.major}:{self.minor} {self.mode:o}"
-
-    def execute(self) -> None:
-        device = os.makedev(self.major, self.minor)
-        if self.path.startswith(b"/dev/") and self.path.rfind(b"/") == 4:
-            # It is ours, or was looked at; what is below it, or elsewhere, was not.
-            self._make(self.path, device, None)
-            return
-        directory, name = os.path.split(self.path)
-        parent = open_target(directory, directory=True)
-        try:
-            self._make(name, device, parent)
-        finally:
-            os.close(parent)
-
-    def _make(self, name: bytes, device: int, parent: int | None) -> None:
-        try:
-            os.mknod(name, self.mode, device, dir_fd=parent)
-        except FileExistsError:
-            found = os.stat(name, dir_fd=parent, follow_symlinks=False)
-            if (stat.S_IFMT(found.st_mode), found.st_rdev) != (stat.S_IFMT(self.mode), device):
-                raise FileExistsError(errno.EEXIST, "another file is there", shown(self.path)) from None
-            return
-        if self.uid or self.gid:
-            os.chown(name, self.uid, self.gid, dir_fd=parent, follow_symlinks=False)
-
-
 def enter(directory: bytes, *, make: bool = True) -> None:
     """Go to `directory`, made if it is missing and `make`. Raises OSError, also when it leads out of the root."""
     try:
@@ -480,14 +295,9 @@ def enter(directory: bytes, *, make: bool = True) -> None:
         os.getcwdb()
 
 
-def _by_descriptor(number: int) -> bytes:
+def by_descriptor(number: int) -> bytes:
     """The path of an open descriptor, through the host's /proc: the working directory is its root."""
     return b"proc/self/fd/%d" % number
-
-
-def _flags_of(path: bytes) -> int:
-    found = os.statvfs(path).f_flag
-    return found & _KEPT | (syscalls.MS_RELATIME if found & _ST_RELATIME else 0)
 
 
 def _make(path: bytes, file: bool) -> None:

@@ -10,20 +10,13 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from runtime.container import mountwords, processplan
+from runtime.container import mountwords, namespaces, processplan
 from runtime.container.becoming import BecomeRoot, DieWithParent, Find, ResourceLimit, Undumpable
 from runtime.container.config import Config, Hook, IdMapping, Process
-from runtime.container.mounting import (
-    AttachRoot,
-    Enter,
-    LeaveHost,
-    Mount,
-    PivotRoot,
-    PrivateParent,
-    ReadOnlyRoot,
-)
+from runtime.container.furnishing import ReadOnlyRoot
+from runtime.container.mounting import AttachRoot, Enter, LeaveHost, Mount, PivotRoot, PrivateParent
 from runtime.container.outside import Outside, OverlayTree, Tree
 from runtime.container.planned import Bind as Bind  # noqa: PLC0414 - who plans wants them from here
 from runtime.container.planned import HostFacts as HostFacts  # noqa: PLC0414
@@ -48,16 +41,13 @@ from runtime.container.steps import (
     WaitForParent,
     Write,
 )
-from runtime.errors import TareError, UsageError
+from runtime.errors import UsageError
 from runtime.linux.syscalls import (
-    CLONE_NEWCGROUP,
-    CLONE_NEWIPC,
     CLONE_NEWNET,
     CLONE_NEWNS,
     CLONE_NEWPID,
     CLONE_NEWTIME,
     CLONE_NEWUSER,
-    CLONE_NEWUTS,
     MS_BIND,
     MS_NODEV,
     MS_NOEXEC,
@@ -69,50 +59,7 @@ from runtime.linux.syscalls import (
     MS_SLAVE,
 )
 
-FLAGS = {
-    "mount": CLONE_NEWNS,
-    "uts": CLONE_NEWUTS,
-    "ipc": CLONE_NEWIPC,
-    "pid": CLONE_NEWPID,
-    "network": CLONE_NEWNET,
-    "user": CLONE_NEWUSER,
-    "cgroup": CLONE_NEWCGROUP,
-    "time": CLONE_NEWTIME,
-}
-"""What clone(2) calls the types of namespaces."""
-_FILES = {"mount": "mnt", "network": "net"}
-# The one begins where its creator is, the other has offsets that are written before anybody is in it.
-_LATE = CLONE_NEWCGROUP | CLONE_NEWTIME
 _BIND_READ_ONLY = MS_BIND | MS_REMOUNT | MS_RDONLY
-
-
-class Namespaces(NamedTuple):
-    """Which namespaces are made by clone3, which later by the child, which are entered before, and the user's."""
-
-    cloned: int
-    late: int
-    entered: tuple[tuple[str, int], ...]
-    user: str
-
-    @classmethod
-    def of(cls, config: Config) -> Namespaces:
-        """Those that `config` asks for. Raises UsageError."""
-        cloned, late, entered, user = 0, 0, [], ""
-        for index, namespace in enumerate(config.linux.namespaces):
-            flag, where = FLAGS.get(namespace.type, 0), f"linux.namespaces[{index}]"
-            if not flag:
-                raise UsageError(f"{where}.type", f"{namespace.type!r} is not known", f"one of {', '.join(FLAGS)}")
-            if namespace.path is None:
-                cloned, late = cloned | flag & ~_LATE, late | flag & _LATE
-            elif flag == CLONE_NEWNS:
-                raise UsageError(f"{where}.path", "a mount namespace cannot be joined", "leave the path out")
-            elif flag == CLONE_NEWUSER:
-                user = namespace.path
-            else:
-                entered.append((namespace.path, flag))
-        if not cloned & CLONE_NEWNS:
-            raise UsageError("linux.namespaces", "a container needs a mount namespace", "add one of type mount")
-        return cls(cloned, late, tuple(entered), user)
 
 
 class Template:
@@ -143,7 +90,7 @@ class Template:
         self._filter = (seccomp, seccomp_flags)
         self._bundle = str(bundle)
         self._state = state
-        self._namespaces = Namespaces.of(config)
+        self._namespaces = namespaces.Namespaces.of(config)
         self._in_user = config.linux.has("user")
         self._begin = Part(self._beginning())
         self._execute = processplan.execute(config.process)
@@ -335,7 +282,7 @@ def exec_plan(
     Raises TareError when the container does not run.
     """
     processplan.check(process)
-    flags = _foreign_namespaces(pid)
+    flags = namespaces.foreign(pid)
     program = processplan.execute(process)
     parts: list[Step | Part] = [Write(os.fsencode(path), b"0") for path in place.join_files]
     if process.oom_score_adj is not None:
@@ -368,22 +315,6 @@ def _confinement(filtered: tuple[bytes | None, int], devices_guarded: bool, fact
         last_capability=facts.last_capability,
         lacking=facts.lacking,
     )
-
-
-def _foreign_namespaces(pid: int) -> int:
-    """The flags of those namespaces of `pid` that are not the caller's: the kernel refuses to enter one's own."""
-    found = 0
-    for kind, flag in FLAGS.items():
-        name = _FILES.get(kind, kind)
-        try:
-            theirs = os.readlink(f"/proc/{pid}/ns/{name}")  # noqa: PTH115
-        except FileNotFoundError:
-            if os.path.exists(f"/proc/self/ns/{name}"):  # noqa: PTH110
-                raise TareError(f"exec in process {pid}", "it does not run any more", "start the container") from None
-            continue
-        if theirs != os.readlink(f"/proc/self/ns/{name}"):  # noqa: PTH115
-            found |= flag
-    return found
 
 
 def _outer_root(mappings: Sequence[IdMapping]) -> int:

@@ -14,20 +14,9 @@ from dataclasses import dataclass, field
 from runtime.container import mountwords
 from runtime.container.checks import sysctl_path
 from runtime.container.config import Config, Device, IdMapping, MountPoint
-from runtime.container.mounting import (
-    QUIET,
-    Attach,
-    Cover,
-    Directory,
-    Ensure,
-    Link,
-    Mask,
-    Mount,
-    NewFile,
-    ReadOnly,
-    Unmount,
-)
-from runtime.container.mounting import Device as DeviceNode
+from runtime.container.furnishing import Device as DeviceNode
+from runtime.container.furnishing import Directory, Ensure, Link, Mask, NewFile, ReadOnly, Unmount
+from runtime.container.mounting import QUIET, Attach, Cover, Mount
 from runtime.container.mountwords import Wanted
 from runtime.container.outside import Tree
 from runtime.container.stepping import Step

@@ -2,7 +2,7 @@
 # Step explains describe() and execute() once for all.
 """What a child does between clone and execute, as values, and how they travel to whoever carries them out.
 
-Here are those about namespaces and waiting; files are in `mounting`, the process itself in `becoming`.
+Here are those about namespaces and waiting; files are in `mounting` and `furnishing`, the process itself in `becoming`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import socket
 import struct
 from typing import Any, Final, TypeAlias
 
-from runtime.container import becoming, hooks, mounting
+from runtime.container import becoming, furnishing, hooks, mounting
 from runtime.container.stepping import Context, Step, Talking, shown
 from runtime.errors import TareError
 from runtime.linux import syscalls
@@ -262,15 +262,15 @@ _CLASSES: Final[tuple[type, ...]] = (
     mounting.PivotRoot,
     mounting.LeaveHost,
     mounting.Enter,
-    mounting.ReadOnly,
-    mounting.ReadOnlyRoot,
-    mounting.Mask,
-    mounting.NewFile,
-    mounting.Directory,
-    mounting.Ensure,
-    mounting.Unmount,
-    mounting.Link,
-    mounting.Device,
+    furnishing.ReadOnly,
+    furnishing.ReadOnlyRoot,
+    furnishing.Mask,
+    furnishing.NewFile,
+    furnishing.Directory,
+    furnishing.Ensure,
+    furnishing.Unmount,
+    furnishing.Link,
+    furnishing.Device,
     becoming.BecomeRoot,
     becoming.Undumpable,
     becoming.ResourceLimit,

@@ -13,18 +13,8 @@ import pytest
 from runtime.container import defaults
 from runtime.container.becoming import BecomeRoot, Confine, DieWithParent, Execute, Find, ResourceLimit, Terminal
 from runtime.container.config import Config, Hook, Hooks, IdMapping, Namespace, Rlimit, Root, TimeOffset
-from runtime.container.mounting import (
-    Attach,
-    AttachRoot,
-    Cover,
-    LeaveHost,
-    Mount,
-    NewFile,
-    Overlay,
-    PivotRoot,
-    PrivateParent,
-    ReadOnlyRoot,
-)
+from runtime.container.furnishing import NewFile, ReadOnlyRoot
+from runtime.container.mounting import Attach, AttachRoot, Cover, LeaveHost, Mount, Overlay, PivotRoot, PrivateParent
 from runtime.container.options import IdRange, Options
 from runtime.container.outside import Outside
 from runtime.container.plan import (

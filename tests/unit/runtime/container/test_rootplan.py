@@ -9,8 +9,9 @@ import pytest
 
 from runtime.container import defaults
 from runtime.container.config import Config, Device, IdMapping, MountPoint
-from runtime.container.mounting import Attach, Directory, Ensure, Link, Mask, Mount, ReadOnly, Unmount
-from runtime.container.mounting import Device as DeviceNode
+from runtime.container.furnishing import Device as DeviceNode
+from runtime.container.furnishing import Directory, Ensure, Link, Mask, ReadOnly, Unmount
+from runtime.container.mounting import Attach, Mount
 from runtime.container.options import IdRange, Options
 from runtime.container.outside import Tree
 from runtime.container.rootplan import KnownPaths, RootPlan

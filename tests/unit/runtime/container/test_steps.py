@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from runtime.container import becoming, mounting, steps
+from runtime.container import becoming, furnishing, mounting, steps
 from runtime.container.becoming import Confine, Execute, Find, ResourceLimit
-from runtime.container.mounting import Attach, Device, Directory, Link, Mount, NewFile, Overlay
+from runtime.container.furnishing import Device, Directory, Link, NewFile
+from runtime.container.mounting import Attach, Mount, Overlay
 from runtime.container.spawning import release
 from runtime.container.stepping import Context, Step, Talking
 from runtime.container.steps import Hold, OpenHold, RunHook, WaitForParent, Write, from_row, to_row
@@ -41,13 +42,13 @@ EVERY: list[Step] = [
     mounting.PivotRoot(b"/state/root"),
     mounting.LeaveHost(b"/srv"),
     mounting.Enter(b"/srv"),
-    mounting.ReadOnly(b"/proc/sys"),
-    mounting.ReadOnlyRoot(),
-    mounting.Mask(b"/proc/kcore"),
+    furnishing.ReadOnly(b"/proc/sys"),
+    furnishing.ReadOnlyRoot(),
+    furnishing.Mask(b"/proc/kcore"),
     NewFile(b"/dev/0", b"text"),
     Directory(b"/dev/pts"),
-    mounting.Ensure(b"/dev"),
-    mounting.Unmount(b"/dev"),
+    furnishing.Ensure(b"/dev"),
+    furnishing.Unmount(b"/dev"),
     Link(b"/proc/self/fd", b"/dev/fd"),
     Device(b"/dev/null", 0o20666, 1, 3),
     becoming.BecomeRoot(),
