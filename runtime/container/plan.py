@@ -83,6 +83,8 @@ class Template:
         if config.process is None:
             raise UsageError("process", "missing", "say what to run")
         processplan.check(config.process)
+        if config.linux.mount_label:
+            raise UsageError("linux.mountLabel", "this runtime sets no such label", "leave it out")
         self._config = config
         self._known = facts.known()
         self._process = config.process

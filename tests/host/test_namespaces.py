@@ -160,6 +160,12 @@ def test_a_bind_may_have_maps_of_its_own_without_a_user_namespace(launches: Laun
         raise
 
 
+def test_a_file_system_that_cannot_shift_owners_is_named(launches: Launches) -> None:
+    mount = MountPoint(destination="/data", type="bind", source="/proc", options=("bind", "idmap"))
+    with pytest.raises(TareError, match="/proc: this kernel or its file system cannot map owners"):
+        launches.sh("true", id_range=USERS, mounts=(mount,))
+
+
 def test_limits_and_the_oom_score_are_set_for_it(launches: Launches) -> None:
     limits = (Rlimit(type="RLIMIT_NOFILE", soft=1000, hard=1001),)
     said = mapped(launches, "ulimit -n; ulimit -Hn; cat /proc/self/oom_score_adj", rlimits=limits, oom_score_adj=9)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -209,3 +210,26 @@ def test_the_launchers_program_is_a_copy_that_nobody_can_change(launcher: Launch
         assert fcntl.fcntl(program, fcntl.F_GET_SEALS) & fcntl.F_SEAL_WRITE
     finally:
         os.close(program)
+
+
+def test_descriptors_that_stand_in_each_others_place_arrive_all_the_same() -> None:
+    """In a process that keeps its own low: `spawn` without the launcher."""
+    script = """
+import os, sys
+sys.path.insert(0, sys.argv[1])
+from runtime.container.plan import Plan, Program
+from runtime.container.spawning import get_ready, outcome, spawn
+get_ready()
+ends = [os.memfd_create(name) for name in "abc"]
+plan = Plan(0, (Program(("/bin/sh", "-c", "echo a >&4; echo b >&3; echo c >&6; ls /proc/self/fd >&6")).step(),),
+            ((0, ends[1]), (1, ends[0]), (2, 6)))
+assert [target for _, target in plan.streams[:2]] == [4, 3], ends
+spawned = spawn(plan.flat(), ends)
+said = outcome(spawned)
+assert said.failure is None, said
+assert os.waitid(os.P_PIDFD, spawned.pidfd, os.WEXITED).si_status == 0
+print([os.pread(end, 99, 0).decode().split() for end in ends])
+"""
+    command = [sys.executable, "-I", "-S", "-c", script, str(Path(__file__).parents[4])]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.stdout.strip() == "[['a'], ['b'], ['c', '0', '1', '2', '3', '4', '5', '6']]", done.stderr

@@ -325,6 +325,8 @@ def test_a_label_nobody_sets_is_refused_by_name() -> None:
     assert base.process is not None
     with pytest.raises(UsageError, match=r"process\.apparmorProfile"):
         container(replace(base, process=replace(base.process, apparmor_profile="docker-default")))
+    with pytest.raises(UsageError, match=r"linux\.mountLabel"):
+        container(changed(mount_label="system_u:object_r:svirt_sandbox_file_t:s0"))
     with pytest.raises(UsageError, match="process: missing"):
         container(replace(base, process=None))
 
