@@ -4,14 +4,28 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from runtime.commands import ocimain
 from runtime.container import bundles
+
+
+@pytest.fixture(autouse=True)
+def _signals() -> Iterator[None]:
+    """A process that clones takes signals as they come by default, which would end pytest at its next broken pipe."""
+    numbers = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT)
+    before = [signal.getsignal(number) for number in numbers]
+    umask = os.umask(0o22)
+    yield
+    os.umask(umask)
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
 
 
 @pytest.fixture
