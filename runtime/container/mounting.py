@@ -10,6 +10,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from runtime.container.copyup import copy_up
@@ -76,7 +78,16 @@ class Overlay:
         if options is not None:
             syscalls.mount(b"overlay", self.root, b"overlay", self.flags, options)
             return
-        tree = self.detached()
+        try:
+            tree = self.detached()
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            with _short_names(self.layers) as names:
+                upper, work = _escaped(self.root), _escaped(self.directory + b"/work")
+                data = b"redirect_dir=off,lowerdir=%b,upperdir=%b,workdir=%b" % (names, upper, work)
+                syscalls.mount(b"overlay", self.root, b"overlay", self.flags, data)
+            return
         syscalls.move_mount(tree, syscalls.AT_FDCWD, self.root)
         os.close(tree)
         if self.flags:
@@ -99,7 +110,8 @@ class Overlay:
             if error.errno != errno.EINVAL:
                 raise
             # Before Linux 6.5 there is no word for one layer, and all of them may take 255 bytes.
-            return self._configured([(b"lowerdir", b":".join(_escaped(layer) for layer in self.layers))])
+            with _short_names(self.layers) as names:
+                return self._configured([(b"lowerdir", names)])
 
     def _configured(self, layers: list[tuple[bytes, bytes]]) -> int:
         context = syscalls.fsopen(b"overlay")
@@ -112,6 +124,22 @@ class Overlay:
             return syscalls.fsmount(context, syscalls.MOUNT_ATTR_NODEV if self.flags & MS_NODEV else 0)
         finally:
             os.close(context)
+
+
+@contextmanager
+def _short_names(layers: tuple[bytes, ...]) -> Iterator[bytes]:
+    """`lowerdir` in few bytes: descriptors' numbers, the working directory being where those are names."""
+    here = os.open(b".", os.O_PATH | os.O_DIRECTORY)
+    opened = []
+    try:
+        for layer in layers:
+            opened.append(os.open(layer, os.O_PATH | os.O_DIRECTORY))  # noqa: PERF401 - those opened are closed
+        os.chdir(b"/proc/self/fd")
+        yield b":".join(b"%d" % descriptor for descriptor in opened)
+    finally:
+        os.fchdir(here)
+        for descriptor in (here, *opened):
+            os.close(descriptor)
 
 
 @ordered_record
