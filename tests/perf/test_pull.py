@@ -23,7 +23,7 @@ from runtime.spec import ImageRef
 from tests.conftest import skip_or_fail
 from tests.engines import registry
 
-ROUNDS = 5
+ROUNDS = 3
 IMAGE = "tare/debian:bookworm"
 
 
@@ -63,7 +63,7 @@ def test_pull_and_unpack(benchmark: Any, server: str, tmp_path: Path) -> None:
         pull(ImageStore(tmp_path / "tare"), ImageRef.parse(name))
         times["tare"].append(time.perf_counter() - begin)
 
-    benchmark.pedantic(ours, setup=others, rounds=ROUNDS, warmup_rounds=1)
+    benchmark.pedantic(ours, setup=others, rounds=ROUNDS)
     medians = {key: statistics.median(values) for key, values in times.items()}
     benchmark.extra_info.update({f"{key}_s": round(value, 3) for key, value in medians.items()})
     benchmark.extra_info["ratio_to_skopeo_umoci"] = round(medians["tare"] / medians["skopeo_umoci"], 3)
