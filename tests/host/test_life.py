@@ -397,7 +397,8 @@ def test_exec_wants_a_running_one(tare: Tare, name: str) -> None:
 
 
 def test_logs_by_tail_time_and_stream(tare: Tare, name: str) -> None:
-    tare("run", "--name", name, *NONE, IMAGE, "sh", "-c", "echo two >&2; sleep 0.2; echo one; sleep 0.05; echo three").good()
+    script = "echo two >&2; sleep 0.2; echo one; sleep 0.05; echo three"
+    tare("run", "--name", name, *NONE, IMAGE, "sh", "-c", script).good()
     said = tare("logs", name)
     assert (said.out, said.err) == ("one\nthree\n", "two\n")
     assert tare("logs", "--tail", "1", name).out == "three\n"
