@@ -1,8 +1,9 @@
-"""Netlink as bytes: requests packed by hand, one socket, and the answers checked. For rtnetlink and nfnetlink.
+"""Netlink as bytes, for what every launch asks: requests packed by hand, one socket, and the answers checked.
 
 Lean, as a container's child and the launcher use it. It knows the frame and the attributes, not what
-they mean: links, addresses and routes are `runtime.network`'s and `runtime.container.steps`'.
-What it packs is compared with pyroute2 in the tests.
+they mean: links, addresses and routes are `runtime.network`'s and `runtime.container.steps`'. It lists nothing:
+all that is not one launch's goes through pyroute2 (`runtime.network.host_links`), with which the tests
+also compare what is packed here.
 """
 
 from __future__ import annotations
@@ -18,12 +19,10 @@ NETLINK_ROUTE: Final = 0
 NETLINK_NETFILTER: Final = 12
 NLM_F_REQUEST: Final = 0x1
 NLM_F_ACK: Final = 0x4
-NLM_F_DUMP: Final = 0x300
 NLM_F_REPLACE: Final = 0x100
 NLM_F_EXCL: Final = 0x200
 NLM_F_CREATE: Final = 0x400
 NLMSG_ERROR: Final = 2
-NLMSG_DONE: Final = 3
 _NLM_F_ACK_TLVS: Final = 0x200
 _NLM_F_CAPPED: Final = 0x100
 _NLMSGERR_ATTR_MSG: Final = 1
@@ -108,8 +107,6 @@ class Netlink:
                 if kind == NLMSG_ERROR:
                     pending -= 1
                     failure = failure or _failure(flags, body, about)
-                elif kind == NLMSG_DONE:
-                    pending -= 1
                 else:
                     replies.append((kind, body))
         if failure is not None:

@@ -15,7 +15,7 @@ _LINK_PREFIX = "ve"
 class Attachment:
     """An address taken for `owner`, and the veth pair that will lead there; nothing of the pair exists yet.
 
-    `pair` goes into the launch's `Flat.links` (or to `Networks.attach`), `step_values` into its `Interface` step.
+    `pair` goes into the launch's `Flat.links`, `step_values` into its `Interface` step.
     """
 
     owner: str

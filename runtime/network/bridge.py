@@ -7,40 +7,48 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from runtime.errors import TareError
 from runtime.linux.netlink import NETLINK_NETFILTER, Netlink
 from runtime.network import links, nat
 from runtime.network.definitions import Definitions, Network
-from runtime.network.subnet import Subnet, hardware
+from runtime.network.subnet import Subnet, hardware, shown
+
+if TYPE_CHECKING:
+    from runtime.network.host_links import HostLinks
 
 _DEFAULT_MTU: Final = 1500
 _ALIAS: Final = "tare"
-_GROUP: Final = 0x7A12E  # the kernel's group of links that are being removed
 
 
 class Bridges:
-    """Bridges and packet filter, over one long-lived socket for each of the two."""
+    """Bridges and packet filter, over one long-lived socket for each of the two, opened when first needed."""
 
     def __init__(self, definitions: Definitions, run: Path) -> None:
         self._definitions = definitions
         self._forwarding = run / "ip_forward"
         self._known: dict[str, tuple[int, int]] = {}
-        self._wires: tuple[Netlink, Netlink] | None = None
+        self._wire: Netlink | None = None
+        self._links: HostLinks | None = None
 
     def close(self) -> None:
         """Give the sockets back."""
-        if self._wires is not None:
-            for wire in self._wires:
-                wire.close()
-        self._wires = None
+        if self._wire is not None:
+            self._wire.close()
+        if self._links is not None:
+            self._links.close()
+        self._wire = self._links = None
         self._known.clear()
 
     @property
-    def wire(self) -> Netlink:
-        """The socket for links."""
-        return self._sockets()[0]
+    def links(self) -> HostLinks:
+        """The host's links, for all that is not one launch's."""
+        if self._links is None:
+            from runtime.network.host_links import HostLinks  # nothing for a container whose bridge is there
+
+            self._links = HostLinks()
+        return self._links
 
     def ensure(self, network: Network, segment: int) -> tuple[int, int]:
         """The (index, MTU) of a segment's bridge, which is up, with everything around it."""
@@ -64,7 +72,7 @@ class Bridges:
 
     def overlapping(self, subnet: Subnet) -> bool:
         """Whether the host has a route into a subnet."""
-        routes = links.routes(self.wire)
+        routes = self.links.routes()
         return any(route.prefix_bits and subnet.overlaps(route.network, route.prefix_bits) for route in routes)
 
     def take_down(self, network: Network) -> None:
@@ -80,11 +88,15 @@ class Bridges:
 
     def remove_links(self, names: list[str]) -> None:
         """Remove links by their names, all at once."""
-        links.remove(self.wire, names, _GROUP)
+        present = [name for name in names if links.index_of(name) is not None]
+        if present:
+            self.links.remove(present)
 
     def rules_are_whole(self) -> bool:
         """Whether the packet filter's table is there and complete."""
-        return nat.is_whole(self._sockets()[1], self._definitions.table)
+        if self._wire is None:
+            self._wire = Netlink(NETLINK_NETFILTER)
+        return nat.is_whole(self._wire, self._definitions.table)
 
     def apply_rules(self) -> None:
         """Make the packet filter's table right for all networks."""
@@ -97,16 +109,16 @@ class Bridges:
 
         nat.drop(self._definitions.table)
         # Docker and libvirt take forwarding for granted once they have found it allowed.
-        forwarding.leave(self._forwarding, needed=bool(links.bridges(self.wire)))
+        forwarding.leave(self._forwarding, needed=bool(self.links.bridges()))
 
     def orphans(self) -> list[tuple[str, str]]:
         """The (bridge, table) of state roots that are no more: nobody else will ever remove them."""
         found = []
-        for name, alias in links.bridges(self.wire).items():
-            word, _, rest = alias.partition(" ")
+        for bridge in self.links.bridges():
+            word, _, rest = bridge.alias.partition(" ")
             table, _, root = rest.partition(" ")
             if word == _ALIAS and root.startswith("/") and not Path(root).exists():
-                found.append((name, table))
+                found.append((bridge.name, table))
         return found
 
     def remove_orphans(self) -> list[str]:
@@ -121,35 +133,28 @@ class Bridges:
         """What tells whose a bridge is, once its state root may be gone."""
         return f"{_ALIAS} {self._definitions.table} {self._definitions.root}"
 
-    def _sockets(self) -> tuple[Netlink, Netlink]:
-        if self._wires is None:
-            self._wires = Netlink(), Netlink(NETLINK_NETFILTER)
-        return self._wires
-
     def _bring_up(self, network: Network, segment: int) -> tuple[int, int]:
         from runtime.network import forwarding  # nothing for a container whose bridge is there
 
         name, gateway = network.bridge(segment), network.subnet.gateway(segment)
-        index = links.index_of(name)
-        if index is not None and links.is_up(name):
-            return index, links.mtu_of(self.wire, index)
+        index, mtu = links.index_of(name), links.mtu_if_up(name)
+        if index is not None and mtu is not None:
+            return index, mtu
         if index is None and segment == 0 and self.overlapping(network.subnet):
             raise TareError(
                 f"network {network.name}", f"the host has a route into {network.subnet}", "remove the route"
             )
         forwarding.enter(self._forwarding)
         if index is None:
-            self.wire.ask([links.bridge(name, hardware(gateway))], f"making bridge {name}")
-            index = socket.if_nametoindex(name)
+            index = self.links.make_bridge(name, hardware(gateway).hex(":"))
         mtu = self._mtu()
         forwarding.route_loopback(name)
         forwarding.admit(network.stem)
         self.apply_rules()
-        up = links.bridge_up(index, gateway, network.subnet.segment_prefix_bits, mtu, self._alias())
-        self.wire.ask(up, f"bringing up bridge {name}")
+        self.links.bring_up(index, shown(gateway), network.subnet.segment_prefix_bits, mtu, self._alias())
         return index, mtu
 
     def _mtu(self) -> int:
         """The MTU of the way out, so that nothing is cut up or lost there."""
-        ways = [route.link for route in links.routes(self.wire) if route.prefix_bits == 0 and route.link]
-        return min((links.mtu_of(self.wire, link) for link in ways), default=_DEFAULT_MTU)
+        ways = [route.link for route in self.links.routes() if route.prefix_bits == 0 and route.link]
+        return min((self.links.mtu_of(link) for link in ways), default=_DEFAULT_MTU)

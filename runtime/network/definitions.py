@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from runtime.errors import TareError, UsageError
-from runtime.network.links import Route
-from runtime.network.subnet import Subnet
+from runtime.network.subnet import Route, Subnet
 from runtime.record import ordered_record
 
 DEFAULT: Final = "bridge"

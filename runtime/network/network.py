@@ -79,11 +79,6 @@ class Networks:
             ports=published,
         )
 
-    def attach(self, attachment: Attachment, pid: int) -> None:
-        """Make the pair for a process that runs, in whose namespace `inside.set_up` does the rest."""
-        with self._lock:
-            self._bridges.wire.ask(attachment.pair.messages(pid), f"attaching process {pid}")
-
     def disconnect(self, owner: str, network: str, address: str, ports: Sequence[Port] = ()) -> None:
         """Give back what `connect` took. The link goes with the container's network namespace."""
         with self._lock:
@@ -142,7 +137,7 @@ class Networks:
         """A new network; its bridge is made when the first container needs it."""
         chosen = Subnet.parse(subnet) if subnet else None
         with self._lock:
-            return self.definitions.create(name, chosen, links.routes(self._bridges.wire))
+            return self.definitions.create(name, chosen, self._bridges.links.routes())
 
     def remove(self, name: str) -> None:
         """Remove a network that no container uses."""
@@ -211,7 +206,7 @@ class Networks:
         if now is not None:
             self._take_down(now)
         with alone_on_this_host():
-            made = self.definitions.save(name, chosen, links.routes(self._bridges.wire))
+            made = self.definitions.save(name, chosen, self._bridges.links.routes())
             self._bridges.ensure(made, 0)
         return made
 

@@ -87,6 +87,15 @@ class Subnet:
         return self.base & mask == network & mask
 
 
+@ordered_record
+class Route:
+    """An IPv4 route: its network (as a number), its prefix, the index of the link it leaves by (0: none)."""
+
+    network: int
+    prefix_bits: int
+    link: int
+
+
 def packed(address: int) -> bytes:
     """An address as the kernel's four bytes."""
     return address.to_bytes(4)

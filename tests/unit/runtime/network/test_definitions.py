@@ -8,8 +8,7 @@ import pytest
 
 from runtime.errors import TareError, UsageError
 from runtime.network.definitions import DEFAULT, Definitions
-from runtime.network.links import Route
-from runtime.network.subnet import Subnet
+from runtime.network.subnet import Route, Subnet
 
 
 def route(text: str) -> Route:

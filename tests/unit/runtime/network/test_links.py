@@ -52,21 +52,6 @@ def test_any_pid_fits_and_the_length_stays(pid: int) -> None:
     assert data.get_attr("VETH_INFO_PEER").get_attr("IFLA_NET_NS_PID") == pid
 
 
-def test_a_bridge_has_its_address_and_no_multicast_snooping() -> None:
-    message = read(ifinfmsg, links.bridge("tare0", MAC))
-    assert message.get_attr("IFLA_ADDRESS") == MAC.hex(":")
-    info = message.get_attr("IFLA_LINKINFO")
-    assert info.get_attr("IFLA_INFO_KIND") == "bridge"
-    assert info.get_attr("IFLA_INFO_DATA").get_attr("IFLA_BR_MCAST_SNOOPING") == 0
-    _, mtu, address, up = links.bridge_up(7, GATEWAY, 22, 1450, "tare t /root")
-    message = read(ifinfmsg, mtu)
-    assert (message.get_attr("IFLA_MTU"), message.get_attr("IFLA_IFALIAS")) == (1450, "tare t /root")
-    message = read(ifaddrmsg, address)
-    assert (message["index"], message["prefixlen"]) == (7, 22)
-    assert (message.get_attr("IFA_LOCAL"), message.get_attr("IFA_ADDRESS")) == ("10.87.0.1", "10.87.0.1")
-    assert read(ifinfmsg, up)["flags"] == 1
-
-
 def test_inside_the_gateway_is_known_and_the_way_to_everything() -> None:
     lo, _, up, address, route, gateway = inside.requests(2, ADDRESS, 22, GATEWAY, MAC)
     assert [(read(ifinfmsg, data)["index"], read(ifinfmsg, data)["flags"]) for data in (lo, up)] == [(1, 1), (2, 1)]
