@@ -17,15 +17,12 @@ import signal
 import socket
 from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from runtime.cgroups.cgroup import Cgroup
-from runtime.cgroups.detect import detect, open_cgroup
-from runtime.cgroups.devices import USUAL
-from runtime.cgroups.paths import path_of
-from runtime.cgroups.resources import Resources
-from runtime.container import bundles, decode, oci, spawning
+from runtime.cgroups.detect import open_cgroup
+from runtime.container import bundles, decode, oci, oci_cgroup, spawning
 from runtime.container.becoming import Execute, Find
 from runtime.container.bundles import Place, Record
 from runtime.container.config import Config, Process
@@ -67,8 +64,8 @@ def create(runtime: oci.Runtime, container_id: str, bundle: Path, making: Making
     process = check(config, making, bundle)
     process = grantable(process, runtime.warn, new_user=config.linux.has("user"))
     config = dataclasses.replace(config, process=with_home(process, bundle / config.root.path))
-    name, parent = cgroup_path(config.linux.cgroups_path, container_id, systemd=making.systemd)
-    group = open_cgroup(name, limits(config), guard_devices=True, parent=parent)
+    name, parent = oci_cgroup.cgroup_path(config.linux.cgroups_path, container_id, systemd=making.systemd)
+    group = open_cgroup(name, oci_cgroup.limits(config), guard_devices=True, parent=parent)
     place = bundles.reserve(runtime.root, container_id)
     record = new_record(container_id, bundle, config, text, group, parent)
     try:
@@ -101,8 +98,8 @@ class _Creation:
     def carry_out(self) -> tuple[Spawned, int]:
         """Make the group and the FIFO, clone, run the hooks, and leave the child waiting."""
         self.record.freezer = None
-        make_cgroup(self.group, limits(self.config))
-        self.record.freezer = freezer_file(self.group)
+        oci_cgroup.make_cgroup(self.group, oci_cgroup.limits(self.config))
+        self.record.freezer = oci_cgroup.freezer_file(self.group)
         os.mkfifo(self.place.path(bundles.FIFO), 0o600)
         plan = self.plan()
         spawned = clone(plan, self.making)
@@ -120,7 +117,7 @@ class _Creation:
             join_files=join,
             cgroup=into,
             cgroup_mounts=self.group.mounts_inside(),
-            cgroup_directories=() if self.config.linux.has("cgroup") else own_directories(self.group),
+            cgroup_directories=() if self.config.linux.has("cgroup") else oci_cgroup.own_directories(self.group),
             devices_guarded=self.group.guards_devices,
             waits=bool(self.config.hooks.prestart or self.config.hooks.create_runtime),
             hold=Path(self.place.path(bundles.FIFO)),
@@ -242,45 +239,6 @@ def new_record(container_id: str, bundle: Path, config: Config, text: bytes, gro
         cgroup_parent=parent,
         groups=[str(directory) for directory in group.possible_directories()],
     )
-
-
-def cgroup_path(path: str | None, container_id: str, *, systemd: bool) -> tuple[str, str]:
-    """(name, parent) of the control group that `linux.cgroupsPath` asks for. Raises UsageError."""
-    place = path_of(path, container_id, systemd=systemd)
-    return place.name, "" if place.parent == PurePosixPath() else str(place.parent)
-
-
-def limits(config: Config) -> Resources:
-    """What the group is asked for: every container may use the devices that the runtime itself puts into it."""
-    resources = config.linux.resources
-    if resources.devices is None:
-        return resources
-    return dataclasses.replace(resources, devices=(*resources.devices, *USUAL[1:]))
-
-
-def make_cgroup(group: Cgroup, resources: Resources) -> None:
-    """Make and limit the container's group. Raises TareError when somebody lives in it already."""
-    if group.exists() and group.pids():
-        raise TareError("cgroup", f"{group.id} is in use: {len(group.pids())} processes are in it", "choose another")
-    group.create()
-    group.apply(resources)
-
-
-def own_directories(group: Cgroup) -> tuple[tuple[str, str], ...]:
-    """The group's directory in each v1 hierarchy, and the name of that hierarchy's mount point."""
-    mounts = set(detect().v1.values())
-    return tuple(
-        (str(directory), mount.name)
-        for directory in group.directories()
-        for mount in mounts
-        if directory.is_relative_to(mount)
-    )
-
-
-def freezer_file(group: Cgroup) -> str | None:
-    """The control file that tells whether the group is frozen."""
-    paths = (directory / name for directory in group.directories() for name in ("freezer.state", "cgroup.freeze"))
-    return next((str(path) for path in paths if path.exists()), None)
 
 
 def filter_of(config: Config) -> tuple[bytes | None, int]:

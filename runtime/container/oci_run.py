@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Self
 
 from runtime.container import oci, oci_create, oci_exec
 from runtime.container.oci_create import Making
@@ -27,15 +28,16 @@ def run(
 ) -> int:
     """Create and start; unless `detach`, wait, and delete unless `keep`: the program's exit code, 128 and a signal."""
     oci_create.ready_for_clone()
-    spawned, console = oci_create.create(runtime, container_id, bundle, making)
-    try:
-        runtime.start(container_id)
-        if detach:
-            return 0
-        code = attend(spawned.pidfd, console)
-    except BaseException:
-        runtime.delete(container_id, force=True)
-        raise
+    with Signals() as signals:
+        spawned, console = oci_create.create(runtime, container_id, bundle, making)
+        try:
+            runtime.start(container_id)
+            if detach:
+                return 0
+            code = attend(spawned.pidfd, console, signals)
+        except BaseException:
+            runtime.delete(container_id, force=True)
+            raise
     if not keep:
         runtime.delete(container_id, force=True)
     return code
@@ -44,18 +46,54 @@ def run(
 def execute(runtime: oci.Runtime, container_id: str, what: Asked, making: Making, *, detach: bool) -> int:
     """Run a further process; unless `detach`, wait for it: its exit code, 128 and a signal."""
     oci_create.ready_for_clone()
-    spawned, console = oci_exec.spawn(runtime, container_id, what, making)
-    return 0 if detach else attend(spawned.pidfd, console)
+    with Signals() as signals:
+        spawned, console = oci_exec.spawn(runtime, container_id, what, making)
+        return 0 if detach else attend(spawned.pidfd, console, signals)
 
 
-def attend(pidfd: int, console: int) -> int:
-    """Wait for a child, passing on signals and, with a `console` (its terminal's master end), what is typed."""
-    with _signals_passed_on(pidfd, console):
-        if console < 0:
-            _until_ended(pidfd)
+class Signals:
+    """Pass signals on to a child, once there is one: those that come before are kept for it.
+
+    Caught, not blocked: the child inherits what is blocked, but execve forgets what is caught.
+    """
+
+    def __init__(self) -> None:
+        self._pidfd = self._console = -1
+        self._kept: list[int] = []
+
+    def __enter__(self) -> Self:
+        caught = signal.valid_signals() - KEPT_SIGNALS
+        self._before = {number: signal.signal(number, self._pass_on) for number in caught if number < signal.SIGRTMIN}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def pass_to(self, pidfd: int, console: int) -> None:
+        """From now on to this child, whose terminal follows the size of ours."""
+        self._pidfd, self._console = pidfd, console
+        while self._kept:
+            self._pass_on(self._kept.pop(0), None)
+
+    def _pass_on(self, number: int, _: object) -> None:
+        if self._pidfd < 0:
+            self._kept.append(number)
+        elif number == signal.SIGWINCH and self._console >= 0:
+            _copy_size(self._console)
         else:
-            with _raw_terminal(console):
-                _relay(pidfd, console)
+            with suppress(OSError):
+                signal.pidfd_send_signal(self._pidfd, number)
+
+
+def attend(pidfd: int, console: int, signals: Signals) -> int:
+    """Wait for a child, passing on signals and, with a `console` (its terminal's master end), what is typed."""
+    signals.pass_to(pidfd, console)
+    if console < 0:
+        _until_ended(pidfd)
+    else:
+        with _raw_terminal(console):
+            _relay(pidfd, console)
     ended = os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
     assert ended is not None  # the call waits
     return ended.si_status if ended.si_code == os.CLD_EXITED else 128 + ended.si_status
@@ -94,24 +132,6 @@ def _carry(source: int, target: int) -> bool:
         if not block:
             return True
     return False
-
-
-@contextmanager
-def _signals_passed_on(pidfd: int, console: int) -> Iterator[None]:
-    def pass_on(number: int, _: object) -> None:
-        if number == signal.SIGWINCH and console >= 0:
-            _copy_size(console)
-        else:
-            with suppress(OSError):
-                signal.pidfd_send_signal(pidfd, number)
-
-    caught = [number for number in signal.valid_signals() if number not in KEPT_SIGNALS and number < signal.SIGRTMIN]
-    before = {number: signal.signal(number, pass_on) for number in caught}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from runtime.cgroups.resources import DeviceRule, Resources
-from runtime.container import decode, oci_create
+from runtime.container import decode, oci_cgroup, oci_create
 from runtime.container.config import Capabilities, Config
-from runtime.container.oci_create import Making, cgroup_path
+from runtime.container.oci_cgroup import cgroup_path
+from runtime.container.oci_create import Making
 from runtime.errors import TareError, UsageError
 from runtime.linux import capabilities
 
@@ -100,13 +101,13 @@ def test_programs_that_cannot_run_are_told_apart_as_engines_expect(
 
 
 def test_devices_of_every_container_are_added_to_a_filter_and_none_is_left_to_the_default() -> None:
-    assert oci_create.limits(config()) == Resources()
+    assert oci_cgroup.limits(config()) == Resources()
     document = {
         "ociVersion": "1.2.0",
         "root": {"path": "rootfs"},
         "linux": {"namespaces": [{"type": "mount"}], "resources": {"devices": [{"allow": False, "access": "rwm"}]}},
     }
-    devices = oci_create.limits(decode.parse(document)).devices
+    devices = oci_cgroup.limits(decode.parse(document)).devices
     assert devices is not None
     assert devices[0] == DeviceRule(allow=False, access="rwm")
     assert DeviceRule(allow=True, type="c", major=1, minor=3, access="rwm") in devices
