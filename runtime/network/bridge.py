@@ -16,7 +16,7 @@ from runtime.network.definitions import Definitions, Network
 from runtime.network.subnet import Subnet, hardware, shown
 
 if TYPE_CHECKING:
-    from runtime.network.host_links import HostLinks
+    from runtime.network.host_links import Bridge, HostLinks
 
 _DEFAULT_MTU: Final = 1500
 _ALIAS: Final = "tare"
@@ -82,15 +82,9 @@ class Bridges:
         names = self.present(network)
         for name in names:
             self._known.pop(name, None)
-        self.remove_links(names)
         if names:
+            self.links.remove(names)
             forwarding.dismiss(network.stem)
-
-    def remove_links(self, names: list[str]) -> None:
-        """Remove links by their names, all at once."""
-        present = [name for name in names if links.index_of(name) is not None]
-        if present:
-            self.links.remove(present)
 
     def rules_are_whole(self) -> bool:
         """Whether the packet filter's table is there and complete."""
@@ -111,23 +105,23 @@ class Bridges:
         # Docker and libvirt take forwarding for granted once they have found it allowed.
         forwarding.leave(self._forwarding, needed=bool(self.links.bridges()))
 
-    def orphans(self) -> list[tuple[str, str]]:
+    def orphans(self) -> list[tuple[Bridge, str]]:
         """The (bridge, table) of state roots that are no more: nobody else will ever remove them."""
         found = []
         for bridge in self.links.bridges():
             word, _, rest = bridge.alias.partition(" ")
             table, _, root = rest.partition(" ")
             if word == _ALIAS and root.startswith("/") and not Path(root).exists():
-                found.append((bridge.name, table))
+                found.append((bridge, table))
         return found
 
     def remove_orphans(self) -> list[str]:
-        """Remove what `orphans` finds; a line each."""
+        """Remove what `orphans` finds, and the links that are still on such bridges; a line each bridge."""
         found = self.orphans()
-        self.remove_links([name for name, _ in found])
+        self.links.remove([name for bridge, _ in found for name in (bridge.name, *self.links.ports_of(bridge.index))])
         for table in sorted({table for _, table in found}):
             nat.drop(table)
-        return [f"bridge {name} of a state root that is gone" for name, _ in found]
+        return [f"bridge {bridge.name} of a state root that is gone" for bridge, _ in found]
 
     def _alias(self) -> str:
         """What tells whose a bridge is, once its state root may be gone."""

@@ -68,6 +68,13 @@ class HostLinks:
         """Every bridge there is."""
         return self._ask("listing bridges", lambda route: [bridge_of(each) for each in route.get_links(kind="bridge")])
 
+    def ports_of(self, index: int) -> list[str]:
+        """The names of the links on a bridge."""
+        return self._ask(
+            f"ports of link {index}",
+            lambda route: [str(each.get("ifname")) for each in route.get_links(master=index)],
+        )
+
     def mtu_of(self, index: int) -> int:
         """The MTU of a link."""
         return self._ask(f"link {index}", lambda route: int(next(iter(route.get_links(index))).get("mtu")))

@@ -5,6 +5,7 @@ Constants are named as in the kernel's headers. Bridges, and all that is not for
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import socket
 import struct
@@ -14,6 +15,7 @@ from runtime.linux.netlink import (
     NLM_F_CREATE,
     NLM_F_EXCL,
     NLM_F_REPLACE,
+    Netlink,
     attribute,
     message,
     nested,
@@ -24,6 +26,7 @@ from runtime.record import ordered_record
 
 # linux/rtnetlink.h
 RTM_NEWLINK: Final = 16
+RTM_DELLINK: Final = 17
 RTM_GETLINK: Final = 18
 RTM_NEWADDR: Final = 20
 RTM_NEWNEIGH: Final = 28
@@ -130,6 +133,18 @@ def _told(any_socket: socket.socket, request: int, name: str) -> int:
         1
     ]
     return answer
+
+
+def remove(name: str) -> None:
+    """Remove a container's pair, of which `name` is one end; absent is no error."""
+    if index_of(name) is None:
+        return
+    try:
+        with Netlink() as wire:
+            wire.ask([message(RTM_DELLINK, 0, named(name))], f"removing link {name}")
+    except OSError as error:
+        if error.errno != errno.ENODEV:  # the kernel was faster
+            raise
 
 
 def link_header(index: int = 0, *, up: bool = False) -> bytes:

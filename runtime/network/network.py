@@ -59,7 +59,7 @@ class Networks:
                 index, mtu = self._bridges.ensure(definition, lease.segment)
                 if lease.former:
                     # Gone long since, unless the pool is tiny or somebody else joined its network namespace.
-                    self._bridges.remove_links([link_name(lease.former)])
+                    links.remove(link_name(lease.former))
                 name = link_name(owner)
                 note("link", name)
                 published = self._publish(note, shown(lease.address), ports) if ports else ()
@@ -113,7 +113,9 @@ class Networks:
                 definition = self.definitions.find(value) if kind == "lease" else None
                 if definition is not None:
                     self._pool(definition).release(owner)
-            self._bridges.remove_links([value for kind, value in resources if kind == "link"])
+            for kind, value in resources:
+                if kind == "link":
+                    links.remove(value)
 
     def leases(self, network: Network) -> list[tuple[str, str]]:
         """Every (address, owner) of a network; nothing is made for the asking."""
