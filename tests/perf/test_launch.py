@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from runtime.drivers.container import ContainerDriver
 from runtime.images.store import ImageStore
 from runtime.ledger import new_id
 from runtime.linux.seccomp import default_program
+from runtime.network.network import Networks
 from runtime.spec import ImageRef, InstanceSpec, Limits, Ready
 from tests.conftest import skip_or_fail
 
@@ -90,6 +92,19 @@ class Interleaved:
         print({key: benchmark.extra_info[key] for key in sorted(benchmark.extra_info)})  # noqa: T201
 
 
+@contextmanager
+def kept_bridge(directory: Path) -> Iterator[None]:
+    """A bridge that is there, as after the first container, and gone when we leave."""
+    networks = Networks(directory, directory)
+    try:
+        place = networks.connect("first", lambda *_: None)
+        yield
+        networks.disconnect(place.owner, place.network, place.address)
+    finally:
+        networks.retire()
+        networks.close()
+
+
 @pytest.fixture
 def lean(
     request: pytest.FixtureRequest, rootfs: Path, bench_host: Host, tmp_path: Path
@@ -103,7 +118,10 @@ def lean(
     command = [sys.executable, "-I", "-S", *map(str, (script, source, rootfs, state, tmp_path / "filter"))]
     if request.param == "bridge":
         command.append(str(tmp_path / "run"))
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) as process:
+    with (
+        kept_bridge(tmp_path / "run") if request.param == "bridge" else nullcontext(),
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) as process,
+    ):
         assert process.stdin is not None
         assert process.stdout is not None
 
