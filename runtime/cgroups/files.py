@@ -10,7 +10,7 @@ import os
 import signal
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from runtime.errors import TareError
@@ -38,6 +38,20 @@ def write_lines(path: Path, values: Iterable[str]) -> None:
         raise OSError(error.errno, f"{os.strerror(error.errno or 0)} writing {value!r}", str(path)) from error
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def whole(directory: Path) -> Iterator[Path]:
+    """Make a group that nobody may use before it is ready: under another name, which it loses at the end."""
+    partial = directory.with_name(f"{directory.name}.{os.getpid()}")
+    partial.mkdir(exist_ok=True)
+    try:
+        yield partial
+        with suppress(OSError):  # somebody else was faster
+            partial.rename(directory)
+    finally:
+        with suppress(FileNotFoundError):
+            partial.rmdir()
 
 
 def number(path: Path) -> int | None:

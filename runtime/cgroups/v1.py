@@ -7,7 +7,6 @@ directory there too. Not what is written into the control files: that is `v1_con
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -15,12 +14,14 @@ from time import monotonic
 
 from runtime.cgroups import filter as device_filter
 from runtime.cgroups.cgroup import Cgroup, Rules, Wanted
-from runtime.cgroups.controls import Batch, Names, lacking
-from runtime.cgroups.devices import v1_lists, v1_shown, v1_sorted
-from runtime.cgroups.files import members, number, pauses, write, write_lines
-from runtime.cgroups.resources import LIMIT_NAMES, of_limits
+from runtime.cgroups.controls import Batch, Names
+from runtime.cgroups.devices import USUAL, v1_lists, v1_shown, v1_sorted
+from runtime.cgroups.files import members, number, pauses, whole, write
+from runtime.cgroups.paths import PARENT
+from runtime.cgroups.resources import LIMIT_NAMES, Resources, of_limits
 from runtime.cgroups.statistics import Statistics
 from runtime.cgroups.v1_controls import V1Controls, needed
+from runtime.cgroups.v1_devices import GUARDED, make_guarded, set_rules
 from runtime.cgroups.v1_statistics import io, statistics
 from runtime.cgroups.v2 import hand_down
 from runtime.cgroups.v2_controls import V2Controls
@@ -55,6 +56,9 @@ class V1Cgroup(Cgroup):
         self._mounts = mounts
         self._place = f"{parent}/{instance_id}"
         self._paths: dict[Path, Path] = {}
+        self._inherits = guard_devices and self._may_inherit(parent, wanted)
+        if self._inherits:
+            self._paths[mounts["devices"]] = self._guarded(mounts["devices"])
         self._all: tuple[Path, ...] | None = None
         self._unified = None if unified is None else unified[0]
         self._unified_controllers: Collection[str] = () if unified is None else unified[1]
@@ -91,6 +95,15 @@ class V1Cgroup(Cgroup):
             found = self._paths[mount] = mount / self._place
         return found
 
+    def _may_inherit(self, parent: str, wanted: Wanted | None) -> bool:
+        """Rules that somebody asks for may be changed to wider ones, so those are the group's own."""
+        asked = isinstance(wanted, Resources) and wanted.devices is not None
+        alone = [name for name, mount in self._mounts.items() if mount == self._mounts.get("devices")] == ["devices"]
+        return parent == PARENT and not asked and alone
+
+    def _guarded(self, mount: Path) -> Path:
+        return mount / PARENT / GUARDED / self.id
+
     def _unified_directory(self) -> Path | None:
         return None if self._unified is None else self._below(self._unified)
 
@@ -110,7 +123,11 @@ class V1Cgroup(Cgroup):
         mounts = dict.fromkeys(self._mounts.values())
         if self._unified is not None:
             mounts[self._unified] = None
-        return tuple(self._below(mount) for mount in mounts)
+        places = [self._below(mount) for mount in mounts]
+        if self._place == f"{PARENT}/{self.id}" and "devices" in self._mounts:
+            mount = self._mounts["devices"]
+            places += [mount / self._place, self._guarded(mount)]
+        return tuple(dict.fromkeys(places))
 
     def join_files(self) -> tuple[Path, ...]:
         """The `tasks` files: a thread that writes 0 there moves itself without the global lock `cgroup.procs` takes."""
@@ -149,6 +166,9 @@ class V1Cgroup(Cgroup):
 
     def _make_parents(self, directory: Path) -> None:
         """A cpuset is useless until it has CPUs, and must not be seen before: it gets its name last."""
+        if self._inherits and directory is self._directory("devices"):
+            make_guarded(directory.parent)
+            return
         if directory is not self._directory("cpuset"):
             directory.parent.mkdir(parents=True, exist_ok=True)
             return
@@ -156,14 +176,9 @@ class V1Cgroup(Cgroup):
         for parent in reversed([path for path in directory.parents if mount in path.parents]):
             if parent.is_dir():
                 continue
-            partial = parent.with_name(f"{parent.name}.{os.getpid()}")
-            partial.mkdir(exist_ok=True)
-            _feed(partial, mount)
-            write(partial / "cgroup.clone_children", "1")
-            try:
-                partial.rename(parent)
-            except OSError:  # somebody else was faster
-                partial.rmdir()
+            with whole(parent) as partial:
+                _feed(partial, mount)
+                write(partial / "cgroup.clone_children", "1")
 
     def _locate(self, name: str, file: str) -> Path:
         controller = file.partition(".")[0]
@@ -214,18 +229,8 @@ class V1Cgroup(Cgroup):
             assert beside is not None
             device_filter.attach(beside, rules)
             return
-        default, exceptions = v1_lists(rules)
-        begin, then = ("allow", "deny") if default else ("deny", "allow")
-        try:
-            write(directory / f"devices.{begin}", "a")
-            if exceptions:
-                write_lines(directory / f"devices.{then}", exceptions)
-        except FileNotFoundError as error:
-            raise lacking("devices", Path(error.filename).name) from error
-        except PermissionError as error:
-            raise TareError(
-                "limit devices", f"{directory.parent} allows less than is asked", "ask less, or open that group first"
-            ) from error
+        if not (self._inherits and rules is USUAL):
+            set_rules(directory, rules)
 
     def _devices_reading(self, rules: Rules) -> LimitReading:
         directory = self._directory("devices")

@@ -89,9 +89,9 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
         for value in values:
             write(path, value)
 
-    for module in ("cgroup", "controls", "v1", "v2"):
+    for module in ("cgroup", "controls", "v1", "v1_devices", "v2"):
         monkeypatch.setattr(f"runtime.cgroups.{module}.write", write)
-    monkeypatch.setattr("runtime.cgroups.v1.write_lines", write_lines)
+    monkeypatch.setattr("runtime.cgroups.v1_devices.write_lines", write_lines)
     return written
 
 

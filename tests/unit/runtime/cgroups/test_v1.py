@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from runtime.cgroups.devices import USUAL, v1_lists
+from runtime.cgroups.resources import Resources
 from runtime.cgroups.v1 import V1Cgroup
 from runtime.cgroups.weights import bfq_weight, cpu_shares
 from runtime.errors import TareError
@@ -116,7 +119,43 @@ def test_usage_lacks_what_the_host_lacks(v1_mounts: dict[str, Path]) -> None:
 def test_cpuset_and_devices_are_joined_only_on_demand(v1_mounts: dict[str, Path]) -> None:
     plain = V1Cgroup("tare-1", v1_mounts).directories()
     full = V1Cgroup("tare-1", v1_mounts, guard_devices=True, wanted=ALL).directories()
-    assert {path.parts[-3] for path in full} - {path.parts[-3] for path in plain} == {"cpuset", "devices"}
+    mounts = {name for name, mount in v1_mounts.items() for path in full if mount in path.parents}
+    assert mounts - {path.parts[-3] for path in plain} == {"cpuset", "devices"}
+
+
+@pytest.mark.parametrize(
+    ("options", "inherits"),
+    [
+        ({}, True),
+        ({"wanted": Resources()}, True),
+        ({"wanted": Resources(devices=USUAL)}, False),
+        ({"parent": "docker"}, False),
+    ],
+)
+def test_only_the_usual_rules_below_our_own_parent_are_inherited(
+    v1_mounts: dict[str, Path], options: dict[str, Any], inherits: bool
+) -> None:
+    group = V1Cgroup("tare-1", v1_mounts, guard_devices=True, **options)
+    guarded = v1_mounts["devices"] / "tare/@usual/tare-1"
+    assert (guarded in group.directories()) is inherits
+    assert (guarded / "tasks" in group.join_files()) is inherits
+
+
+def test_a_hierarchy_shared_with_devices_has_one_place_for_a_group(v1_mounts: dict[str, Path]) -> None:
+    v1_mounts["freezer"] = v1_mounts["devices"]
+    group = V1Cgroup("tare-1", v1_mounts, guard_devices=True)
+    assert v1_mounts["devices"] / "tare/tare-1" in group.directories()
+
+
+def test_a_handle_that_knows_only_the_name_finds_and_removes_what_inherits(v1_mounts: dict[str, Path]) -> None:
+    guarded = v1_mounts["devices"] / "tare/@usual/tare-1"
+    guarded.mkdir(parents=True)
+    group = V1Cgroup("tare-1", v1_mounts)
+    assert group.exists()
+    group.remove()
+    assert not guarded.exists()
+    assert guarded.parent.exists()
+    assert not V1Cgroup("@usual", v1_mounts, parent="docker").exists()
 
 
 def test_controllers_mounted_together_share_a_directory_and_a_mount(v1_mounts: dict[str, Path]) -> None:
@@ -148,6 +187,30 @@ def test_first_group_makes_a_cpuset_that_tasks_can_join(
     rules = [value for name, value in kernel if name.startswith("devices")]
     assert rules == ["a", *v1_lists(USUAL)[1]]
     assert "c 1:3 rwm" in rules
+
+
+def test_the_usual_rules_are_written_once_and_never_half(
+    v1_mounts: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[tuple[Path, object]] = []
+    monkeypatch.setattr("runtime.cgroups.v1_devices.set_rules", lambda *arguments: made.append(arguments))
+    for name in ("tare-1", "tare-2"):
+        V1Cgroup(name, v1_mounts, guard_devices=True).create()
+    parent = v1_mounts["devices"] / "tare/@usual"
+    assert made == [(parent.with_name(f"@usual.{os.getpid()}"), USUAL)]
+    assert sorted(path.name for path in parent.parent.iterdir() if path.name.startswith("@")) == ["@usual"]
+    assert sorted(path.name for path in parent.iterdir()) == ["tare-1", "tare-2"]
+    parent.joinpath("tare-1").rmdir()
+    parent.joinpath("tare-2").rmdir()
+    parent.rmdir()
+
+    def refuse(*_: object) -> None:
+        raise TareError("limit devices", "less is allowed")
+
+    monkeypatch.setattr("runtime.cgroups.v1_devices.set_rules", refuse)
+    with pytest.raises(TareError):
+        V1Cgroup("tare-3", v1_mounts, guard_devices=True).create()
+    assert [path.name for path in parent.parent.iterdir() if path.name.startswith("@")] == []
 
 
 def test_freezing_waits_for_the_kernel_and_names_what_did_not_freeze(
