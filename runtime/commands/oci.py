@@ -12,4 +12,4 @@ from runtime.commands import ocimain
 @click.pass_context
 def oci(context: click.Context, words: tuple[str, ...]) -> None:
     """Run containers as an OCI runtime, with runc's command line; engines call it as `tare-oci`."""
-    context.exit(ocimain.main(words))
+    context.exit(ocimain.enter(words))

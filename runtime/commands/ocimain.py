@@ -1,5 +1,5 @@
-# ruff: noqa: T201
-# Printing is what a command does. Lean: an engine runs it four times a container.
+# ruff: noqa: T201, PTH115
+# Printing is what a command does. Lean, so without pathlib: an engine runs it four times a container.
 """`tare oci`: runc's command line, so that containerd's shim, a Docker engine and podman can drive this runtime.
 
 A table of commands; the work is done by `runtime.container`. Errors are one line on standard error and one in the
@@ -283,6 +283,14 @@ COMMANDS = {
     "update": Command(_update, _UPDATE, "ID"),
 }
 
+CLONING = ("create", "exec", "run")
+_AGAIN = """
+import json, sys
+sys.path[:] = json.loads(sys.argv.pop(1))
+from runtime.commands.ocimain import main
+raise SystemExit(main(sys.argv[1:]))
+"""
+
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run one command line, without the program's name: its exit code."""
@@ -349,6 +357,30 @@ def _traceback() -> None:
     print_exc()
 
 
+def enter(words: Sequence[str]) -> int:
+    """As `main`, for a process that is nothing else: what clones goes on in a sealed copy of this interpreter."""
+    try:
+        _, rest = GLOBAL.parse(words, interspersed=False)
+    except UsageError:
+        rest = []  # `main` says what is wrong
+    if rest and rest[0] in CLONING:
+        _seal(words)
+    return main(words)
+
+
+def _seal(words: Sequence[str]) -> None:
+    """Execute this again from memory, so that no container gets at the host's own interpreter (see `sealed`)."""
+    import os
+
+    from runtime.linux.sealed import sealed_copy
+
+    if os.readlink("/proc/self/exe").startswith("/memfd:"):
+        return
+    path = json.dumps([__file__.rpartition("/runtime/")[0], *sys.path])
+    program = sealed_copy(sys.executable)
+    os.execv(f"/proc/self/fd/{program}", [sys.executable, "-I", "-S", "-c", _AGAIN, path, *words])  # noqa: S606
+
+
 def entry() -> None:
     """The program `tare-oci`."""
-    raise SystemExit(main())
+    raise SystemExit(enter(sys.argv[1:]))

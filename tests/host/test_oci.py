@@ -99,6 +99,13 @@ def test_container_is_created_started_and_inherited_by_the_caller(
     assert "does not exist" in tare("state", container, check=False).stderr
 
 
+def test_a_container_gets_at_no_program_of_the_host(tare: OciRuntime, bundle: Bundle, tmp_path: Path) -> None:
+    container, written = name(tmp_path), bundle("true")
+    tare.create(container, written)
+    program = Path(f"/proc/{tare.state(container)['pid']}/exe").readlink()
+    assert str(program).startswith("/memfd:")
+
+
 def test_running_container_refuses_what_the_specification_refuses(
     tare: OciRuntime, bundle: Bundle, tmp_path: Path
 ) -> None:
