@@ -66,10 +66,20 @@ class _Lazy(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
+        if cmd_name == "run":
+            _begin_keeper()
         module, name = importlib.import_module(COMMANDS[cmd_name]), cmd_name.replace("-", "_")
         command = getattr(module, name, None) or getattr(module, f"{name}_")  # `import_`: a word of Python's own
         assert isinstance(command, click.Command)
         return command
+
+
+def _begin_keeper() -> None:
+    """What `tare run` will need starts beside it while it imports the rest."""
+    from runtime.container.contact import foresee
+    from runtime.driver import host_from_env
+
+    foresee(host_from_env().run)
 
 
 @click.command(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})

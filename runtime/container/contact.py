@@ -47,13 +47,22 @@ _NOT_PASSED_ON = {
 }
 
 
+_foreseen: dict[Path, int] = {}
+
+
+def foresee(run: Path) -> None:
+    """Start a keeper now if there is none: the `Summons` to come finds it on its way, however long imports take."""
+    if os.geteuid() == 0 and not _answers(run):
+        _foreseen[run] = _spawn(run)
+
+
 class Summons:
     """A keeper on its way, so that what a command prepares need not wait for it."""
 
     def __init__(self, run: Path) -> None:
         self._run = run
-        self._pid = 0
-        if not _answers(run):
+        self._pid = _foreseen.pop(run, 0)
+        if not self._pid and not _answers(run):
             self._pid = _spawn(run)
 
     def connect(self) -> Contact:

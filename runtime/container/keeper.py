@@ -32,6 +32,8 @@ from runtime.container.steps import from_row
 from runtime.linux import syscalls
 
 _LISTEN: Final = 512
+_PATIENCE_S: Final = 10.0
+"""How long it waits for whoever had it started."""
 
 
 class Keeper:
@@ -45,26 +47,31 @@ class Keeper:
         self._sessions: set[Session] = set()
         self._containers: dict[str, Container] = {}
         self._alive: set[Process] = set()
-        self._helpers: set[int] = set()
+        self._expects = True
         self._boot = text_of("/proc/sys/kernel/random/boot_id").strip()
         listener.setblocking(False)
         self.loop.watch(listener.fileno(), lambda _: self._accept())
 
     def serve(self) -> None:
         """Until nothing is kept, nobody is connected and nobody is about to be."""
+        self.loop.after(_PATIENCE_S, self._despair)
         while True:
-            self.loop.run(lambda: not (self._sessions or self._alive))
+            self.loop.run(lambda: not (self._sessions or self._alive or self._expects))
             with _held(self._directory):
                 if not self._accept():
                     os.unlink(f"{self._directory}/{SOCKET}")
                     self._listener.close()
                     return
 
+    def _despair(self) -> None:
+        self._expects = False
+
     def _accept(self) -> bool:
         try:
             connection, _ = self._listener.accept()
         except BlockingIOError:
             return False
+        self._expects = False
         session = Session(self.loop, connection, self._said)
         self._sessions.add(session)
         session.gone = lambda: self._sessions.discard(session)

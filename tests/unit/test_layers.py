@@ -61,7 +61,7 @@ ALLOWED = {
     "harness.intervals": (),
     "harness.results": ("workloads.metric", "runtime.errors"),
     "reports": ("reports", "harness.results", "harness.stats", "workloads.metric"),
-    "tare": ("runtime.errors",),
+    "tare": ("runtime.errors", "runtime.driver", "runtime.container.contact"),
 }
 FORBIDDEN = {
     "runtime.container": ("runtime.vm", "runtime.commands", "runtime.drivers"),
