@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -21,11 +22,14 @@ from runtime.drivers.container import ContainerDriver
 from runtime.errors import TareError, UsageError
 from runtime.instance import Instance
 from runtime.ledger import Ledger, new_id
+from runtime.linux import syscalls
 from runtime.network.definitions import DEFAULT
+from runtime.network.host_links import HostLinks
 from runtime.network.network import Networks
 from runtime.network.ports import Port
 from runtime.spec import ImageRef, InstanceSpec, NetworkMode, NetworkSpec
 from tests.conftest import skip_or_fail
+from tests.host.life import IMAGE, rooted
 
 SPEC = InstanceSpec(image=ImageRef.parse("tare/debian:bookworm"), network=NetworkSpec(mode=NetworkMode.BRIDGE))
 OUTSIDE, UPSTREAM = "198.51.100.2", "198.51.100.1"
@@ -55,6 +59,7 @@ for step in (lambda _: None, forwarding.admit, forwarding.admit, forwarding.dism
     seen.append(listed.splitlines())
 print(json.dumps(seen))
 """
+CLONE_NEWNET = 0x40000000
 Launch = Callable[..., Instance]
 
 
@@ -307,6 +312,59 @@ def test_when_the_last_is_gone_the_host_is_as_before(networks: Networks) -> None
     assert networks.retire() == []
 
 
+def test_a_bridge_is_as_quiet_as_it_was_asked_to_be(networks: Networks) -> None:
+    attachment = networks.connect(new_id(), lambda *_: None)
+    words = ["ip", "-d", "-j", "addr", "show", attachment.bridge]
+    (shown,) = json.loads(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
+    assert shown["linkinfo"]["info_data"]["mcast_snooping"] == 0
+    assert [(each["local"], each["prefixlen"]) for each in shown["addr_info"]] == [(attachment.gateway, 22)]
+    assert shown["ifalias"].split() == ["tare", networks.definitions.table, str(networks.definitions.root)]
+    assert "UP" in shown["flags"]
+    assert shown["address"] == f"02:54:{socket.inet_aton(attachment.gateway).hex(':')}"
+
+
+def test_who_finds_the_bridge_there_loads_no_library_for_links(networks: Networks) -> None:
+    networks.connect("first", lambda *_: None)
+    source = f"""
+import sys
+from pathlib import Path
+from runtime.network.network import Networks
+networks = Networks(Path({str(networks.definitions.root)!r}), Path({str(networks.definitions.root.parent / "run")!r}))
+noted = []
+networks.connect("second", lambda *words: noted.append(words))
+networks.sweep("second", noted)
+networks.close()
+print(len(noted), *sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("2 ")
+    assert not {"pyroute2", "asyncio", "runtime.network.host_links"} & set(done.stdout.split())
+
+
+def test_a_thread_that_went_elsewhere_cannot_touch_what_is_there(networks: Networks) -> None:
+    """A socket made there would make our bridge in that namespace; one that was made here shows what is here."""
+
+    def elsewhere(ask: Callable[[], object]) -> object:
+        syscalls.unshare(CLONE_NEWNET)
+        return ask()
+
+    def connect() -> str:
+        return networks.connect(new_id(), lambda *_: None).bridge
+
+    with ThreadPoolExecutor(1) as thread, pytest.raises(TareError, match="entered another network namespace"):
+        thread.submit(elsewhere, connect).result(TIMEOUT_S)
+    bridge = connect()
+    host = HostLinks()
+    try:
+        host.routes()
+        with ThreadPoolExecutor(1) as thread:
+            found = thread.submit(elsewhere, host.bridges).result(TIMEOUT_S)
+    finally:
+        host.close()
+    assert isinstance(found, list)
+    assert bridge in {each.name for each in found}
+
+
 def test_an_exhausted_pool_is_refused_and_nothing_remains(networks: Networks) -> None:
     networks.create("tiny", "203.0.113.0/30")
     networks.connect("first", lambda *_: None, network="tiny")
@@ -369,9 +427,10 @@ def test_bridges_of_a_state_root_that_was_deleted_are_found_and_removed(networks
         lost = Networks(Path(directory) / "lib", Path(directory) / "run")
         bridge = lost.connect("owner", lambda *_: None).bridge
         lost.close()
+        subprocess.run(f"ip link add tare-port master {bridge} type veth peer name tare-peer".split(), check=True)
         assert not any(bridge in line for line in networks.remove_orphans())
     assert any(bridge in line for line in networks.remove_orphans())
-    assert bridge not in links()
+    assert not {bridge, "tare-port", "tare-peer"} & links()
 
 
 def test_rules_that_somebody_flushed_are_there_again_with_the_next(networks: Networks) -> None:
@@ -380,6 +439,31 @@ def test_rules_that_somebody_flushed_are_there_again_with_the_next(networks: Net
     subprocess.run(["nft", "delete", "table", "inet", table], check=True)
     networks.connect("second", lambda *_: None, ports=[Port(0, 80, "tcp", "127.0.0.1")])
     assert len(networks.published()) == 1
+
+
+def test_ids_of_its_own_and_a_place_on_a_bridge(bench_host: Host, serve: Callable[..., None]) -> None:
+    """A network namespace that belongs to the container's user namespace: its own child sets up its end of the pair."""
+    with rooted(bench_host) as tare:
+        port, inner = free_port(), 7006
+        words = ("--userns", "auto", "-p", f"127.0.0.1:{port}:{inner}", IMAGE, "sleep", "1000")
+        tare("run", "-d", "--name", "own", *words).good()
+        state = tare.state("own")
+        address = tare("inspect", "-f", "{{.NetworkSettings.IPAddress}}", "own").good()
+        assert int(Path(f"/proc/{state['Pid']}/uid_map").read_text().split()[1]) >= 1 << 30
+        reach = ["nsenter", "-t", str(state["Pid"]), "-n"]
+        shown = subprocess.run([*reach, "ip", "-j", "addr"], capture_output=True, text=True, check=True).stdout
+        inside = {link["ifname"]: [each["local"] for each in link["addr_info"]] for link in json.loads(shown)}
+        assert inside == {"lo": ["127.0.0.1", "::1"], "eth0": [address]}
+        serve(inner, *reach)
+        assert ask(address, inner), "from the host"
+        assert ask("127.0.0.1", port), "by its published port"
+        gateway = subprocess.run([*reach, "ip", "route"], capture_output=True, text=True, check=True).stdout.split()[2]
+        outer = free_port()
+        serve(outer)
+        assert ask(gateway, outer, *reach) == address
+        tare("rm", "-f", "own").good()
+        network = json.loads(tare("network", "inspect", "bridge").good())[0]
+        assert network["Containers"] == {}
 
 
 def test_a_launcher_that_was_killed_leaves_nothing_once_swept(bench_host: Host) -> None:
