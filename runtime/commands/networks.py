@@ -65,7 +65,8 @@ def ls(quiet: bool, as_json: bool) -> None:
 def inspect(names: Sequence[str]) -> None:
     """Print what is known of networks, as JSON."""
     with _networks() as networks:
-        found = [_described(networks, networks.definitions.demand(name)) for name in names]
+        wanted = [networks.definitions.demand(name) for name in names]
+        found = [{**_described(networks, one), "Links": _links(networks, one)} for one in wanted]
     click.echo(json.dumps(found, indent=4))
 
 
@@ -116,6 +117,14 @@ def _described(networks: Networks, one: Network) -> dict[str, Any]:
         "Containers": {
             owner: {"IPv4Address": address, "Ports": published.get(address, [])} for address, owner in leases
         },
+    }
+
+
+def _links(networks: Networks, one: Network) -> dict[str, dict[str, Any]]:
+    """The network's bridges as the kernel has them."""
+    return {
+        bridge.name: {"Addresses": addresses, "MTU": bridge.mtu, "Up": bridge.up}
+        for bridge, addresses in networks.seen(one)
     }
 
 

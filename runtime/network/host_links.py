@@ -68,6 +68,10 @@ class HostLinks:
         """Every bridge there is."""
         return self._ask("listing bridges", lambda route: [bridge_of(each) for each in route.get_links(kind="bridge")])
 
+    def bridge(self, index: int) -> Bridge:
+        """One bridge."""
+        return self._ask(f"link {index}", lambda route: bridge_of(next(iter(route.get_links(index)))))
+
     def ports_of(self, index: int) -> list[str]:
         """The names of the links on a bridge."""
         return self._ask(

@@ -11,6 +11,7 @@ import os
 import socket
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from runtime.errors import UsageError
 from runtime.ledger import boot_id
@@ -22,6 +23,9 @@ from runtime.network.lock import Lock, alone_on_this_host
 from runtime.network.pool import Pool
 from runtime.network.ports import Port, claim
 from runtime.network.subnet import Subnet, hardware, shown
+
+if TYPE_CHECKING:
+    from runtime.network.host_links import Bridge
 
 Note = Callable[[str, str], None]
 
@@ -134,6 +138,12 @@ class Networks:
     def bridges(self, network: Network) -> list[str]:
         """The bridges of a network that are there."""
         return self._bridges.present(network)
+
+    def seen(self, network: Network) -> list[tuple[Bridge, list[str]]]:
+        """What the kernel says of a network's bridges, and the addresses of each."""
+        host = self._bridges.links
+        found = [index for index in map(links.index_of, self.bridges(network)) if index is not None]
+        return [(host.bridge(index), host.addresses_of(index)) for index in found]
 
     def create(self, name: str, subnet: str | None) -> Network:
         """A new network; its bridge is made when the first container needs it."""

@@ -464,6 +464,11 @@ def test_ids_of_its_own_and_a_place_on_a_bridge(bench_host: Host, serve: Callabl
         tare("rm", "-f", "own").good()
         network = json.loads(tare("network", "inspect", "bridge").good())[0]
         assert network["Containers"] == {}
+        (link,) = network["Links"].values()
+        assert link["Addresses"] == [f"{gateway}/22"], "the bridge stays, as Docker's does"
+        assert link["Up"]
+        tare("clean").good()
+        assert not set(network["Links"]) & links()
 
 
 def test_a_launcher_that_was_killed_leaves_nothing_once_swept(bench_host: Host) -> None:
