@@ -6,6 +6,7 @@ A bridge that is up is whole: bringing it up is the last thing done. The caller 
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -105,19 +106,9 @@ class Bridges:
         # Docker and libvirt take forwarding for granted once they have found it allowed.
         forwarding.leave(self._forwarding, needed=bool(self.links.bridges()))
 
-    def orphans(self) -> list[tuple[Bridge, str]]:
-        """The (bridge, table) of state roots that are no more: nobody else will ever remove them."""
-        found = []
-        for bridge in self.links.bridges():
-            word, _, rest = bridge.alias.partition(" ")
-            table, _, root = rest.partition(" ")
-            if word == _ALIAS and root.startswith("/") and not Path(root).exists():
-                found.append((bridge, table))
-        return found
-
     def remove_orphans(self) -> list[str]:
         """Remove what `orphans` finds, and the links that are still on such bridges; a line each bridge."""
-        found = self.orphans()
+        found = orphans(self.links.bridges())
         self.links.remove([name for bridge, _ in found for name in (bridge.name, *self.links.ports_of(bridge.index))])
         for table in sorted({table for _, table in found}):
             nat.drop(table)
@@ -152,3 +143,14 @@ class Bridges:
         """The MTU of the way out, so that nothing is cut up or lost there."""
         ways = [route.link for route in self.links.routes() if route.prefix_bits == 0 and route.link]
         return min((self.links.mtu_of(link) for link in ways), default=_DEFAULT_MTU)
+
+
+def orphans(bridges: Iterable[Bridge]) -> list[tuple[Bridge, str]]:
+    """Those of state roots that are no more, each with its table: nobody else will ever remove them."""
+    found = []
+    for bridge in bridges:
+        word, _, rest = bridge.alias.partition(" ")
+        table, _, root = rest.partition(" ")
+        if word == _ALIAS and root.startswith("/") and not Path(root).exists():
+            found.append((bridge, table))
+    return found
