@@ -135,7 +135,7 @@ class HostLinks:
         from pyroute2.netlink.exceptions import NetlinkError
 
         if self._socket is None:
-            self._socket = IPRoute()
+            self._socket = IPRoute(groups=0)  # no news: nobody would read them
         try:
             return work(self._socket)
         except NetlinkError as error:
