@@ -18,6 +18,7 @@ import resource
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, Final
@@ -34,6 +35,8 @@ from runtime.linux import syscalls
 _LISTEN: Final = 512
 _PATIENCE_S: Final = 10.0
 """How long it waits for whoever had it started."""
+_LINGER_S: Final = 1.0
+"""How long it stays for a next command after the last: a start costs as much as the rest of a short run."""
 
 
 class Keeper:
@@ -47,34 +50,39 @@ class Keeper:
         self._sessions: set[Session] = set()
         self._containers: dict[str, Container] = {}
         self._alive: set[Process] = set()
-        self._expects = True
+        self._stays_until = time.monotonic() + _PATIENCE_S
         self._boot = text_of("/proc/sys/kernel/random/boot_id").strip()
         listener.setblocking(False)
         self.loop.watch(listener.fileno(), lambda _: self._accept())
 
     def serve(self) -> None:
         """Until nothing is kept, nobody is connected and nobody is about to be."""
-        self.loop.after(_PATIENCE_S, self._despair)
+        self.loop.after(_PATIENCE_S, _look)
         while True:
-            self.loop.run(lambda: not (self._sessions or self._alive or self._expects))
+            self.loop.run(lambda: not (self._sessions or self._alive) and time.monotonic() >= self._stays_until)
             with _held(self._directory):
                 if not self._accept():
                     os.unlink(f"{self._directory}/{SOCKET}")
                     self._listener.close()
                     return
 
-    def _despair(self) -> None:
-        self._expects = False
+    def _linger(self) -> None:
+        if not (self._sessions or self._alive):
+            self._stays_until = time.monotonic() + _LINGER_S
+            self.loop.after(_LINGER_S, _look)
+
+    def _left(self, session: Session) -> None:
+        self._sessions.discard(session)
+        self._linger()
 
     def _accept(self) -> bool:
         try:
             connection, _ = self._listener.accept()
         except BlockingIOError:
             return False
-        self._expects = False
         session = Session(self.loop, connection, self._said)
         self._sessions.add(session)
-        session.gone = lambda: self._sessions.discard(session)
+        session.gone = lambda: self._left(session)
         session.tell("hello", VERSION, os.getpid())
         return True
 
@@ -127,6 +135,7 @@ class Keeper:
     def release(self, process: Process) -> None:
         """It is over."""
         self._alive.discard(process)
+        self._linger()
 
     def enter(self, container: Container) -> None:
         """A container begins."""
@@ -166,6 +175,10 @@ class Keeper:
             os.close(pidfd)
 
         self.loop.watch(pidfd, reap)
+
+
+def _look() -> None:
+    """Nothing to do but to wake the loop, which then looks at the time."""
 
 
 def flat(plan: bytes) -> Flat:
