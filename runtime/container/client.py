@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -30,7 +30,8 @@ from runtime.linux.sealed import sealed_copy
 _CPUCLOCK_SCHED = 2  # the kernel's clock id of a process's CPU time, as clock_getcpuclockid(3) makes it
 _SOURCE = Path(__file__).resolve().parents[2]
 _BOOT = (
-    "import sys; sys.path.insert(0, sys.argv[1]); from runtime.container.launcher import main; main(int(sys.argv[2]))"
+    "import sys; sys.path.insert(0, sys.argv[1]); from runtime.container.launcher import main;"
+    " main(int(sys.argv[2]), sys.argv[3])"
 )
 
 
@@ -82,10 +83,14 @@ class Child:
 
 
 class LauncherClient:
-    """Owns one launcher process, started at the first use. Thread-safe."""
+    """Owns one launcher process, started at the first use. Thread-safe.
 
-    def __init__(self, python: str = sys.executable) -> None:
+    Capabilities `given_up` are taken from everything that it launches but what is in a user namespace.
+    """
+
+    def __init__(self, python: str = sys.executable, *, given_up: Iterable[int] = ()) -> None:
         self._python = python
+        self._given_up = ",".join(str(number) for number in sorted(given_up))
         self._lock = threading.Lock()
         self._tokens = itertools.count(1)
         self._children: dict[int, Child] = {}
@@ -198,7 +203,7 @@ class LauncherClient:
         try:
             with theirs:
                 self._process = subprocess.Popen(
-                    [self._python, "-I", "-S", "-c", _BOOT, str(_SOURCE), str(theirs.fileno())],
+                    [self._python, "-I", "-S", "-c", _BOOT, str(_SOURCE), str(theirs.fileno()), self._given_up],
                     executable=f"/proc/self/fd/{program}",
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,

@@ -140,17 +140,20 @@ class Launcher:
             return
 
 
-def main(descriptor: int) -> None:
-    """Serve the socket `descriptor`, inherited from the process that wants instances."""
+def main(descriptor: int, given_up: str = "") -> None:
+    """Serve the socket `descriptor`, inherited from the process that wants instances.
+
+    `given_up` are numbers of capabilities, separated by commas, that no child will have: see `spawning.get_ready`.
+    """
     control = socket.socket(fileno=descriptor)
     while (last := os.open(os.devnull, os.O_RDWR)) < child.FIRST_SPARE:
         pass
     os.close(last)
-    get_ready()
+    get_ready(int(word) for word in given_up.split(",") if word)
     gc.disable()
     gc.freeze()
     Launcher(control).serve()
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), *sys.argv[2:])

@@ -217,7 +217,8 @@ class Template:
         )
         if held:
             yield Find(self._execute.paths, self._execute.argv)
-        yield processplan.confine(process, _confinement(self._filter, devices_guarded, self._facts))
+        confinement = _confinement(self._filter, devices_guarded, self._facts, new_bounds=self._in_user)
+        yield processplan.confine(process, confinement)
 
     def _hooks(self, point: str, hooks: Sequence[Hook]) -> Iterator[Step]:
         root = self._config.root.path if point == "createContainer" else ""
@@ -296,7 +297,10 @@ def exec_plan(
     parts += processplan.terminal(process, console=False)
     parts.append(Enter(os.fsencode(process.cwd)))
     parts += processplan.before(process, set_limits=False, keyring=place.keyring, persona=config.linux.personality)
-    parts.append(processplan.confine(process, _confinement((seccomp, seccomp_flags), place.devices_guarded, facts)))
+    confinement = _confinement(
+        (seccomp, seccomp_flags), place.devices_guarded, facts, new_bounds=bool(flags & CLONE_NEWUSER)
+    )
+    parts.append(processplan.confine(process, confinement))
     if place.die_with_launcher:
         parts.append(DieWithParent())
     return Plan(
@@ -309,13 +313,17 @@ def exec_plan(
     )
 
 
-def _confinement(filtered: tuple[bytes | None, int], devices_guarded: bool, facts: HostFacts) -> Confinement:
+def _confinement(
+    filtered: tuple[bytes | None, int], devices_guarded: bool, facts: HostFacts, *, new_bounds: bool
+) -> Confinement:
+    """`new_bounds` says that the bounding set is full again, as who enters a user namespace finds it."""
     return Confinement(
         seccomp=filtered[0],
         seccomp_flags=filtered[1],
         devices_guarded=devices_guarded,
         last_capability=facts.last_capability,
         lacking=facts.lacking,
+        given_up=frozenset() if new_bounds else facts.given_up,
     )
 
 

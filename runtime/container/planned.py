@@ -150,6 +150,7 @@ class HostFacts:
     """What the plan must know of the host, gathered once: which of its paths exist, which capabilities it has.
 
     `lacking` are those that the kernel knows but this process does not have: a container inside a container.
+    `given_up` is not the host's doing: those that whoever will clone drops first, by `spawning.get_ready`.
     """
 
     masked_files: tuple[str, ...]
@@ -157,9 +158,10 @@ class HostFacts:
     read_only: tuple[str, ...]
     last_capability: int
     lacking: frozenset[int] = frozenset()
+    given_up: frozenset[int] = frozenset()
 
     @classmethod
-    def gather(cls, root: Path = Path("/")) -> HostFacts:
+    def gather(cls, root: Path = Path("/"), *, given_up: Iterable[int] = ()) -> HostFacts:
         """Look at the /proc and /sys below `root`."""
 
         def real(path: str) -> Path:
@@ -172,6 +174,7 @@ class HostFacts:
             read_only=tuple(path for path in READ_ONLY if real(path).exists()),
             last_capability=last,
             lacking=_lacking(real("/proc/self/status"), last),
+            given_up=frozenset(given_up),
         )
 
     def known(self) -> KnownPaths:

@@ -18,7 +18,7 @@ from runtime.container.becoming import (
 from runtime.container.config import Capabilities, Process
 from runtime.container.config import Personality as Persona
 from runtime.container.stepping import Step
-from runtime.errors import UsageError
+from runtime.errors import TareError, UsageError
 from runtime.linux import capabilities
 from runtime.record import record
 
@@ -35,7 +35,8 @@ _UNLIMITED = 2**64 - 1
 class Confinement:
     """What confines a process beside its own fields: the compiled filter, whether devices are guarded for it.
 
-    `lacking` are capabilities that nobody here has to give.
+    `lacking` are capabilities that nobody here has to give, `given_up` those that who clones has taken from its own
+    bounding set, and so from every child's.
     """
 
     seccomp: bytes | None
@@ -43,6 +44,7 @@ class Confinement:
     devices_guarded: bool = True
     last_capability: int = capabilities.NUMBERS["CAP_CHECKPOINT_RESTORE"]
     lacking: frozenset[int] = frozenset()
+    given_up: frozenset[int] = frozenset()
 
 
 def check(process: Process, field: str = "process") -> None:
@@ -94,11 +96,14 @@ def confine(process: Process, given: Confinement) -> Confine:
         bounding = everything - withheld
     else:
         names, bounding = sets, capabilities.numbers(sets.bounding, last) - withheld
+    if beyond := bounding & given.given_up:
+        wanted = next(name for name, number in capabilities.NUMBERS.items() if number in beyond)
+        raise TareError(f"capability {wanted}", "whoever launches has given it up", "launch from another process")
     return Confine(
         uid=user.uid,
         gid=user.gid,
         groups=user.additional_gids,
-        dropped=tuple(sorted(everything - bounding)),
+        dropped=tuple(sorted(everything - bounding - given.given_up)),
         sets=None if names is None else _masks(names, last, withheld),
         ambient=() if names is None else tuple(sorted(_ambient(names, last) - withheld)),
         no_new_privileges=process.no_new_privileges,

@@ -11,7 +11,7 @@ import os
 import resource
 import signal
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -124,11 +124,14 @@ class Spawned:
                 os.close(descriptor)
 
 
-def get_ready() -> None:
+def get_ready(given_up: Iterable[int] = ()) -> None:
     """Prepare the calling process for cloning, once: what it ignores or masks, every child would.
 
-    Python ignores or handles some signals, and modes are made as a plan says them.
+    Python ignores or handles some signals, and modes are made as a plan says them. Capabilities `given_up` go from
+    the bounding set: no child has to drop them again. The caller keeps its own; plans must know (`HostFacts`).
     """
+    for number in given_up:
+        syscalls.prctl(syscalls.PR_CAPBSET_DROP, number)
     for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)
     os.umask(0)

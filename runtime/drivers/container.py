@@ -21,17 +21,18 @@ from typing import Any
 from runtime.cgroups.cgroup import Cgroup
 from runtime.cgroups.detect import Hierarchies, detect, open_cgroup
 from runtime.container import defaults, storage
+from runtime.container.client import LauncherClient
 from runtime.container.config import MountPoint
 from runtime.container.connecting import connected, joined
 from runtime.container.instance import Holdings, LaunchedInstance
 from runtime.container.launching import LauncherDriver, PreparedImage
 from runtime.container.options import HOST, PRIVATE, Options
 from runtime.container.plan import HostFacts, Place, Plan, Rootfs, Template
-from runtime.driver import Kind
+from runtime.driver import Host, Kind
 from runtime.errors import TareError, UsageError
 from runtime.instance import Availability, Timeline, Usage
 from runtime.ledger import Ledger, process_start
-from runtime.linux import procfs
+from runtime.linux import capabilities, procfs
 from runtime.linux.seccomp import default_program
 from runtime.network import names
 from runtime.network.attachment import Attachment
@@ -73,13 +74,18 @@ class ContainerDriver(LauncherDriver):
     name = "container"
     kind = Kind.CONTAINER
 
+    def __init__(self, host: Host) -> None:
+        super().__init__(host)
+        # No specification asks for more than the default: the launcher drops the others once for all instances.
+        self.launcher = LauncherClient(given_up=capabilities.BEYOND_DEFAULT)
+
     @cached_property
     def _hierarchies(self) -> Hierarchies:
         return detect()
 
     @cached_property
     def _facts(self) -> HostFacts:
-        return HostFacts.gather()
+        return HostFacts.gather(given_up=capabilities.BEYOND_DEFAULT)
 
     @cached_property
     def _skeleton(self) -> Path:

@@ -37,6 +37,9 @@ DEFAULT = (
 )
 """What a Docker container has that asks for nothing (docs.docker.com, "Linux capabilities")."""
 
+BEYOND_DEFAULT = frozenset(NUMBERS.values()) - {NUMBERS[name] for name in DEFAULT}
+"""The numbers of all others."""
+
 ALL = "ALL"
 
 

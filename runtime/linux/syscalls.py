@@ -11,7 +11,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import platform
 import struct
 from collections.abc import Callable, Iterable
 from typing import Final
@@ -161,7 +160,7 @@ def _function(name: str, *types: type) -> Callable[..., int]:
 
 def _call(name: str, *types: type) -> Callable[..., int]:
     """The system call `name` by its number; calling it on an unknown machine raises OSError(ENOSYS)."""
-    numbers = _NUMBERS.get(platform.machine())
+    numbers = _NUMBERS.get(os.uname().machine)
     number = -1 if numbers is None else numbers.get(name) or _COMMON[name]
     function = _function("syscall", _long, *types)
     return lambda *arguments: function(number, *arguments)
@@ -280,17 +279,16 @@ def prctl(option: int, argument: int = 0, third: int = 0) -> int:
     return result if result != -1 else _check(-1, f"prctl {option} {argument}")
 
 
-# struct __user_cap_header_struct, and two of __user_cap_data_struct: made once, as making a type is slow.
-_CapabilityHeader = ctypes.c_uint32 * 2
-_CapabilityData = ctypes.c_uint32 * 6
+# struct __user_cap_header_struct of the caller
+_CAPABILITY_HEADER = struct.pack("=Ii", _LINUX_CAPABILITY_VERSION_3, 0)
 
 
 def capset(effective: int, permitted: int, inheritable: int) -> None:
     """Set the caller's capabilities, each a mask of bits `1 << CAP_…`."""
     low = [mask & 0xFFFFFFFF for mask in (effective, permitted, inheritable)]
     high = [mask >> 32 for mask in (effective, permitted, inheritable)]
-    header, data = _CapabilityHeader(_LINUX_CAPABILITY_VERSION_3, 0), _CapabilityData(*low, *high)
-    _check(_capset(ctypes.byref(header), ctypes.byref(data)), "capset")
+    # Two of struct __user_cap_data_struct, as plain bytes: a child of a launcher has few pages of its own.
+    _check(_capset(_CAPABILITY_HEADER, struct.pack("=6I", *low, *high)), "capset")
 
 
 class _Program(ctypes.Structure):

@@ -22,6 +22,7 @@ from runtime.container.defaults import build
 from runtime.container.options import Options
 from runtime.container.plan import HostFacts, Place, Rootfs, Template
 from runtime.container.spawning import get_ready, outcome, spawn
+from runtime.linux.capabilities import BEYOND_DEFAULT
 from runtime.network.network import Networks
 from runtime.spec import Limits
 
@@ -30,7 +31,7 @@ HIERARCHIES = detect()
 SKELETON = Path(storage.skeleton(str(Path(sys.argv[3]).parent)))
 ROOTFS, STATE = Path(sys.argv[2]), Path(sys.argv[3])
 CONFIG = build({}, Options(argv=("/bin/true",), no_new_privileges=True), layers=(ROOTFS,))
-TEMPLATE = Template(CONFIG, HostFacts.gather(), seccomp=Path(sys.argv[4]).read_bytes())
+TEMPLATE = Template(CONFIG, HostFacts.gather(given_up=BEYOND_DEFAULT), seccomp=Path(sys.argv[4]).read_bytes())
 NETWORKS = Networks(Path(sys.argv[5]), Path(sys.argv[5])) if len(sys.argv) > 5 else None
 
 
@@ -55,8 +56,9 @@ def once(name: str) -> int:
     if attachment is not None:
         plan = connected(plan, attachment)
     spawned = spawn(plan.flat())
-    said = outcome(spawned)
+    # What was said on the way is still there at the end: no need to wake up for it.
     ended = os.waitid(os.P_PIDFD, spawned.pidfd, os.WEXITED)
+    said = outcome(spawned)
     os.close(spawned.pidfd)
     if NETWORKS is not None and attachment is not None:
         NETWORKS.disconnect(name, attachment.network, attachment.address)
@@ -70,7 +72,7 @@ def once(name: str) -> int:
 
 
 if __name__ == "__main__":
-    get_ready()
+    get_ready(BEYOND_DEFAULT)
     gc.disable()
     gc.freeze()
     for line in sys.stdin:

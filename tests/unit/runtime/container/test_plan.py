@@ -12,7 +12,7 @@ import pytest
 
 from runtime.container import defaults
 from runtime.container.becoming import BecomeRoot, Confine, DieWithParent, Execute, Find, ResourceLimit, Terminal
-from runtime.container.config import Config, Hook, Hooks, IdMapping, Namespace, Rlimit, Root, TimeOffset
+from runtime.container.config import Config, Hook, Hooks, IdMapping, MountPoint, Namespace, Rlimit, Root, TimeOffset
 from runtime.container.furnishing import NewFile, ReadOnlyRoot
 from runtime.container.mounting import Attach, AttachRoot, Cover, LeaveHost, Mount, Overlay, PivotRoot, PrivateParent
 from runtime.container.options import IdRange, Options
@@ -128,7 +128,7 @@ def test_a_bundles_root_is_mounted_on_itself() -> None:
 
 
 def test_host_paths_are_only_used_while_the_host_is_there() -> None:
-    plan = container()
+    plan = container(config(mounts=(MountPoint(destination="/data", type="bind", source="/srv"),)))
     leave = position(plan, LeaveHost)
     relative = [
         at
@@ -139,9 +139,29 @@ def test_host_paths_are_only_used_while_the_host_is_there() -> None:
     assert all(position(plan, PivotRoot) < at < leave for at in relative)
 
 
-def test_proc_is_masked_with_the_hosts_null_and_sys_is_read_only() -> None:
+def test_what_the_launcher_has_given_up_is_not_dropped_again() -> None:
+    facts = replace(FACTS, given_up=capabilities.BEYOND_DEFAULT)
+    plan = container_plan(config(cap_drop=("CHOWN",)), PLACE, facts, seccomp=None)
+    confine = next(step for step in plan.steps if isinstance(step, Confine))
+    assert confine.dropped == (capabilities.NUMBERS["CAP_CHOWN"],)
+
+
+def test_a_capability_that_the_launcher_has_given_up_is_refused_by_name() -> None:
+    facts = replace(FACTS, given_up=capabilities.BEYOND_DEFAULT)
+    with pytest.raises(TareError, match="capability CAP_NET_ADMIN: whoever launches has given it up"):
+        container_plan(config(cap_add=("NET_ADMIN",)), PLACE, facts, seccomp=None)
+
+
+def test_a_user_namespace_has_its_own_bounds() -> None:
+    facts = replace(FACTS, given_up=capabilities.BEYOND_DEFAULT)
+    plan = container_plan(config(id_range=IdRange(host_id=100000)), PLACE, facts, seccomp=None)
+    confine = next(step for step in plan.steps if isinstance(step, Confine))
+    assert set(confine.dropped) == capabilities.BEYOND_DEFAULT
+
+
+def test_proc_is_masked_with_a_null_device_and_sys_is_read_only() -> None:
     there = mounts(container())
-    assert there["/proc/keys"].source == b"dev/null"
+    assert there["/proc/keys"].source == b"/dev/null"
     assert there["/proc/acpi"].flags & MS_RDONLY
     assert there["/sys"].flags & MS_RDONLY
 
