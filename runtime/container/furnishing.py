@@ -66,7 +66,10 @@ class ReadOnlyRoot:
 
 @ordered_record
 class Mask:
-    """Hide `path`, whatever it is: a file behind the *host's* null device, a directory behind an empty one."""
+    """Hide `path`, whatever it is: a file behind the *host's* null device, a directory behind an empty one.
+
+    The device is mounted read-only: its mode and owner are not the container's to change.
+    """
 
     path: bytes
 
@@ -82,7 +85,7 @@ class Mask:
             if stat.S_ISDIR(os.fstat(target).st_mode):
                 syscalls.mount(b"tmpfs", by_descriptor(target), b"tmpfs", QUIET | MS_RDONLY, b"size=0k")
             else:
-                syscalls.mount(b"dev/null", by_descriptor(target), None, MS_BIND, None)
+                _hide(target)
         finally:
             os.close(target)
 
@@ -201,6 +204,15 @@ class Device:
             return
         if self.uid or self.gid:
             os.chown(name, self.uid, self.gid, dir_fd=parent, follow_symlinks=False)
+
+
+def _hide(target: int) -> None:
+    null = syscalls.open_tree(syscalls.AT_FDCWD, b"dev/null", syscalls.OPEN_TREE_CLONE)
+    try:
+        syscalls.mount_setattr(null, 0, syscalls.MOUNT_ATTR_RDONLY)
+        syscalls.move_mount(null, target)
+    finally:
+        os.close(null)
 
 
 def _flags_of(path: bytes) -> int:

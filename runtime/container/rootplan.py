@@ -117,6 +117,12 @@ class RootPlan:
     def _is_bind(self, mount: MountPoint) -> bool:
         return mount.type == "bind" or bool({"bind", "rbind"} & set(mount.options))
 
+    def _makes_null(self) -> bool:
+        """Whether /dev/null is a fresh node in a fresh file system, and what it should be."""
+        mounts, devices = self.config.mounts, self.config.linux.devices
+        others = (*(mount.destination for mount in mounts), *(device.path for device in devices))
+        return self._has_own_dev() and not self._in_user and "/dev/null" not in map(posixpath.normpath, others)
+
     def _has_own_dev(self) -> bool:
         return any(mount.destination == "/dev" and mount.type == "tmpfs" for mount in self.config.mounts)
 
@@ -268,11 +274,12 @@ class RootPlan:
         return path in self.known.all and f"/{path.split('/')[1]}" in kernel
 
     def _masked(self, path: str, kernel: Iterable[str]) -> Iterator[Step]:
-        """Behind the *host's* null device, which nothing in an image can replace."""
-        if not self._known(path, kernel):
+        """Behind the container's null device where it is one of our making, else behind the host's, read-only."""
+        file = path in self.known.files
+        if not self._known(path, kernel) or (file and not self._makes_null()):
             yield Mask(os.fsencode(path))
-        elif path in self.known.files:
-            yield Mount(b"dev/null", os.fsencode(path), None, MS_BIND)
+        elif file:
+            yield Mount(b"/dev/null", os.fsencode(path), None, MS_BIND)
         elif path in self.known.directories:
             yield Mount(b"tmpfs", os.fsencode(path), b"tmpfs", QUIET | MS_RDONLY, b"size=0k")
 

@@ -153,12 +153,23 @@ def test_what_this_host_lacks_is_not_looked_for_and_what_it_may_have_is() -> Non
         masked_paths=("/proc/keys", "/proc/acpi", "/proc/scsi", "/secret"), readonly_paths=("/proc/bus", "/x")
     )
     made = steps(base)
-    assert at(made, "/proc/keys") == Mount(b"dev/null", b"/proc/keys", None, MS_BIND)
+    assert at(made, "/proc/keys") == Mount(b"/dev/null", b"/proc/keys", None, MS_BIND)
     assert at(made, "/secret") == Mask(b"/secret")
     assert at(made, "/x") == ReadOnly(b"/x", 0)
     assert not any(
         getattr(step, "path", getattr(step, "target", b"")) in (b"/proc/scsi", b"/proc/bus") for step in made
     )
+
+
+@pytest.mark.parametrize("changes", ["user", "device", "dev"])
+def test_files_are_hidden_behind_the_hosts_null_where_the_own_one_may_be_something_else(changes: str) -> None:
+    base = config(id_range=IdRange(host_id=100000)) if changes == "user" else config()
+    if changes == "device":
+        own = Device(type="c", path="/dev//null", major=1, minor=5)
+        base = replace(base, linux=replace(base.linux, devices=(own,)))
+    if changes == "dev":
+        base = replace(base, mounts=tuple(mount for mount in base.mounts if mount.destination != "/dev"))
+    assert at(steps(base), "/proc/keys") == Mask(b"/proc/keys")
 
 
 def test_without_a_proc_of_its_own_nothing_about_it_is_known() -> None:
