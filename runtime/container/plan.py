@@ -172,7 +172,7 @@ class Template:
             yield WaitForParent()
         yield PivotRoot(root)
         if self._in_user:
-            yield BecomeRoot()
+            yield BecomeRoot(dumpable=not any(flag == CLONE_NEWPID for _, flag in self._namespaces.entered))
 
     def _root_plan(self, place: Place) -> RootPlan:
         return RootPlan(

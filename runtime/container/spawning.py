@@ -148,7 +148,7 @@ def spawn(flat: Flat, descriptors: Sequence[int] = ()) -> Spawned:
         target = -1
         if flat.target:
             held.append(target := os.pidfd_open(flat.target))
-        with entered(flat.enter):
+        with entered(flat.enter), _unseen(flat.enter):
             if flat.user:
                 pid, pidfd = _clone_below(flat, into)
             else:
@@ -228,6 +228,24 @@ def entered(namespaces: Sequence[tuple[str, int]]) -> Iterator[None]:
             except OSError:
                 os._exit(70)
             os.close(descriptor)
+
+
+@contextmanager
+def _unseen(namespaces: Sequence[tuple[str, int]]) -> Iterator[None]:
+    """Clone what nobody may look into, if it is born among the processes of another container.
+
+    It still has the host's files then, and a CAP_SYS_PTRACE there would see them in /proc/PID/root.
+    """
+    if not any(flag == syscalls.CLONE_NEWPID for _, flag in namespaces):
+        yield
+        return
+    before = syscalls.prctl(syscalls.PR_GET_DUMPABLE)
+    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
+    try:
+        yield
+    finally:
+        if before == 1:  # the only other value that may be set
+            syscalls.prctl(syscalls.PR_SET_DUMPABLE, before)
 
 
 def _settle(spawned: Spawned, flat: Flat) -> None:

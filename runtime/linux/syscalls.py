@@ -76,6 +76,7 @@ AT_RECURSIVE: Final = 0x8000
 
 # linux/prctl.h
 PR_SET_PDEATHSIG: Final = 1
+PR_GET_DUMPABLE: Final = 3
 PR_SET_DUMPABLE: Final = 4
 PR_SET_KEEPCAPS: Final = 8
 PR_CAPBSET_READ: Final = 23
@@ -211,17 +212,20 @@ def mount(source: bytes | None, target: bytes, filesystem: bytes | None, flags: 
 
 def umount2(target: bytes, flags: int) -> None:
     """Detach a mount."""
-    _check(_umount2(target, flags), "umount2", os.fsdecode(target))
+    if _umount2(target, flags) == -1:
+        _check(-1, "umount2", os.fsdecode(target))
 
 
 def pivot_root(new_root: bytes, put_old: bytes) -> None:
     """Exchange the root mount."""
-    _check(_pivot_root(new_root, put_old), "pivot_root", os.fsdecode(new_root))
+    if _pivot_root(new_root, put_old) == -1:
+        _check(-1, "pivot_root", os.fsdecode(new_root))
 
 
 def unshare(flags: int) -> None:
     """Leave namespaces for new ones."""
-    _check(_unshare(flags), f"unshare {flags:#x}")
+    if _unshare(flags) == -1:
+        _check(-1, f"unshare {flags:#x}")
 
 
 def setns(descriptor: int, flags: int) -> None:
@@ -241,7 +245,8 @@ def inotify_add_watch(descriptor: int, path: bytes, mask: int) -> int:
 
 def sethostname(name: bytes) -> None:
     """Name the UTS namespace."""
-    _check(_sethostname(name, len(name)), "sethostname", name.decode())
+    if _sethostname(name, len(name)) == -1:
+        _check(-1, "sethostname", name.decode())
 
 
 def setdomainname(name: bytes) -> None:
@@ -328,7 +333,8 @@ _PLACE = struct.pack("=QQQ", os.O_PATH | os.O_CLOEXEC, 0, RESOLVE_NO_SYMLINKS)
 
 def open_place(path: bytes) -> int:
     """A path descriptor of `path`, on which there must be no link: openat2(2) with RESOLVE_NO_SYMLINKS."""
-    return _check(_openat2(AT_FDCWD, path, _PLACE, 24), "openat2", os.fsdecode(path))
+    result = _openat2(AT_FDCWD, path, _PLACE, 24)
+    return result if result != -1 else _check(-1, "openat2", os.fsdecode(path))
 
 
 class _MountAttributes(ctypes.Structure):

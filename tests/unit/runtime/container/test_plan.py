@@ -242,6 +242,15 @@ def test_a_user_namespace_is_mapped_from_outside_and_its_overlay_comes_as_a_tree
     assert Outside.from_row(marshal.loads(marshal.dumps(outside.to_row()))) == outside
 
 
+def test_who_joins_the_processes_of_another_container_is_not_to_be_looked_into() -> None:
+    alone = config(id_range=IdRange(host_id=100000))
+    pid = Namespace(type="pid", path="/proc/7/ns/pid")
+    namespaces = (*(one for one in alone.linux.namespaces if one.type != "pid"), pid)
+    joined = replace(alone, linux=replace(alone.linux, namespaces=namespaces))
+    assert BecomeRoot() in container(alone).steps
+    assert BecomeRoot(dumpable=False) in container(joined).steps
+
+
 def test_a_user_namespace_that_is_joined_is_not_mapped_again() -> None:
     base = config(id_range=IdRange(host_id=100000))
     joined = tuple(
