@@ -123,6 +123,8 @@ def _check(options: Options) -> None:
     """What contradicts itself."""
     if options.privileged and options.id_range is not None:
         raise UsageError("--privileged", "a user namespace takes the privileges away again", "add --userns host")
+    if options.id_range is not None and options.pid != PRIVATE:
+        raise UsageError("--pid", "a user namespace of its own may not show the processes of another", "--userns host")
     if options.uts != PRIVATE and (options.hostname or options.domainname) and options.uts == HOST:
         raise UsageError("--hostname", "the host's names are shared", "leave out --uts host")
     if options.cwd is not None and not options.cwd.startswith("/"):

@@ -207,6 +207,7 @@ def test_outer_mounts_come_before_inner_ones() -> None:
     ("options", "message"),
     [
         ({"privileged": True, "id_range": IdRange(host_id=1)}, "--privileged"),
+        ({"pid": "/proc/7/ns/pid", "id_range": IdRange(host_id=1)}, "--pid"),
         ({"uts": "host", "hostname": "x"}, "--hostname"),
         ({"cap_add": ("FLY",)}, "capability 'FLY'"),
         ({"mounts": (MountPoint(destination="/a", type="tmpfs"),) * 2}, "mount /a: two mounts"),
