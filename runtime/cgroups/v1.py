@@ -98,8 +98,8 @@ class V1Cgroup(Cgroup):
     def _may_inherit(self, parent: str, wanted: Wanted | None) -> bool:
         """Rules that somebody asks for may be changed to wider ones, so those are the group's own."""
         asked = isinstance(wanted, Resources) and wanted.devices is not None
-        alone = [name for name, mount in self._mounts.items() if mount == self._mounts.get("devices")] == ["devices"]
-        return parent == PARENT and not asked and alone
+        places = [str(mount) for mount in self._mounts.values()]  # paths are slow to compare
+        return parent == PARENT and not asked and places.count(str(self._mounts.get("devices"))) == 1
 
     def _guarded(self, mount: Path) -> Path:
         return mount / PARENT / GUARDED / self.id
