@@ -64,10 +64,16 @@ def _initialise_in_order(self: Any, *given: Any, **values: Any) -> None:
         for name in names[: len(given)]:
             if name in values:
                 raise TypeError(f"{type(self).__name__} is given {name!r} twice")
-    _initialise(self, **dict(zip(names, given, strict=False)), **values)
+    if given:
+        values |= zip(names, given, strict=False)
+    _complete(self, values)
 
 
 def _initialise(self: Any, **values: Any) -> None:
+    _complete(self, values)
+
+
+def _complete(self: Any, values: dict[str, Any]) -> None:
     cls = type(self)
     content = {**cls._initial, **values}
     for name, factory in cls._factories:
