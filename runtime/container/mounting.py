@@ -12,6 +12,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Final
 
 from runtime.container.copyup import copy_up
@@ -95,10 +96,11 @@ class Overlay:
 
     def options(self) -> bytes | None:
         """What mount(2) is told of it; None when that is more than it takes, a page."""
-        data = b"redirect_dir=off,lowerdir=%b,upperdir=%b,workdir=%b" % (
-            b":".join(_escaped(layer) for layer in self.layers),
-            _escaped(self.root),
-            _escaped(self.directory + b"/work"),
+        directory = _escaped(self.directory)
+        data = b"redirect_dir=off,lowerdir=%b,upperdir=%b/upper,workdir=%b/work" % (
+            _lower(self.layers),
+            directory,
+            directory,
         )
         return data if len(data) < _PAGE else None
 
@@ -335,6 +337,11 @@ def _make(path: bytes, file: bool) -> None:
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o644))
     else:
         os.makedirs(path, exist_ok=True)
+
+
+@lru_cache(maxsize=64)
+def _lower(layers: tuple[bytes, ...]) -> bytes:
+    return b":".join([_escaped(layer) for layer in layers])
 
 
 def _escaped(path: bytes) -> bytes:

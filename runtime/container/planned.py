@@ -8,7 +8,7 @@ from __future__ import annotations
 import marshal
 import os
 from collections.abc import Iterable, Iterator
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +104,11 @@ class Program:
         )
 
 
+@lru_cache(maxsize=64)
+def _encoded(layers: tuple[Path, ...]) -> tuple[bytes, ...]:
+    return tuple(os.fsencode(layer) for layer in reversed(layers))
+
+
 @ordered_record
 class Rootfs:
     """An image's layers, topmost last, and the instance's own directory with `upper` and `work` in it."""
@@ -119,7 +124,7 @@ class Rootfs:
     @property
     def names(self) -> tuple[bytes, ...]:
         """The layers as an overlay takes them, topmost first."""
-        return tuple(os.fsencode(layer) for layer in reversed(self.layers))
+        return _encoded(self.layers)
 
     def overlay(self, flags: int = 0) -> Mount | Overlay:
         """The layers under one writable one, mounted over that one's own directory: one less to make and remove."""
