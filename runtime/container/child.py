@@ -38,7 +38,7 @@ def run(
         if streams:
             report, target = _arrange(streams, report, target)
         context.report, context.target = report, target
-        _close_others(max((2, *(number for _, number in streams))), {report.fileno(), target})
+        _close_others(max([2, *[number for _, number in streams]]), sorted([report.fileno(), target]))
         if waits:
             message, trees, _, _ = socket.recv_fds(report, 16, MAX_TREES, socket.MSG_CMSG_CLOEXEC)
             if not message:
@@ -88,10 +88,10 @@ def _arrange(streams: Sequence[tuple[int, int]], report: socket.socket, target: 
     return report, target
 
 
-def _close_others(last: int, kept: set[int]) -> None:
-    """Close every descriptor above `last` but those `kept`: a path must not lead through one out of the new root."""
+def _close_others(last: int, kept: Sequence[int]) -> None:
+    """Close every descriptor above `last` but those `kept`, the lowest first: no path may lead out through one."""
     first = last + 1
-    for number in sorted(kept):
+    for number in kept:
         if number >= first:
             if number > first:
                 close_range(first, number - 1, 0)

@@ -196,7 +196,10 @@ class Device:
 
     def _make(self, name: bytes, device: int, parent: int | None) -> None:
         try:
-            os.mknod(name, self.mode, device, dir_fd=parent)
+            if parent is None:  # a word for "nowhere else" is a good part of the call
+                os.mknod(name, self.mode, device)
+            else:
+                os.mknod(name, self.mode, device, dir_fd=parent)
         except FileExistsError:
             found = os.stat(name, dir_fd=parent, follow_symlinks=False)
             if (stat.S_IFMT(found.st_mode), found.st_rdev) != (stat.S_IFMT(self.mode), device):
