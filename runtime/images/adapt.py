@@ -15,7 +15,8 @@ from pathlib import Path
 
 from runtime.command import run
 from runtime.errors import TareError
-from runtime.images.layers import OPAQUE, xattrs
+from runtime.images.descent import OPAQUE
+from runtime.images.layers import xattrs
 
 Parts = tuple[str, ...]
 _LINKS = 40

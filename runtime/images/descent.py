@@ -8,15 +8,32 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from pathlib import Path
 
 from runtime.images.stream import RefusedError
 
+OPAQUE = "trusted.overlay.opaque"
 DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _LINKS = 40  # as many as the kernel follows
 _DEPTH = 200  # each level holds a descriptor
 
 Parts = tuple[str, ...]
+
+
+def is_whiteout(name: str, directory: int) -> bool:
+    """Whether the entry `name` of a directory is an overlay's sign that something below is gone."""
+    info = os.stat(name, dir_fd=directory, follow_symlinks=False)
+    return stat.S_ISCHR(info.st_mode) and info.st_rdev == 0
+
+
+def hide_below(name: str, directory: int) -> None:
+    """Let the directory `name` show nothing of the layers below."""
+    fd = os.open(name, DIRECTORY_FLAGS, dir_fd=directory)
+    try:
+        os.setxattr(fd, OPAQUE, b"y")
+    finally:
+        os.close(fd)
 
 
 class Descent:
@@ -104,7 +121,14 @@ class Descent:
             try:
                 return os.readlink(part, dir_fd=here)
             except OSError:
-                raise RefusedError(f"leads through {part!r}, which is no directory") from error
+                if not make or not is_whiteout(part, here):
+                    raise RefusedError(f"leads through {part!r}, which is no directory") from error
+            # What stood there below is hidden; what the layer puts there is its own, and says nothing of below.
+            os.unlink(part, dir_fd=here)
+            os.mkdir(part, 0o755, dir_fd=here)
+            fd = os.open(part, DIRECTORY_FLAGS, dir_fd=here)
+            os.fchmod(fd, 0o755)
+            os.setxattr(fd, OPAQUE, b"y")
         self._names.append(part)
         self._fds.append(fd)
         return None

@@ -18,7 +18,8 @@ from pathlib import Path
 from runtime.command import run
 from runtime.errors import TareError
 from runtime.images import initramfs
-from runtime.images.layers import OPAQUE, xattrs
+from runtime.images.descent import OPAQUE
+from runtime.images.layers import xattrs
 from runtime.record import ordered_record
 
 DEFAULT_BYTES = 4 << 30

@@ -21,12 +21,11 @@ from typing import IO, NamedTuple
 
 from runtime.errors import TareError
 from runtime.images import tarstream
-from runtime.images.descent import DIRECTORY_FLAGS, Descent, Parts
+from runtime.images.descent import DIRECTORY_FLAGS, OPAQUE, Descent, Parts, hide_below
 from runtime.images.layout import COMPRESSION, LAYER_TAR
 from runtime.images.stream import Feed, RefusedError
 from runtime.images.tarstream import Member, TarStream
 
-OPAQUE = "trusted.overlay.opaque"
 WHITEOUT = ".wh."
 WHITEOUT_OPAQUE = ".wh..wh..opq"
 XATTR = "SCHILY.xattr."
@@ -69,6 +68,8 @@ def unpack(blob: IO[bytes], target: Path, *, media_type: str = LAYER_TAR, bounds
             stream = TarStream(feed)
             for count, member in enumerate(stream, 1):
                 name = member.name
+                if member.logical_bytes < 0:
+                    raise RefusedError("has an impossible size or owner")
                 content_bytes += member.logical_bytes
                 if count > bounds.members or content_bytes > bounds.size_bytes:
                     raise RefusedError("exceeds the bounds for a layer")
@@ -238,8 +239,11 @@ def _whiteout(parent: int, name: str) -> None:
     elif hidden in ("", ".", "..") or "/" in hidden:
         raise RefusedError("hides nothing that can exist")
     elif not hidden.startswith(WHITEOUT):  # .wh..wh.* is the bookkeeping of a file system long gone
-        with suppress(FileExistsError):  # a layer's own entry stands: whiteouts speak of the layers below
+        try:
             os.mknod(hidden, stat.S_IFCHR, 0, dir_fd=parent)
+        except FileExistsError:  # a layer's own entry stands: whiteouts speak of the layers below
+            if stat.S_ISDIR(os.stat(hidden, dir_fd=parent, follow_symlinks=False).st_mode):
+                hide_below(hidden, parent)
 
 
 def _device(parent: int, name: str, member: Member) -> None:
@@ -257,7 +261,12 @@ def _describe(fd: int, member: Member) -> None:
     os.fchmod(fd, member.mode & 0o7777)  # after the owner: changing that drops setuid and capabilities
     for key, value in member.xattrs:
         if key.startswith(_XATTRS_KEPT) and not key.startswith(_USER_OVERLAY):
-            os.setxattr(fd, key, value)
+            try:
+                os.setxattr(fd, key, value)
+            except OSError as error:
+                if error.errno not in (errno.EINVAL, errno.E2BIG, errno.EPERM):
+                    raise
+                raise RefusedError(f"has an impossible attribute {key[:100]!r}") from error
 
 
 def _own(parent: int, name: str, member: Member) -> None:
@@ -275,7 +284,7 @@ def _write_content(fd: int, member: Member, stream: TarStream) -> None:
         return
     end = 0
     for offset, length in member.sparse:
-        if offset < end or offset + length > member.logical_bytes:
+        if length < 0 or offset < end or offset + length > member.logical_bytes:
             raise RefusedError("has a damaged map of holes")
         end = offset + length
     places = iter(member.sparse)

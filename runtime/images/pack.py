@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from runtime.errors import TareError
-from runtime.images.layers import OPAQUE, WHITEOUT, WHITEOUT_OPAQUE, XATTR, xattrs
+from runtime.images.descent import OPAQUE
+from runtime.images.layers import WHITEOUT, WHITEOUT_OPAQUE, XATTR, xattrs
 from runtime.images.sparse import with_holes
 
 _CHUNK_BYTES = 1 << 20

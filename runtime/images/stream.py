@@ -15,6 +15,7 @@ from contextlib import suppress
 from typing import IO, Self
 
 from runtime.images.layout import GZIP, ZSTD
+from runtime.images.zstdframes import Frames
 
 CHUNK_BYTES = 1 << 18
 _AHEAD = 16  # chunks that may wait
@@ -156,13 +157,15 @@ def _unzstd(chunks: Iterator[bytes]) -> Iterator[bytes]:
     """Every frame of a zstd file."""
     import zstandard
 
-    engine = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW_BYTES)
+    engine, frames = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW_BYTES), Frames()
     try:
-        with engine.stream_reader(_Chunks(chunks), read_across_frames=True) as reader:  # type: ignore[arg-type]
+        with engine.stream_reader(_Chunks(frames.watched(chunks)), read_across_frames=True) as reader:  # type: ignore[arg-type]
             while out := reader.read(CHUNK_BYTES):
                 yield out
     except zstandard.ZstdError as error:
         raise RefusedError(f"is no zstd: {error}") from error
+    if not frames.whole:
+        raise RefusedError("is a zstd that ends too early")
 
 
 class _Chunks:

@@ -6,6 +6,7 @@ costs. Nothing here touches a file system (`layers.py`). Formats: POSIX.1-2008 p
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -17,7 +18,9 @@ REGULAR, LINK, SYMLINK, CHARACTER, BLOCK_DEVICE, DIRECTORY, FIFO = b"0", b"1", b
 _ALSO_REGULAR = (b"\0", b"7")
 _PAX_LOCAL, _PAX_GLOBAL, _LONG_NAME, _LONG_LINK, _GNU_SPARSE = b"x", b"g", b"L", b"K", b"S"
 _SOLARIS_LOCAL = b"X"
-_HEADER_BYTES = 1 << 20  # the most an extended header may hold: it is read into memory
+_HEADER_BYTES = 1 << 20  # the most that extended headers may hold for one member: it is kept in memory
+_GLOBALS = 100  # each is looked at again for every member
+_TIME = re.compile(rb"-?\d{1,20}(\.\d{0,30})?")
 _SPARSE_PARTS = 1 << 17
 _ZERO = bytes(BLOCK)
 XATTR = b"SCHILY.xattr."
@@ -53,6 +56,7 @@ class _Pending:
     name: bytes | None = None
     linkname: bytes | None = None
     records: list[tuple[bytes, bytes]] = field(default_factory=list)
+    size: int = 0
 
 
 class TarStream:
@@ -108,7 +112,8 @@ class TarStream:
         return data
 
     def _extended(self, kind: bytes, size: int, pending: _Pending) -> None:
-        if not 0 <= size <= _HEADER_BYTES:
+        pending.size += size + BLOCK
+        if size < 0 or pending.size > _HEADER_BYTES:
             raise RefusedError("has a header of impossible size")
         padded = size + -size % BLOCK
         data = self._feed.exactly(padded)
@@ -121,6 +126,8 @@ class TarStream:
             pending.linkname = data.partition(b"\0")[0]
         elif kind == _PAX_GLOBAL:
             self._globals.update(_records(data))
+            if len(self._globals) > _GLOBALS:
+                raise RefusedError("has too many global headers")
         else:
             pending.records += _records(data)
 
@@ -278,10 +285,9 @@ def _decimal(text: bytes) -> int:
 
 
 def _time_ns(text: bytes) -> int:
-    try:
-        return int(Decimal(text.decode()) * 10**9)
-    except (ArithmeticError, ValueError, UnicodeDecodeError) as error:
-        raise RefusedError(f"has an impossible time: {error}") from None
+    if _TIME.fullmatch(text) is None:  # an exponent would make a number as long as it likes
+        raise RefusedError(f"has an impossible time: {text[:20]!r}")
+    return int(Decimal(text.decode()) * 10**9)
 
 
 def _signed_sum(header: bytes) -> int:

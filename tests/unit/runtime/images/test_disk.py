@@ -10,7 +10,7 @@ import pytest
 
 from runtime.errors import TareError
 from runtime.images import disk
-from runtime.images.layers import OPAQUE
+from runtime.images.descent import OPAQUE
 from tests.conftest import skip_or_fail
 from tests.unit.runtime.images.trees import grow, read
 

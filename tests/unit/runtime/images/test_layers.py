@@ -20,7 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime.errors import TareError
-from runtime.images.layers import OPAQUE, Bounds, unpack
+from runtime.images.descent import OPAQUE
+from runtime.images.layers import Bounds, unpack
 from runtime.images.layout import LAYER_GZIP, LAYER_ZSTD, digest_of
 from tests.conftest import skip_or_fail
 from tests.unit.runtime.images.trees import Member, archive, census, grow, member
@@ -97,6 +98,17 @@ def test_directory_after_its_own_whiteout_is_opaque(target: Path) -> None:
     assert os.getxattr(target / "dir", OPAQUE) == b"y"
 
 
+@pytest.mark.parametrize("members", [[".wh.dir", "dir/sub/new"], ["dir/sub/new", ".wh.dir"]])
+def test_what_lies_below_a_whiteout_of_its_layer_hides_what_was_there(target: Path, members: list[str]) -> None:
+    if os.geteuid() != 0:
+        skip_or_fail("trusted attributes need root")
+    found = unpack(archive([member(name, b"1" if "new" in name else b"") for name in members]), target)
+    assert os.getxattr(target / "dir", OPAQUE) == b"y"
+    assert (target / "dir/sub/new").read_bytes() == b"1"
+    assert "dir/sub" in found.implied
+    assert OPAQUE not in os.listxattr(target / "dir/sub")
+
+
 def test_only_harmless_attributes_are_kept(target: Path) -> None:
     headers = {
         "SCHILY.xattr.user.colour": "r\udce9d",
@@ -147,8 +159,10 @@ def test_sparse_file_stays_sparse(target: Path, tmp_path: Path) -> None:
         ([member("dir/.wh.")], "hides nothing"),
         ([member("file", uid=2**32 - 1)], "impossible size or owner"),
         ([member("file", pax_headers={"mtime": "1e30"})], "impossible time"),
-        ([member("file", pax_headers={"mtime": "nan"})], "NaN"),
+        ([member("file", pax_headers={"mtime": "nan"})], "impossible time"),
         ([member("x" * 300)], "File name too long"),
+        ([member("file", pax_headers={"mtime": "1e1000"})], "impossible time"),
+        ([member("file", pax_headers={"SCHILY.xattr.security.capability": "x"})], "impossible attribute"),
         ([member("y", kind=b"V")], "unknown kind"),
         ([member("big", b"12345678901")], "exceeds the bounds"),
         ([member(str(number)) for number in range(7)], "exceeds the bounds"),
@@ -291,6 +305,69 @@ def test_giant_extended_header_is_not_read(target: Path) -> None:
     info.type, info.size = tarfile.XHDTYPE, 1 << 40
     with pytest.raises(TareError, match="impossible size"):
         unpack(io.BytesIO(info.tobuf(tarfile.GNU_FORMAT) + bytes(10240)), target)
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE])
+def test_extended_headers_without_end_are_not_kept(target: Path, kind: bytes) -> None:
+    """Each is small, and there is never a member."""
+
+    def header(number: int) -> bytes:
+        info = tarfile.TarInfo("pax")
+        info.type, value = kind, f"SCHILY.xattr.user.{number:06}=" + "x" * 100_000
+        record = f"{len(value) + 8} {value}\n".encode()
+        info.size = len(record)
+        return info.tobuf(tarfile.GNU_FORMAT) + record + bytes(-len(record) % 512)
+
+    with pytest.raises(TareError, match=r"impossible size|too many global"):
+        unpack(io.BytesIO(b"".join(header(number) for number in range(30))), target)
+
+
+def test_global_headers_are_few(target: Path) -> None:
+    members = [member(str(number)) for number in range(3)]
+    stream = io.BytesIO()
+    many = {f"SCHILY.xattr.user.{number}": "x" for number in range(200)}
+    with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT, pax_headers=many) as tar:
+        for info in members:
+            tar.addfile(info)
+    with pytest.raises(TareError, match="too many global headers"):
+        unpack(io.BytesIO(stream.getvalue()), target)
+
+
+@pytest.mark.parametrize(("offset", "length", "logical"), [(10, -5, 100), (0, 0, -100)])
+def test_negative_numbers_of_a_sparse_file_are_refused(target: Path, offset: int, length: int, logical: int) -> None:
+    def number(value: int) -> bytes:
+        return value.to_bytes(12, "big", signed=True) if value < 0 else b"%011o\0" % value
+
+    header = bytearray(member("sparse", b"x" * 512).tobuf(tarfile.GNU_FORMAT))
+    header[156:157] = b"S"
+    header[386:410] = number(offset) + number(length)
+    header[483:495] = number(logical)
+    header[148:156] = b"        "
+    header[148:156] = b"%06o\0 " % sum(header)
+    with pytest.raises(TareError, match=r"map of holes|impossible size"):
+        unpack(io.BytesIO(bytes(header) + b"x" * 512 + b"\0" * 1024), target)
+
+
+@pytest.mark.parametrize("frames", [1, 2])
+def test_truncated_zstd_is_refused(target: Path, frames: int) -> None:
+    """The archive itself is whole: what is missing is the frame's end."""
+    plain = archive([member("file", os.urandom(1000))]).getvalue()
+    whole = zstandard.ZstdCompressor(write_checksum=True).compress(plain)
+    end = zstandard.ZstdCompressor().compress(bytes(100)) if frames == 2 else whole
+    packed = whole[: len(whole) - 4] if frames == 1 else whole + end[: len(end) - 1]
+    with pytest.raises(TareError, match="zstd that ends too early"):
+        unpack(io.BytesIO(packed), target, media_type=LAYER_ZSTD)
+
+
+def test_zstd_frames_of_every_kind_end_where_they_say(target: Path) -> None:
+    plain = archive([member("file", os.urandom(300_000) + bytes(300_000))]).getvalue()
+    half = len(plain) // 2
+    skipped = b"\x5a\x2a\x4d\x18" + (7).to_bytes(4, "little") + b"skipped"
+    streamed = zstandard.ZstdCompressor(write_content_size=False, write_checksum=True).compressobj()
+    packed = zstandard.ZstdCompressor(level=19).compress(plain[:half]) + skipped
+    packed += streamed.compress(plain[half:]) + streamed.flush()
+    digests = unpack(io.BytesIO(packed), target, media_type=LAYER_ZSTD)
+    assert digests.diff_id == digest_of(plain)
 
 
 COMPONENTS = st.sampled_from(
