@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import os
-import platform
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -197,7 +196,7 @@ def _process(given: dict[str, Any], argv: Sequence[str]) -> dict[str, Any]:
 def _place(given: dict[str, Any], network: str) -> dict[str, Any]:
     rates = [(f"--{name}", given[name.replace("-", "_")]) for name in _RATES]
     return {
-        "hostname": given["hostname"] or (platform.node() if network == HOST else None),
+        "hostname": given["hostname"] or (os.uname().nodename if network == HOST else None),
         "domainname": given["domainname"],
         "labels": _labels(given),
         "read_only": given["read_only"],

@@ -10,7 +10,6 @@ import errno
 import hashlib
 import json
 import os
-import platform
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -68,7 +67,7 @@ def digest_of(data: bytes) -> str:
 
 def architecture() -> str:
     """This machine's architecture, in the words of the specification."""
-    machine = platform.machine()
+    machine = os.uname().machine
     return {"x86_64": "amd64", "aarch64": "arm64"}.get(machine, machine)
 
 

@@ -16,13 +16,10 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
-from runtime.command import run
 from runtime.errors import TareError, UsageError
-from runtime.images import adapt, collect, disk
-from runtime.images.disk import Machine
-from runtime.images.layers import Bounds, unpack
+from runtime.images import collect
 from runtime.images.layout import (
     CONFIG,
     LAYER_TAR,
@@ -40,6 +37,10 @@ from runtime.images.trees import fingerprint, remove_tree, tree_bytes
 from runtime.images.workshop import Workshop
 from runtime.record import ordered_record
 from runtime.spec import ImageRef
+
+if TYPE_CHECKING:  # what reads layers and makes disks is loaded where that is done: looking up an image is not it
+    from runtime.images.disk import Machine
+    from runtime.images.layers import Bounds
 
 __all__ = ["Image", "ImageStore", "Layer", "Made", "fingerprint", "remove_tree", "tree_bytes"]
 
@@ -143,6 +144,8 @@ class ImageStore(Workshop):
         label = image.labels.get(MACHINE_LABEL)
         if label is not None:
             image = self.resolve(ImageRef.parse(label))
+        from runtime.images import disk
+
         directory, digest = self.machine_directory(image)
         if not directory.is_dir():
             with self.exclusive(), self.partial() as work:
@@ -152,15 +155,19 @@ class ImageStore(Workshop):
                         disk.build([layer.directory for layer in image.layers], work, digest, _disk_bytes(image))
                     self._sync()
                     _place(work / "machine", directory)
-        return Machine.at(directory, digest)
+        return disk.Machine.at(directory, digest)
 
     def machine_if_built(self, image: Image) -> Machine | None:
         """The machine made from exactly this image's layers, if there is one already."""
+        from runtime.images.disk import Machine
+
         directory, digest = self.machine_directory(image)
         return Machine.at(directory, digest) if directory.is_dir() else None
 
     def machine_directory(self, image: Image) -> tuple[Path, str]:
         """Where the machine of exactly these layers lies or would lie, and its digest."""
+        from runtime.images import disk
+
         digest = disk.digest(tuple(layer.digest for layer in image.layers), _disk_bytes(image))
         return self.directory / "machines" / hex_of(digest), digest
 
@@ -182,7 +189,7 @@ class ImageStore(Workshop):
         digest: str | None = None,
         diff_id: str | None = None,
         media_type: str = LAYER_TAR,
-        bounds: Bounds = Bounds(),  # noqa: B008 - frozen
+        bounds: Bounds | None = None,
     ) -> Layer:
         """Unpack `archive`, which becomes the blob (it is moved, so it lies on the store's disk); return its layer.
 
@@ -205,17 +212,19 @@ class ImageStore(Workshop):
         digest: str | None = None,
         diff_id: str | None = None,
         media_type: str = LAYER_TAR,
-        bounds: Bounds = Bounds(),  # noqa: B008 - frozen
+        bounds: Bounds | None = None,
     ) -> Made:
         """Unpack `archive` into the fresh `directory`, in a partial one; `admit` or `put_layer` keeps it.
 
         Raises TareError when it is hostile, damaged, too large for the disk, or not what is promised.
         """
+        from runtime.images.layers import Bounds, unpack
+
         with room_for(f"layer {digest or archive.name}", self.directory):
             directory.mkdir(mode=0o700)
             (directory / "fs").mkdir(mode=0o755)
             with self._opened(archive, digest) as blob:
-                found = unpack(blob, directory / "fs", media_type=media_type, bounds=bounds)
+                found = unpack(blob, directory / "fs", media_type=media_type, bounds=bounds or Bounds())
             for promised, seen, what in ((digest, found.digest, "content"), (diff_id, found.diff_id, "diff id")):
                 if promised is not None and promised != seen:
                     raise TareError(f"layer {promised}", f"its {what} is {seen}", "it is damaged: get it again")
@@ -337,6 +346,8 @@ class ImageStore(Workshop):
 
     def _fit(self, diff_ids: Sequence[str]) -> None:
         """Make the variants of layers that need one on the layers below them."""
+        from runtime.images import adapt
+
         for number, (diff_id, chain_id) in enumerate(zip(diff_ids, chain_ids(diff_ids), strict=True)):
             implied = self.implied(diff_id) if number else []
             lower = [layer.directory for layer in self.layers(diff_ids[:number])]
@@ -388,6 +399,8 @@ class ImageStore(Workshop):
         return self.directory / "layers" / hex_of(digest)
 
     def _sync(self) -> None:
+        from runtime.command import run
+
         run(["sync", "--file-system", str(self.directory)], timeout_s=600)
 
 
@@ -402,4 +415,6 @@ def _place(made: Path, final: Path) -> None:
 
 
 def _disk_bytes(image: Image) -> int:
-    return int(image.labels.get(MACHINE_BYTES_LABEL, disk.DEFAULT_BYTES))
+    from runtime.images.disk import DEFAULT_BYTES
+
+    return int(image.labels.get(MACHINE_BYTES_LABEL, DEFAULT_BYTES))

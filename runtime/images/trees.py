@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import shutil
 from pathlib import Path
 
 from runtime.errors import TareError
@@ -25,6 +24,8 @@ def remove_tree(path: Path) -> None:
     inside = next((point for point in mounted if point == real or point.startswith(f"{real}/")), None)
     if inside is not None:
         raise TareError(f"directory {path}", f"{inside} is mounted", f"umount {inside}, then: tare clean")
+    import shutil  # loads the compressors
+
     for attempt in range(5):
         try:
             shutil.rmtree(path)

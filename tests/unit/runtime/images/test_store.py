@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from runtime.errors import TareError
-from runtime.images import store as store_module
 from runtime.images.store import ImageStore, Layer, remove_tree, tree_bytes
 from runtime.spec import ImageRef
 from tests.unit.runtime.images.trees import archive, grow, member
@@ -94,7 +93,7 @@ def test_a_full_disk_is_a_sentence_and_leaves_nothing(
         (target / "half").write_bytes(b"made")
         raise OSError(errno.ENOSPC, "No space left on device", str(target))
 
-    monkeypatch.setattr(store_module, "unpack", no_space)
+    monkeypatch.setattr("runtime.images.layers.unpack", no_space)
     with pytest.raises(TareError, match=r"no space left below .*--root"):
         put(store, tmp_path)
     assert remains(store) == []
