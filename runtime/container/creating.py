@@ -56,6 +56,9 @@ class Creation:
         container_id = self._state.draw_id()
         layers = tuple(layer.directory for layer in image.layers)
         with ExitStack() as stack:
+            stack.enter_context(ImageStore(self._root).using())  # until the state names the image
+            if not all(layer.is_dir() for layer in layers):
+                raise TareError(f"image {wanted.image}", "somebody removed it meanwhile", "try again")
             options, network = self._placed(wanted, container_id, stack)
             mounts = self._mounts(wanted, image, layers, stack)
             options = replace(

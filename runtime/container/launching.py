@@ -11,7 +11,7 @@ import signal
 import socket
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,11 +58,16 @@ class LauncherDriver(Driver):
         self.launcher = LauncherClient()
         self.networks = Networks(host.root, host.run)
         self._ledger = Ledger(host.run)
+        self._images_used = ExitStack()
 
     def prepare(self, spec: InstanceSpec) -> PreparedImage:
         """Resolve the image, check what the driver can do, start the launcher."""
         self.check(spec)
-        image = ImageStore(self.host.root).resolve(spec.image)
+        store = ImageStore(self.host.root)
+        before = self._images_used.pop_all()
+        self._images_used.enter_context(store.using())  # nobody removes layers from under what will be launched
+        before.close()
+        image = store.resolve(spec.image)
         config = image.config.get("config") or {}
         env = tuple(tuple(word.split("=", 1)) for word in config.get("Env") or () if "=" in word)
         argv = spec.argv or (AGENT, "--fd", str(AGENT_FD))
@@ -177,6 +182,7 @@ class LauncherDriver(Driver):
     def close(self) -> None:
         """End the launcher, and networks that nobody uses any more."""
         self.launcher.close()
+        self._images_used.close()
         self.networks.retire()
         self.networks.close()
 

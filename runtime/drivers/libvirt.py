@@ -11,6 +11,7 @@ import hashlib
 import os
 import shutil
 import threading
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import ceil
@@ -71,6 +72,7 @@ class _Libvirt(Driver):
     def __init__(self, host: Host) -> None:
         super().__init__(host)
         self._connection: Connection | None = None
+        self._images_used = ExitStack()
         self._accelerator: Accelerator | None = None
         self._facts: dict[str, str] = {}
 
@@ -92,6 +94,9 @@ class _Libvirt(Driver):
         """Make the machine's disk, choose the accelerator (a race, once per boot of the host), plan the guest."""
         refuse(spec)
         store = ImageStore(self.host.root)
+        before = self._images_used.pop_all()
+        self._images_used.enter_context(store.using())  # nobody removes the disk from under what will be launched
+        before.close()
         machine = store.machine(spec.image)
         emulator = write_emulator(self.host, find_qemu())
         self._accelerator = chosen = self._choose(machine, emulator)
@@ -116,6 +121,7 @@ class _Libvirt(Driver):
 
     def close(self) -> None:
         """Let the connection go."""
+        self._images_used.close()
         if self._connection is not None:
             self._connection.release()
             self._connection = None

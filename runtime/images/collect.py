@@ -1,7 +1,8 @@
 """What of the store's data nobody needs any more, and removing images by name or id.
 
 Needed is what a name leads to, and what a container was made from, even if its image's name is gone.
-Callers hold the store's lock. Not for the drivers' live instances: a caller that knows of some collects nothing.
+Callers hold the store's lock. Drivers hold the store's data while they have an image prepared: then nothing is
+collected; a caller that knows of live instances left by others does not ask.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from runtime.errors import TareError, UsageError
 from runtime.images.layout import ALSO_DIGEST, Descriptor, chain_ids, hex_of
 from runtime.images.reference import familiar
-from runtime.images.trees import remove_tree
+from runtime.images.trees import refuse_mounts, remove_tree
 from runtime.images.workshop import partial_guard
 from runtime.spec import ImageRef
 
@@ -61,15 +62,25 @@ def in_use(root: Path) -> set[str]:
 
 
 def collect(store: ImageStore) -> list[Path]:
-    """Remove blobs, layers, machines and flat trees that neither a name nor a container needs; say which."""
+    """Remove blobs, layers, machines and flat trees that neither a name nor a container needs; say which.
+
+    None while somebody uses the store's data without a container's state that says so: a driver.
+    What goes loses its name as a whole first: a layer half removed must never be taken for one.
+    """
+    with store.partial() as work, store.unused() as free:
+        doomed = _doomed(store) if free else []
+        for number, path in enumerate(doomed):
+            refuse_mounts(path)
+            path.rename(work / str(number))
+    return doomed
+
+
+def _doomed(store: ImageStore) -> list[Path]:
     kept = _kept(store)
     candidates = [path for name in ("blobs/sha256", "layers", "machines") for path in _below(store.directory, name)]
     doomed = [path for path in candidates if path not in kept]
     flat = store.root / "flat"
-    doomed += [path for path in _below(store.root, "flat") if flat.is_dir() and path not in kept]
-    for path in doomed:
-        remove_tree(path)
-    return doomed
+    return doomed + [path for path in _below(store.root, "flat") if flat.is_dir() and path not in kept]
 
 
 def _kept(store: ImageStore) -> set[Path]:

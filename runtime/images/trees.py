@@ -19,11 +19,7 @@ def remove_tree(path: Path) -> None:
     if not path.is_dir() or path.is_symlink():
         path.unlink(missing_ok=True)
         return
-    real = os.path.realpath(path)
-    mounted = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
-    inside = next((point for point in mounted if point == real or point.startswith(f"{real}/")), None)
-    if inside is not None:
-        raise TareError(f"directory {path}", f"{inside} is mounted", f"umount {inside}, then: tare clean")
+    refuse_mounts(path)
     import shutil  # loads the compressors
 
     for attempt in range(5):
@@ -35,6 +31,15 @@ def remove_tree(path: Path) -> None:
         except OSError as error:  # a build just killed may have made one more file
             if error.errno != errno.ENOTEMPTY or attempt == 4:
                 raise
+
+
+def refuse_mounts(path: Path) -> None:
+    """Raise TareError when something is mounted at `path` or below it."""
+    real = os.path.realpath(path)
+    mounted = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    inside = next((point for point in mounted if point == real or point.startswith(f"{real}/")), None)
+    if inside is not None:
+        raise TareError(f"directory {path}", f"{inside} is mounted", f"umount {inside}, then: tare clean")
 
 
 def tree_bytes(path: Path) -> tuple[int, int]:

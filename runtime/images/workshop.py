@@ -9,8 +9,9 @@ import fcntl
 import os
 import secrets
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from runtime.images.trees import remove_tree
@@ -46,6 +47,43 @@ class Workshop:
                 os.close(fd)
 
     @contextmanager
+    def using(self) -> Iterator[None]:
+        """Keep what is here: for who has chosen layers that no name and no container's state may lead to.
+
+        It is the caller's to look, from then on, whether what was chosen is still there.
+        """
+        if not self.directory.is_dir():
+            yield
+            return
+        fd = self._users()
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH)
+            yield
+        finally:
+            os.close(fd)
+
+    @contextmanager
+    def unused(self, timeout_s: float = 1.0) -> Iterator[bool]:
+        """Keep users away while data goes; false when there are some, who take longer than `timeout_s` to finish."""
+        fd = self._users()
+        deadline_s = time.monotonic() + timeout_s
+        try:
+            while True:
+                with suppress(BlockingIOError):
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    yield True
+                    return
+                if time.monotonic() > deadline_s:
+                    break
+                time.sleep(0.02)  # a container that is being created needs milliseconds, a driver has them all along
+            yield False
+        finally:
+            os.close(fd)
+
+    def _users(self) -> int:
+        return os.open(self.directory / "users.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    @contextmanager
     def partial(self) -> Iterator[Path]:
         """A fresh directory for something half-made; gone at the end, whatever happens, and not swept before."""
         with partial_guard(self.directory):
@@ -56,8 +94,10 @@ class Workshop:
         try:
             yield work
         finally:
-            remove_tree(work)
-            os.close(fd)
+            try:
+                remove_tree(work)
+            finally:
+                os.close(fd)  # what could not be removed is left for a sweep
 
 
 @contextmanager

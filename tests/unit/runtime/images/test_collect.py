@@ -115,3 +115,28 @@ def test_a_name_with_its_digest_is_a_name(store: ImageStore) -> None:
     found = image(store, "one", b"1")
     store.tag(found, ImageRef.parse("two"))
     assert remove_image(store, f"one@{found.digest}", force=False) == ["untagged one:latest"]
+
+
+def test_data_that_somebody_uses_stays_until_it_is_let_go(store: ImageStore) -> None:
+    """What a driver has prepared is in no container's state."""
+    found = image(store, "one", b"1")
+    with ImageStore(store.root).using():
+        assert remove_image(store, "one", force=False) == ["untagged one:latest"]
+        assert store.sweep(unneeded=True) == []
+        assert all((layer.directory / "file").exists() for layer in found.layers)
+    assert len(store.sweep(unneeded=True)) == 4
+    assert counts(store) == (0, 0)
+
+
+def test_a_removal_that_dies_leaves_no_half_layer(store: ImageStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A layer that has its name and not its files would be taken for whole when the image comes again."""
+    found = image(store, "one", b"1")
+    blob = store.layout.blob(found.layers[0].digest).read_bytes()
+    monkeypatch.setattr("shutil.rmtree", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        remove_image(store, "one", force=False)
+    monkeypatch.undo()
+    assert not found.layers[0].directory.exists()
+    assert len(store.sweep(unneeded=True)) == 1
+    (store.root.parent / "layer.tar").write_bytes(blob)
+    assert (store.put_layer(store.root.parent / "layer.tar").directory / "file").read_bytes() == b"1"
