@@ -150,7 +150,7 @@ class Process:
 
     def _runs(self, spawned: Spawned, said: Outcome) -> None:
         kept = self.kept
-        kept.pidfd, kept.root = spawned.pidfd, said.root
+        kept.pid, kept.pidfd, kept.root = spawned.pid, spawned.pidfd, said.root
         if said.console >= 0:
             kept.adopt_console(said.console)
             _resize(said.console, self.request["size"])

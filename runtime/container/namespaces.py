@@ -72,8 +72,13 @@ def foreign(pid: int) -> int:
             theirs = os.readlink(f"/proc/{pid}/ns/{name}")  # noqa: PTH115
         except FileNotFoundError:
             if os.path.exists(f"/proc/self/ns/{name}"):  # noqa: PTH110
-                raise TareError(f"exec in process {pid}", "it does not run any more", "start the container") from None
+                raise gone(pid) from None
             continue
         if theirs != os.readlink(f"/proc/self/ns/{name}"):  # noqa: PTH115
             found |= flag
     return found
+
+
+def gone(pid: int) -> TareError:
+    """The process whose namespaces are wanted has ended."""
+    return TareError(f"exec in process {pid}", "it does not run any more", "start the container")

@@ -98,6 +98,7 @@ def spawn(runtime: oci.Runtime, container_id: str, what: Asked, making: Making) 
         seccomp=program,
         seccomp_flags=flags,
         streams=oci_create.streams(making),
+        start=record.start,
     )
     if bundles.status(place, record) == "stopped":
         raise TareError(f"exec {container_id}", "container not running")

@@ -42,6 +42,7 @@ from runtime.container.steps import (
     Write,
 )
 from runtime.errors import UsageError
+from runtime.ledger import process_start
 from runtime.linux.syscalls import (
     CLONE_NEWNET,
     CLONE_NEWNS,
@@ -279,19 +280,24 @@ def exec_plan(
     seccomp: bytes | None,
     seccomp_flags: int = 0,
     streams: Sequence[tuple[int, int]] = (),
+    start: int | None = None,
 ) -> Plan:
     """The launch of a further `process` in the container whose init is `pid`: its namespaces, cgroup, confinement.
 
-    Raises TareError when the container does not run.
+    `start` is when that began (`ledger.process_start`), so that it is no other by now; None takes whichever has the
+    number. Raises TareError when the container does not run.
     """
     processplan.check(process)
     flags = namespaces.foreign(pid)
+    begun = process_start(pid) if start is None else start
+    if begun is None:
+        raise namespaces.gone(pid)
     program = processplan.execute(process)
     parts: list[Step | Part] = [Write(os.fsencode(path), b"0") for path in place.join_files]
     if process.oom_score_adj is not None:
         parts.append(Write(b"/proc/self/oom_score_adj", b"%d" % process.oom_score_adj))
     parts += (ResourceLimit(*limit) for limit in processplan.limits(process))
-    parts += [Undumpable(), JoinNamespaces(flags & ~CLONE_NEWPID)]
+    parts += [Undumpable(), JoinNamespaces(flags, pid, begun)]
     if flags & CLONE_NEWUSER:
         parts.append(BecomeRoot(dumpable=False))
     parts += processplan.terminal(process, console=False)
@@ -308,7 +314,6 @@ def exec_plan(
         parts=(*parts, program),
         streams=tuple(streams),
         cgroup=None if place.cgroup is None else str(place.cgroup),
-        enter=((f"/proc/{pid}/ns/pid", CLONE_NEWPID),) if flags & CLONE_NEWPID else (),
         target=pid,
     )
 

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from runtime.container import child, idmap
 from runtime.container.outside import Outside
-from runtime.container.stepping import Step
+from runtime.container.stepping import JOINED, Step
 from runtime.linux import syscalls
 from runtime.linux.netlink import Netlink
 from runtime.network.links import Pair
@@ -72,9 +72,13 @@ class Outcome:
 
 
 class Spawned:
-    """A cloned child: `pid` and `pidfd` are the parent's to wait for and to close."""
+    """A cloned child: `pid` and `pidfd` are the parent's to wait for and to close.
 
-    __slots__ = ("_console", "_failure", "_root", "_waits", "done", "pid", "pidfd", "reports")
+    One that joins the namespaces of a process ends when it has cloned another child of its parent's there: from then
+    on `pid` and `pidfd` are that one's.
+    """
+
+    __slots__ = ("_before", "_console", "_failure", "_root", "_waits", "done", "pid", "pidfd", "reports")
 
     def __init__(self, pid: int, pidfd: int, reports: socket.socket) -> None:
         self.pid = pid
@@ -82,7 +86,7 @@ class Spawned:
         self.reports = reports
         self.done = False
         self._failure: tuple[int, int, str] | None = None
-        self._root = self._console = -1
+        self._root = self._console = self._before = -1
         self._waits = ""
 
     def advance(self) -> bool:
@@ -97,6 +101,8 @@ class Spawned:
                 self._console = descriptors[0]
             case b"hooks" | b"start":
                 self._waits = message.decode()
+            case _ if message.startswith(JOINED):
+                self._before, self.pid, self.pidfd = self.pidfd, int(message[len(JOINED) :]), descriptors[0]
             case _:
                 self._failure = marshal.loads(message)  # noqa: S302 - our own child wrote it
         return self.done or bool(self._waits)
@@ -105,6 +111,10 @@ class Spawned:
         """The outcome `advance` has announced. Closes `reports` when it was the last."""
         if self.done:
             self.reports.close()
+            if self._before >= 0:  # it has closed its end of the socket, so it ends now
+                os.waitid(os.P_PIDFD, self._before, os.WEXITED)
+                self._close(self._before)
+                self._before = -1
         if self._failure is not None:
             self._close(self._root, self._console)
             self._root = self._console = -1
@@ -148,7 +158,7 @@ def spawn(flat: Flat, descriptors: Sequence[int] = ()) -> Spawned:
         target = -1
         if flat.target:
             held.append(target := os.pidfd_open(flat.target))
-        with entered(flat.enter), _unseen(flat.enter):
+        with entered(flat.enter):
             if flat.user:
                 pid, pidfd = _clone_below(flat, into)
             else:
@@ -228,24 +238,6 @@ def entered(namespaces: Sequence[tuple[str, int]]) -> Iterator[None]:
             except OSError:
                 os._exit(70)
             os.close(descriptor)
-
-
-@contextmanager
-def _unseen(namespaces: Sequence[tuple[str, int]]) -> Iterator[None]:
-    """Clone what nobody may look into, if it is born among the processes of another container.
-
-    It still has the host's files then, and a CAP_SYS_PTRACE there would see them in /proc/PID/root.
-    """
-    if not any(flag == syscalls.CLONE_NEWPID for _, flag in namespaces):
-        yield
-        return
-    before = syscalls.prctl(syscalls.PR_GET_DUMPABLE)
-    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
-    try:
-        yield
-    finally:
-        if before == 1:  # the only other value that may be set
-            syscalls.prctl(syscalls.PR_SET_DUMPABLE, before)
 
 
 def _settle(spawned: Spawned, flat: Flat) -> None:

@@ -227,6 +227,7 @@ class Ground:
             seccomp=program,
             seccomp_flags=flags,
             streams=() if process.terminal else STREAMS,
+            start=record.run.start,
         )
         request = {
             "plan": plan.encode(0),

@@ -13,6 +13,9 @@ import socket
 from dataclasses import dataclass
 from typing import Protocol
 
+JOINED = b"joined "
+"""Begins a word to the parent: another child of its own is cloned. Its number follows, its pidfd comes with it."""
+
 
 class Step(Protocol):
     """One thing to do. `describe()` says it in a line; `execute()` does it or raises OSError."""

@@ -10,9 +10,13 @@ from typing import Any
 
 import pytest
 
+from runtime.container.namespaces import foreign
 from runtime.container.options import IdRange
+from runtime.container.plan import Place, exec_plan
 from runtime.container.spawning import Flat, outcome, spawn
-from runtime.linux import syscalls
+from runtime.container.steps import JoinNamespaces
+from runtime.errors import TareError
+from runtime.ledger import process_start
 from tests.launches import Launches, Output
 
 HOST_NULL = Path("/dev/null")
@@ -33,32 +37,52 @@ def test_what_hides_a_file_is_not_the_hosts_to_change(launches: Launches, option
 
 
 @dataclass
-class _TellDumpable:
-    """The first thing that a child does."""
+class _TellPlace:
+    """In how many PID namespaces the child has a number, and whether the file is in its root."""
 
     output: int
+    file: bytes
 
     def describe(self) -> str:
         return "tell"
 
     def execute(self) -> None:
-        os.write(self.output, b"%d" % syscalls.prctl(syscalls.PR_GET_DUMPABLE))
+        with open("/proc/self/status", "rb") as status:  # noqa: PTH123
+            numbers = next(line for line in status if line.startswith(b"NSpid:")).split()[1:]
+        os.write(self.output, b"%d %d\n" % (len(numbers), os.path.exists(self.file)))  # noqa: PTH110
 
 
-def test_nobody_in_a_pid_namespace_looks_into_who_joins_it(launches: Launches) -> None:
-    """Until it has the container's root it has the host's, and /proc/PID/root would lead a CAP_SYS_PTRACE there."""
-    running = launches.start(launches.config("sleep", "300"))
-    before = syscalls.prctl(syscalls.PR_GET_DUMPABLE)
+def test_who_joins_a_container_is_seen_there_only_when_nothing_of_the_host_is_left(launches: Launches) -> None:
+    """With CAP_SYS_PTRACE, /proc/PID/root of one that still had the host's root would lead there."""
+    config = launches.config("sleep", "300", cap_add=("SYS_PTRACE",))
+    running = launches.start(config)
+    start = process_start(running.pid)
+    join = JoinNamespaces(foreign(running.pid), running.pid, start or 0)
+    nested = len(_numbers("self"))
     with Output() as output:
-        steps = (_TellDumpable(1),)
-        enter = ((f"/proc/{running.pid}/ns/pid", syscalls.CLONE_NEWPID),)
-        spawned = spawn(Flat(steps, streams=((0, 1),), enter=enter), [output.descriptor])
-        assert outcome(spawned).failure is None
+        told = _TellPlace(1, os.fsencode(__file__))
+        spawned = spawn(Flat((told, join, told), streams=((0, 1),), target=running.pid), [output.descriptor])
+        said = outcome(spawned)
+        assert said.failure is None
         os.waitid(os.P_PIDFD, spawned.pidfd, os.WEXITED)
-        os.close(spawned.pidfd)
-        assert output.text() == "0"
-    assert syscalls.prctl(syscalls.PR_GET_DUMPABLE) == before
+        for descriptor in (spawned.pidfd, said.root):
+            os.close(descriptor)
+        assert output.text().splitlines() == [f"{nested} 1", "1 0"]  # the container's /proc counts from there
     running.kill(signal.SIGKILL)
+
+
+def _numbers(pid: str) -> list[str]:
+    (line,) = (line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("NSpid:"))
+    return line.split()[1:]
+
+
+def test_another_process_with_the_number_of_one_that_ended_is_not_joined(launches: Launches) -> None:
+    config = launches.config("true")
+    assert config.process is not None
+    own = os.getpid()
+    plan = exec_plan(config, config.process, own, Place(), launches.facts, seccomp=None, start=1)
+    with pytest.raises(TareError, match="does not run any more"):
+        launches.launch(plan)
 
 
 @pytest.mark.parametrize("options", [{}, {"id_range": IdRange(host_id=1 << 20)}], ids=["root", "userns"])

@@ -44,6 +44,7 @@ from runtime.container.steps import (
     from_row,
 )
 from runtime.errors import TareError, UsageError
+from runtime.ledger import process_start
 from runtime.linux import capabilities
 from runtime.linux.syscalls import (
     CLONE_NEWCGROUP,
@@ -366,7 +367,8 @@ def test_a_further_process_joins_what_is_not_its_own_already_and_is_confined_ali
     plan = exec_plan(base, base.process, os.getpid(), Place(join_files=(Path("/c/tasks"),)), FACTS, seccomp=b"\0" * 8)
     assert plan.steps[0] == Write(b"/c/tasks", b"0")
     assert plan.target == os.getpid()
-    assert plan.steps[position(plan, JoinNamespaces)] == JoinNamespaces(0)
+    start = process_start(os.getpid())
+    assert plan.steps[position(plan, JoinNamespaces)] == JoinNamespaces(0, os.getpid(), start or 0)
     assert plan.enter == ()
     launched = container(base, seccomp=b"\0" * 8)
     assert plan.steps[position(plan, Confine)] == launched.steps[position(launched, Confine)]

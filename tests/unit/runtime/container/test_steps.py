@@ -24,7 +24,7 @@ EVERY: list[Step] = [
     Write(b"/sys/fs/cgroup/tasks", b"0"),
     steps.Unshare(0x2000000),
     steps.EnterTime(),
-    steps.JoinNamespaces(0x20000),
+    steps.JoinNamespaces(0x20000, 7, 123456),
     steps.LoopbackUp(),
     steps.Interface("eth0", b"\x0a\x57\0\2", 22, b"\x0a\x57\0\1", b"\2T\x0a\x57\0\1"),
     steps.Hostname(b"tare-0"),
