@@ -34,7 +34,10 @@ def commands(bench_host: Host) -> Iterator[dict[str, Callable[[], None]]]:
             engine.load_rootfs(rootfs, "debian")
 
             def runner(command: list[str]) -> Callable[[], None]:
-                return lambda: subprocess.run(command, check=True, stdin=subprocess.DEVNULL) and None
+                def once() -> None:
+                    subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
+
+                return once
 
             ours = [str(TARE), "--root", str(bench_host.root.parent), "run", "--rm", "--network", "none", IMAGE, "true"]
             yield {
