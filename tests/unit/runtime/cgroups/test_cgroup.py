@@ -33,6 +33,7 @@ def test_removing_gives_up_in_time_and_names_the_directory(tmp_path: Path, monke
     def rmdir(path: Path) -> None:
         raise OSError(errno.EBUSY, "busy")
 
+    (tmp_path / "tare-0").mkdir()
     monkeypatch.setattr(Path, "rmdir", rmdir)
     with pytest.raises(TareError, match="tare-0: still busy"):
         remove_directories([tmp_path / "tare-0"], timeout_s=0.01)
