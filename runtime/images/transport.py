@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import http.client
 import random
+import socket
 import ssl
 import threading
 import time
@@ -35,7 +36,10 @@ Body = bytes | Callable[[], IO[bytes]] | None
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Access:
-    """How to reach a registry: as whom, and whether without encryption (loopback always is)."""
+    """How to reach a registry: as whom, and whether without encryption.
+
+    A registry on loopback is asked without, and with TLS if it wants that; as nobody is between, unverified.
+    """
 
     credentials: Credentials | None = None
     plain_http: bool = False
@@ -57,12 +61,14 @@ class Transport:
 
     def __init__(self, registry: str, access: Access) -> None:
         self.registry, self.access = registry, access
-        plain = access.plain_http or _is_loopback(registry)
+        self._loopback = _is_loopback(registry)
+        self._may_speak_tls = self._loopback and not access.plain_http
+        plain = access.plain_http or self._loopback
         self.base = f"{'http' if plain else 'https'}://{registry}"
         self._authorization: dict[str, str] = {}
         self._idle: dict[str, list[http.client.HTTPConnection]] = {}
         self._tls: ssl.SSLContext | None = None
-        self._guard = threading.Lock()
+        self._guard, self._turning = threading.Lock(), threading.Lock()
 
     def __enter__(self) -> Self:
         return self
@@ -82,10 +88,13 @@ class Transport:
         for attempt in range(self.access.attempts):
             last = attempt == self.access.attempts - 1
             try:
-                exchange = self._authorised(method, urljoin(self.base, url), scope, headers or {}, body)
+                exchange = self._spoken(method, url, scope, headers or {}, body)
             except ssl.SSLCertVerificationError as error:
                 do = "install its authority's certificate, or use --plain-http if it speaks no TLS"
                 raise TareError(f"registry {self.registry}", f"its certificate: {error.verify_message}", do) from error
+            except ValueError as error:  # an address that none can be: of a redirection, or of a token's realm
+                why = f"it sends us to an impossible address: {error}"
+                raise TareError(f"registry {self.registry}", why, "it does not speak the protocol") from error
             except BROKEN as error:
                 self._forget()
                 if last:
@@ -102,6 +111,41 @@ class Transport:
             finally:
                 self._finish(exchange)
             return
+
+    def _spoken(self, method: str, url: str, scope: str, headers: Mapping[str, str], body: Body) -> _Exchange:
+        """An exchange; a registry on loopback that answers as one that wants TLS does is spoken to so from then on."""
+        base = self.base
+        try:
+            exchange = self._authorised(method, urljoin(base, url), scope, headers, body)
+        except BROKEN:
+            if not self._turn_to_tls(base):
+                raise
+        else:
+            if exchange.response.status != 400 or not self._turn_to_tls(base):
+                self._may_speak_tls = False
+                return exchange
+            self._finish(exchange)
+        return self._authorised(method, urljoin(self.base, url), scope, headers, body)
+
+    def _turn_to_tls(self, base: str) -> bool:
+        """Whether the registry, spoken to at `base`, wants TLS instead: then we speak it now."""
+        place = urlsplit(base)
+        with self._turning:
+            if self.base != base:
+                return True  # another thread was faster
+            if not self._may_speak_tls:
+                return False
+            try:
+                with (
+                    socket.create_connection((place.hostname or "", place.port or 80), timeout=5.0) as plain,
+                    self._trust().wrap_socket(plain, server_hostname=place.hostname),
+                ):
+                    self.base = f"https://{self.registry}"
+            except ConnectionError:
+                return False  # it may be starting
+            except OSError:
+                self._may_speak_tls = False
+            return self.base != base
 
     def _authorised(self, method: str, url: str, scope: str, headers: Mapping[str, str], body: Body) -> _Exchange:
         exchange = self._redirected(method, url, self._with_authorization(scope, headers), body)
@@ -186,7 +230,7 @@ class Transport:
         if url.scheme == "http":
             return http.client.HTTPConnection(host, port, timeout=TIMEOUT_S)
         proxy = urllib.request.getproxies().get("https")
-        if proxy and not urllib.request.proxy_bypass(host):
+        if proxy and not _is_loopback(url.netloc) and not urllib.request.proxy_bypass(host):
             way = urlsplit(proxy if "//" in proxy else f"//{proxy}")
             tunnel = http.client.HTTPSConnection(way.hostname or "", way.port, timeout=TIMEOUT_S, context=self._trust())
             tunnel.set_tunnel(host, port)
@@ -198,7 +242,10 @@ class Transport:
         with self._guard:
             if self._tls is None:
                 self._tls = ssl.create_default_context()
-                for certificate in Path("/etc/docker/certs.d", self.registry).glob("*.crt"):
+                certificates = list(Path("/etc/docker/certs.d", self.registry).glob("*.crt"))
+                if self._loopback and not certificates:
+                    self._tls.check_hostname, self._tls.verify_mode = False, ssl.CERT_NONE
+                for certificate in certificates:
                     self._tls.load_verify_locations(certificate)
             return self._tls
 
@@ -250,6 +297,6 @@ def _is_loopback(registry: str) -> bool:
 
 def _pause_s(attempt: int, retry_after: str | None) -> float:
     """Seconds to wait before the next try: as the server asks, else twice as long each time, never in step."""
-    if retry_after is not None and retry_after.isdigit():
+    if retry_after is not None and retry_after.isascii() and retry_after.isdigit():
         return min(float(retry_after), _LONGEST_WAIT_S)
     return float(min(0.25 * 2.0**attempt, _LONGEST_WAIT_S)) * random.uniform(0.5, 1.0)  # noqa: S311 - no secret

@@ -7,6 +7,7 @@ import ssl
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -143,7 +144,8 @@ def test_what_speaks_no_http_is_a_sentence() -> None:
         get(host, Access(attempts=2, wait=lambda seconds: None))
 
 
-def test_encryption_is_with_those_the_system_trusts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def identity_in(tmp_path: Path) -> ssl.SSLContext:
+    """A server's, which nobody has reason to trust: its certificate is `certificate.pem` there."""
     if shutil.which("openssl") is None:
         skip_or_fail("openssl is not installed")
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
@@ -152,9 +154,65 @@ def test_encryption_is_with_those_the_system_trusts(tmp_path: Path, monkeypatch:
     subprocess.run([*command, "-keyout", key, "-out", certificate], check=True, capture_output=True)
     identity = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     identity.load_cert_chain(certificate, key)
+    return identity
+
+
+def test_encryption_is_with_those_the_system_trusts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    identity, certificate = identity_in(tmp_path), tmp_path / "certificate.pem"
     monkeypatch.setattr("runtime.images.transport._is_loopback", lambda registry: False)
     with answering(lambda handler: reply(handler, 200, b"secret"), identity) as host:
         with pytest.raises(TareError, match=r"certificate.*--plain-http"):
             get(host, Access(attempts=1))
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
         assert get(host, Access(attempts=1)) == (200, b"secret")
+
+
+def test_a_registry_on_loopback_may_want_tls_and_needs_no_authority(tmp_path: Path) -> None:
+    """As Docker has it. Several threads may be the first to ask."""
+    with (
+        answering(lambda handler: reply(handler, 200, b"secret"), identity_in(tmp_path)) as host,
+        Transport(host, Access(attempts=1)) as transport,
+        ThreadPoolExecutor(4) as pool,
+    ):
+
+        def ask(_: int) -> bytes:
+            with transport.request("GET", "/v2/", "scope") as response:
+                return response.read()
+
+        assert list(pool.map(ask, range(8))) == [b"secret"] * 8
+        assert transport.base == f"https://{host}"
+
+
+def test_plain_http_is_plain_http(tmp_path: Path) -> None:
+    with (
+        answering(lambda handler: reply(handler, 200, b"secret"), identity_in(tmp_path)) as host,
+        pytest.raises(TareError, match="is it running"),
+    ):
+        get(host, Access(attempts=1, plain_http=True))
+
+
+def test_who_answers_400_on_loopback_is_believed() -> None:
+    with answering(lambda handler: reply(handler, 400, b"no")) as host:
+        assert get(host, Access(attempts=1)) == (400, b"no")
+
+
+@pytest.mark.parametrize(
+    "place", ["http://[::1", "http://host:99999999/", "//x:y/", "/\xff", "http://" + "a" * 70 + "/"]
+)
+def test_a_redirect_to_an_impossible_address_is_a_sentence(place: str) -> None:
+    with answering(lambda handler: reply(handler, 302, Location=place)) as host, pytest.raises(TareError):
+        get(host, Access(attempts=1))
+
+
+@pytest.mark.parametrize("realm", ["http://[::1", "http://host:99999999/"])
+def test_a_realm_at_an_impossible_address_is_a_sentence(realm: str) -> None:
+    answer = f'Bearer realm="{realm}"'
+    with answering(lambda handler: reply(handler, 401, WWW_Authenticate=answer)) as host, pytest.raises(TareError):
+        get(host, Access(attempts=1))
+
+
+def test_a_strange_number_of_seconds_is_not_waited_for() -> None:
+    waits: list[float] = []
+    with answering(lambda handler: reply(handler, 503, Retry_After="\xb2")) as host:
+        assert get(host, Access(attempts=2, wait=waits.append))[0] == 503
+    assert len(waits) == 1
