@@ -237,7 +237,7 @@ class TreeSink:
             os.mknod(name, stat.S_IFMT(entry.mode) | 0o600, entry.device, dir_fd=parent)
         os.chown(name, entry.uid, entry.gid, dir_fd=parent, follow_symlinks=False)
         if not stat.S_ISLNK(entry.mode):
-            os.chmod(name, stat.S_IMODE(entry.mode), dir_fd=parent)
+            _change_mode(parent, name, stat.S_IMODE(entry.mode))
         os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=parent, follow_symlinks=False)
 
     @staticmethod
@@ -257,6 +257,15 @@ class TreeSink:
             _write(os.open(name, os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent), entry)
             return False
         return True
+
+
+def _change_mode(parent: int, name: str, mode: int) -> None:
+    """Of a node just made: what a link in its place by now leads to keeps its own. Raises OSError then."""
+    made = os.open(name, _HERE, dir_fd=parent)
+    try:
+        os.chmod(f"/proc/self/fd/{made}", mode)  # noqa: PTH101
+    finally:
+        os.close(made)
 
 
 def _step(here: int, part: str) -> int:

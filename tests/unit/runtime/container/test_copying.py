@@ -7,7 +7,7 @@ import os
 import stat
 import tarfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -203,6 +203,26 @@ def test_a_copy_keeps_modes_times_holes_and_hard_links(host: Path, inside: Path,
     assert made.st_ino == (inside / "dir/again").stat().st_ino
     assert (inside / "dir").stat().st_mtime_ns == 1_500_000_000_000_000_001
     assert (inside / "dir/one").read_bytes() == file.read_bytes()
+
+
+def test_a_link_that_takes_a_nodes_place_meanwhile_changes_nothing_outside(
+    copy_in: Copy, inside: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    victim = tmp_path / "victim"
+    victim.touch(0o600)
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "fifo").chmod(0o4777)
+    make = os.mknod
+
+    def raced(name: str, *words: object, dir_fd: int) -> None:
+        make(name, *words, dir_fd=dir_fd)  # type: ignore[arg-type]
+        os.unlink(name, dir_fd=dir_fd)
+        os.symlink(victim, name, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "mknod", raced)
+    with suppress(TareError, OSError):
+        copy_in(str(tmp_path / "fifo"), "/fifo")
+    assert stat.S_IMODE(victim.stat().st_mode) == 0o600
 
 
 def test_devices_named_closed_are_not_entered(host: Path) -> None:
