@@ -11,6 +11,7 @@ from runtime.container.options import HOST, PRIVATE, Options
 MASKED = (
     "/proc/acpi",
     "/proc/asound",
+    "/proc/interrupts",
     "/proc/kcore",
     "/proc/keys",
     "/proc/latency_stats",

@@ -36,6 +36,11 @@ def test_what_hides_a_file_is_not_the_hosts_to_change(launches: Launches, option
     assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, before.st_uid, before.st_gid)
 
 
+def test_the_hosts_interrupts_are_not_to_be_watched(launches: Launches) -> None:
+    """Their times tell of keystrokes and packets: https://github.com/moby/moby/security/advisories/GHSA-6fw5-f8r9-fgfm."""
+    assert launches.sh("cat /proc/interrupts") == ""
+
+
 @dataclass
 class _TellPlace:
     """In how many PID namespaces the child has a number, and whether the file is in its root."""
