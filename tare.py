@@ -12,7 +12,7 @@ import sys
 
 import click
 
-from runtime.errors import TareError, UsageError
+from runtime.errors import TareError, UsageError, printable
 
 # name -> module holding a click command of that name (dashes become underscores, Python's own words end with one)
 COMMANDS = {
@@ -113,7 +113,7 @@ def main(arguments: list[str] | None = None) -> None:
     except TareError as error:
         if os.environ.get("TARE_DEBUG"):
             raise
-        click.echo(f"tare: {error}", err=True)
+        click.echo(f"tare: {printable(str(error))}", err=True)
         raise SystemExit(error.exit_code) from None
     except OSError as error:
         if os.environ.get("TARE_DEBUG"):

@@ -8,6 +8,13 @@ turns them into a sentence).
 from __future__ import annotations
 
 
+def printable(text: str) -> str:
+    """`text` in one line that does nothing to a terminal: what others wrote may hold anything."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else " " if char.isspace() else ascii(char)[1:-1] for char in text)
+
+
 class TareError(Exception):
     """A failure explained in one line.
 

@@ -16,7 +16,7 @@ from typing import IO, Any, TypeVar
 import click
 
 from runtime.driver import host_from_env
-from runtime.errors import TareError, UsageError
+from runtime.errors import TareError, UsageError, printable
 from runtime.images import archives, importing, saving
 from runtime.images.auth import find_credentials, parse_credentials
 from runtime.images.collect import remove_image
@@ -156,9 +156,9 @@ def history(image: str, as_json: bool, no_trunc: bool) -> None:
     click.echo(f"{'CREATED':20} {'SIZE':>10}  CREATED BY")
     for row in rows:
         words = row["created_by"] + (f" # {row['comment']}" if row["comment"] else "")
-        words = words.replace("\n", " ")
+        words = printable(words)
         size = f"{row['size_bytes'] / 2**20:.1f} MiB"
-        click.echo(f"{row['created'][:19]:20} {size:>10}  {words if no_trunc else words[:80]}")
+        click.echo(f"{printable(row['created'])[:19]:20} {size:>10}  {words if no_trunc else words[:80]}")
 
 
 def _history(store: ImageStore, image: Image) -> list[dict[str, Any]]:

@@ -77,7 +77,7 @@ class _Loading:
 
     def __init__(self, store: ImageStore, bundle: Bundle, work: Path, ref: ImageRef | None, say: Say) -> None:
         self._store, self._bundle, self._work, self._ref, self._say = store, bundle, work, ref, say
-        self._done: dict[str, Descriptor] = {}  # by the member's name: layers that are in the store
+        self._done: dict[str, Descriptor] = {}  # by the member's name and its diff id: layers that are in the store
         self._number = 0
 
     # --- docker-archive
@@ -103,13 +103,14 @@ class _Loading:
 
     def _member(self, name: str, diff_id: str, made: list[Made]) -> Descriptor:
         """A layer by its member's name; whatever it is compressed with, `diff_id` is what it must contain."""
-        if name not in self._done:
+        key = f"{name} {diff_id}"  # another image may say that the same bytes are another layer: to be refused
+        if key not in self._done:
             path, compression = self._copied(name)
             layer = self._unpack(path, _LAYER_TYPES[compression], None, diff_id)
             made.append(layer)
             kind = _LAYER_TYPES[compression]
-            self._done[name] = {"mediaType": kind, "digest": layer.digest, "size": path.stat().st_size}
-        return self._done[name]
+            self._done[key] = {"mediaType": kind, "digest": layer.digest, "size": path.stat().st_size}
+        return self._done[key]
 
     # --- OCI
 
@@ -149,10 +150,11 @@ class _Loading:
         diff_ids = checked_config(config, len(layers), _WHAT)["rootfs"]["diff_ids"]
         made = []
         for layer, diff_id in zip(layers, diff_ids, strict=True):
-            if layer["digest"] not in self._done:
+            key = f"{layer['digest']} {diff_id}"
+            if key not in self._done:
                 path, _ = self._copied(_blob_name(layer["digest"]))
                 made.append(self._unpack(path, layer["mediaType"], layer["digest"], diff_id))
-                self._done[layer["digest"]] = layer
+                self._done[key] = layer
         return text, str(parsed.get("mediaType") or MANIFEST), config, made
 
     def _blob(self, digest: str) -> bytes:

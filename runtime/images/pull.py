@@ -13,14 +13,14 @@ import re
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from runtime.errors import TareError, UsageError
 from runtime.images.arrival import Arrival, arrival
-from runtime.images.layout import Descriptor, architecture, room_for
+from runtime.images.layout import Descriptor, architecture, hex_of, room_for
 from runtime.images.progress import Progress, Say, silent
 from runtime.images.reference import familiar, repository
 from runtime.images.registry import Document, Repository, checked_config, checked_manifest, expect
@@ -120,6 +120,7 @@ def _chosen(source: Repository, top: Document, wanted: Platform, ref: ImageRef, 
         return top
     entries = top.parsed().get("manifests")
     entries = [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+    entries = [entry for entry in entries if isinstance(entry.get("platform") or {}, dict)]
     fitting = [entry for entry in entries if wanted.fits(entry.get("platform") or {})]
     if not fitting and len(entries) == 1 and not entries[0].get("platform"):
         fitting = entries
@@ -127,7 +128,8 @@ def _chosen(source: Repository, top: Document, wanted: Platform, ref: ImageRef, 
         platforms = {_platform(entry.get("platform") or {}) for entry in entries} - {"", "unknown/unknown"}
         what = ", ".join(sorted(platforms)) or "nothing"
         raise TareError(f"image {ref}", f"not for {wanted}; it has {what}", "choose one with --platform")
-    return _chosen(source, source.document(str(fitting[0].get("digest"))), wanted, ref, depth + 1)
+    digest = f"sha256:{hex_of(str(fitting[0].get('digest')))}"  # a tag here would be followed without any promise
+    return _chosen(source, source.document(digest), wanted, ref, depth + 1)
 
 
 def _platform(described: Mapping[str, Any]) -> str:
@@ -165,9 +167,10 @@ class _Pull:
         """The layers to fetch with their diff ids, each once."""
         wanted: dict[str, tuple[Descriptor, str]] = {}
         for layer, diff_id in zip(layers, diff_ids, strict=True):
-            here = self._store.layers([diff_id])[0].directory.is_dir() and self._store.layout.blob(layer["digest"])
-            if here and here.exists() and here.stat().st_size == layer["size"]:
-                continue
+            if self._store.holds(layer["digest"], diff_id):
+                with suppress(FileNotFoundError):
+                    if self._store.layout.blob(layer["digest"]).stat().st_size == layer["size"]:
+                        continue
             if wanted.setdefault(layer["digest"], (layer, diff_id))[1] != diff_id:
                 raise TareError(self._what, f"layer {layer['digest']} cannot be two", "the image is damaged")
         return list(wanted.values())

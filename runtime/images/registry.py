@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from runtime.errors import TareError
+from runtime.errors import TareError, printable
 from runtime.images.layout import (
     COMPRESSION,
     CONFIG,
@@ -123,7 +123,10 @@ def expect(response: http.client.HTTPResponse, what: str, *statuses: int) -> Non
     """Raise TareError, with the registry's own words, for a status that is not wanted."""
     if response.status in statuses:
         return
-    said = _words(response.read(4096))
+    try:
+        said = _words(response.read(4096))
+    except BROKEN:
+        said = ""
     if response.status == 404:
         raise TareError(what, f"the registry does not have it{said}", "is the name right?")
     if response.status in (401, 403):
@@ -172,9 +175,37 @@ def checked_config(data: bytes, layers: int, what: str) -> dict[str, Any]:
         raise TareError(what, why, _DAMAGED)
     for digest in diff_ids:
         hex_of(digest)
-    if not isinstance(document.get("config") or {}, dict):
-        raise TareError(what, "its configuration is no object", _DAMAGED)
+    wrong = _wrong_field(document)
+    if wrong is not None:
+        raise TareError(what, f"its configuration's {wrong} is of a wrong type", _DAMAGED)
     return document
+
+
+def _wrong_field(document: Mapping[str, Any]) -> str | None:
+    """The first field of a configuration that is there and not of its type (OCI image-spec, config.md)."""
+    config, history = document.get("config"), document.get("history")
+    if not isinstance(config, dict | None):
+        return "config"
+    if history is not None and not (isinstance(history, list) and all(isinstance(entry, dict) for entry in history)):
+        return "history"
+    if not all(isinstance(document.get(name), str | None) for name in ("os", "architecture", "variant", "created")):
+        return "platform"
+    for name, value in (config or {}).items():
+        if value is None:
+            continue
+        if name in ("Env", "Cmd", "Entrypoint"):
+            right = isinstance(value, list) and all(isinstance(word, str) for word in value)
+        elif name in ("User", "WorkingDir", "StopSignal"):
+            right = isinstance(value, str)
+        elif name in ("Labels", "Volumes", "ExposedPorts"):
+            right = isinstance(value, dict)
+        else:
+            continue
+        if name == "Labels":
+            right = right and all(isinstance(word, str) for word in value.values())
+        if not right:
+            return f"config.{name}"
+    return None
 
 
 def _descriptor(entry: object, what: str) -> Descriptor:
@@ -223,4 +254,4 @@ def _words(body: bytes) -> str:
         words = "; ".join(str(error.get("message") or error.get("code")) for error in errors)
     except (ValueError, KeyError, TypeError, AttributeError):
         return ""
-    return f": {words[:200]}" if words else ""
+    return f": {printable(words)[:200]}" if words else ""

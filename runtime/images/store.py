@@ -75,7 +75,7 @@ class Image:
     @property
     def labels(self) -> dict[str, str]:
         """The configuration's labels."""
-        return dict(self.config.get("config", {}).get("Labels") or {})
+        return dict((self.config.get("config") or {}).get("Labels") or {})
 
 
 @ordered_record
@@ -337,6 +337,16 @@ class ImageStore(Workshop):
         finally:
             os.close(fd)
 
+    def holds(self, digest: str, diff_id: str) -> bool:
+        """Whether the blob `digest` is here, and is known to unpack to the layer `diff_id`, which is here as well.
+
+        That both are here is not enough: a configuration could claim any layer of this host for its image's.
+        """
+        directory = self._layer_directory(diff_id)
+        if not ((directory / "fs").is_dir() and self.layout.blob(digest).exists()):
+            return False
+        return digest == diff_id or (directory / f"from-{hex_of(digest)}").exists()
+
     def implied(self, diff_id: str) -> list[str]:
         """The directories that the layer takes for granted."""
         try:
@@ -368,6 +378,8 @@ class ImageStore(Workshop):
         for layer in made:
             if not self._layer_directory(layer.diff_id).exists():
                 _place(layer.directory, self._layer_directory(layer.diff_id))
+            if layer.digest != layer.diff_id:
+                (self._layer_directory(layer.diff_id) / f"from-{hex_of(layer.digest)}").touch()
             try:
                 layer.archive.replace(self.layout.blob(layer.digest))
             except FileNotFoundError:
@@ -417,4 +429,6 @@ def _place(made: Path, final: Path) -> None:
 def _disk_bytes(image: Image) -> int:
     from runtime.images.disk import DEFAULT_BYTES
 
-    return int(image.labels.get(MACHINE_BYTES_LABEL, DEFAULT_BYTES))
+    said = image.labels.get(MACHINE_BYTES_LABEL, "")
+    # A stranger's image may say anything, and must not keep the store from being swept.
+    return int(said) if said.isascii() and said.isdigit() and len(said) < 16 else DEFAULT_BYTES

@@ -26,6 +26,7 @@ from runtime.spec import ImageRef
 from tests.unit.runtime.images.registries import FakeRegistry, serving, sha256
 from tests.unit.runtime.images.trees import member
 
+HERE = {"architecture": architecture()}
 QUICK = Access(attempts=3, wait=lambda seconds: None)
 
 
@@ -172,6 +173,67 @@ def test_a_diff_id_that_lies_is_refused_and_not_kept(store: ImageStore, registry
         fetch(store, registry)
     assert store.images() == []
     assert not (store.directory / "layers").exists()
+
+
+def test_an_image_cannot_claim_another_images_layer(store: ImageStore, registry: FakeRegistry) -> None:
+    """Both are here, and the manifest leads from one to the other only by what a stranger's configuration says."""
+    secret = registry.add_image("secret", [[member("secret", b"1")]])
+    mine = registry.add_image("mine", [[member("mine", b"2")]])
+    fetch(store, registry, "secret")
+    fetch(store, registry, "mine")
+    claimed = json.loads(registry.blobs[secret["config"]["digest"]])["rootfs"]
+    config = json.dumps({"os": "linux", "rootfs": claimed}).encode()
+    manifest = {**mine, "config": {"mediaType": CONFIG, **registry.add_blob(config)}}
+    registry.add_manifest("claiming", "latest", manifest)
+    with pytest.raises(TareError, match="its diff id is"):
+        fetch(store, registry, "claiming")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("config", {"Labels": ["x"]}),
+        ("config", {"Labels": {"x": 1}}),
+        ("config", {"Env": {"PATH": "/"}}),
+        ("config", {"Env": [1]}),
+        ("config", {"Cmd": "sh"}),
+        ("config", {"User": 0}),
+        ("config", {"Volumes": ["/x"]}),
+        ("history", ["a"]),
+        ("created", 5),
+        ("variant", ["v8"]),
+    ],
+)
+def test_a_configuration_of_wrong_types_is_refused(
+    store: ImageStore, registry: FakeRegistry, field: str, value: object
+) -> None:
+    two_layers(registry, **{field: value})
+    with pytest.raises(TareError, match="of a wrong type"):
+        fetch(store, registry)
+
+
+def test_a_configuration_may_leave_out_nearly_everything(store: ImageStore, registry: FakeRegistry) -> None:
+    two_layers(registry, config=None, history=None)
+    assert fetch(store, registry).labels == {}
+
+
+def test_a_strangers_labels_do_not_keep_the_store_from_being_swept(store: ImageStore, registry: FakeRegistry) -> None:
+    two_layers(registry, config={"Labels": {"org.tare.machine.disk-bytes": "many"}})
+    fetch(store, registry)
+    assert store.sweep(unneeded=True) == []
+
+
+@pytest.mark.parametrize("digest", ["1", "sha256:../../other/manifests/1", None, "sha512:" + "0" * 128])
+def test_an_index_leads_on_by_digests_alone(store: ImageStore, registry: FakeRegistry, digest: object) -> None:
+    two_layers(registry)
+    entry = {"mediaType": MANIFEST, "digest": digest, "size": 1, "platform": {"os": "linux", **HERE}}
+    registry.add_manifest("a/b", "index", {"schemaVersion": 2, "mediaType": INDEX, "manifests": [entry]})
+    with pytest.raises(TareError, match="not a sha256 digest"):
+        fetch(store, registry, "a/b:index")
+    entry |= {"platform": "linux"}
+    registry.add_manifest("a/b", "index", {"schemaVersion": 2, "mediaType": INDEX, "manifests": [entry]})
+    with pytest.raises(TareError, match="it has nothing"):
+        fetch(store, registry, "a/b:index")
 
 
 def test_a_manifest_that_is_not_its_digest_is_refused(store: ImageStore, registry: FakeRegistry) -> None:
