@@ -44,7 +44,7 @@ def write_lines(path: Path, values: Iterable[str]) -> None:
 def whole(directory: Path) -> Iterator[Path]:
     """Make a group that nobody may use before it is ready: under another name, which it loses at the end."""
     partial = directory.with_name(f"{directory.name}.{os.getpid()}")
-    partial.mkdir(exist_ok=True)
+    partial.mkdir(0o755, exist_ok=True)
     try:
         yield partial
         with suppress(OSError):  # somebody else was faster

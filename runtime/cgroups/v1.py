@@ -155,10 +155,10 @@ class V1Cgroup(Cgroup):
 
     def _make_one(self, directory: Path) -> None:
         try:
-            directory.mkdir()
+            directory.mkdir(0o755)
         except FileNotFoundError:
             self._make_parents(directory)
-            directory.mkdir(exist_ok=True)
+            directory.mkdir(0o755, exist_ok=True)
         if self._unified is not None and directory is self._unified_directory():
             hand_down(self._unified, directory, tuple(self._unified_controllers))
         elif directory is self._directory("cpuset"):
@@ -170,7 +170,7 @@ class V1Cgroup(Cgroup):
             make_guarded(directory.parent)
             return
         if directory is not self._directory("cpuset"):
-            directory.parent.mkdir(parents=True, exist_ok=True)
+            directory.parent.mkdir(0o755, parents=True, exist_ok=True)
             return
         mount = self._mounts["cpuset"]
         for parent in reversed([path for path in directory.parents if mount in path.parents]):

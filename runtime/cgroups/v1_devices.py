@@ -39,6 +39,6 @@ def set_rules(directory: Path, rules: tuple[DeviceRule, ...]) -> None:
 
 def make_guarded(directory: Path) -> None:
     """The group that hands the usual rules down. Raises TareError."""
-    directory.parent.mkdir(parents=True, exist_ok=True)
+    directory.parent.mkdir(0o755, parents=True, exist_ok=True)
     with whole(directory) as partial:
         set_rules(partial, USUAL)

@@ -71,10 +71,10 @@ class V2Cgroup(Cgroup):
         That may be half done, by a process at it right now or one that died: who sees it completes it.
         """
         try:
-            self.path.mkdir()
+            self.path.mkdir(0o755)
         except FileNotFoundError:
-            self._parent.mkdir(parents=True, exist_ok=True)
-            self.path.mkdir(exist_ok=True)
+            self._parent.mkdir(0o755, parents=True, exist_ok=True)
+            self.path.mkdir(0o755, exist_ok=True)
         if not (self.path / f"{WANTED[-1]}.max").exists():
             hand_down(self._mount, self.path, WANTED)
         if self._wanted is not None:

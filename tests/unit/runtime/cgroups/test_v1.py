@@ -170,8 +170,8 @@ def test_first_group_makes_a_cpuset_that_tasks_can_join(
 ) -> None:
     made = Path.mkdir
 
-    def mkdir(path: Path, parents: bool = False, exist_ok: bool = False) -> None:
-        made(path, parents=parents, exist_ok=exist_ok)
+    def mkdir(path: Path, mode: int = 0o777, parents: bool = False, exist_ok: bool = False) -> None:
+        made(path, mode, parents, exist_ok)
         for name in ("cpuset.cpus", "cpuset.mems", "cgroup.clone_children", "devices.deny", "devices.allow"):
             (path / name).touch()
 
@@ -187,6 +187,20 @@ def test_first_group_makes_a_cpuset_that_tasks_can_join(
     rules = [value for name, value in kernel if name.startswith("devices")]
     assert rules == ["a", *v1_lists(USUAL)[1]]
     assert "c 1:3 rwm" in rules
+
+
+def test_nobody_else_may_make_groups_below_whatever_the_umask(
+    v1_mounts: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runtime.cgroups.v1_devices.set_rules", lambda *_: None)
+    before = os.umask(0)
+    try:
+        group = V1Cgroup("tare-1", v1_mounts, guard_devices=True)
+        group.create()
+    finally:
+        os.umask(before)
+    made = {path for directory in group.directories() for path in (directory, directory.parent)}
+    assert {path.stat().st_mode & 0o777 for path in made} == {0o755}
 
 
 def test_the_usual_rules_are_written_once_and_never_half(

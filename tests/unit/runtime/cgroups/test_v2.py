@@ -94,8 +94,8 @@ def test_first_group_hands_the_controllers_down(
 ) -> None:
     made = Path.mkdir
 
-    def mkdir(path: Path, parents: bool = False, exist_ok: bool = False) -> None:
-        made(path, exist_ok=exist_ok)
+    def mkdir(path: Path, mode: int = 0o777, parents: bool = False, exist_ok: bool = False) -> None:
+        made(path, mode, exist_ok=exist_ok)
         (path / "cgroup.controllers").write_text("cpu memory\n")
         (path / "cgroup.subtree_control").touch()
 
@@ -115,8 +115,8 @@ def test_a_half_made_parent_is_completed_and_a_whole_one_left_alone(
     kernel.clear()
     made = Path.mkdir
 
-    def mkdir(path: Path) -> None:
-        made(path)
+    def mkdir(path: Path, mode: int = 0o777) -> None:
+        made(path, mode)
         (path / "pids.max").touch()
 
     monkeypatch.setattr(Path, "mkdir", mkdir)
