@@ -8,21 +8,26 @@ values of which very many are made: making, comparing and hashing one costs some
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Any, TypeVar, dataclass_transform
+import sys
+from typing import TYPE_CHECKING, Any, TypeVar, dataclass_transform
+
+if TYPE_CHECKING:
+    from dataclasses import field as _field
+else:
+    _field = None
 
 _T = TypeVar("_T")
-_MISSING = dataclasses.MISSING
+_MISSING: Any = object()
 _set = object.__setattr__
 
 
-@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(dataclasses.field,))
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(_field,))
 def record(cls: type[_T]) -> type[_T]:
     """Make a class of annotated fields a frozen value, given by name, equal where all of it is equal."""
     return _made(cls, _initialise)
 
 
-@dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
+@dataclass_transform(frozen_default=True, field_specifiers=(_field,))
 def ordered_record(cls: type[_T]) -> type[_T]:
     """The same, given by position or by name."""
     return _made(cls, _initialise_in_order)
@@ -30,16 +35,17 @@ def ordered_record(cls: type[_T]) -> type[_T]:
 
 def _made(cls: type[_T], initialise: Any) -> type[_T]:
     cls.__doc__ = cls.__doc__ or cls.__name__  # else dataclass writes one, and looks long for what to say
-    made = dataclasses.dataclass(init=False, repr=False, eq=False)(cls)
-    fields = dataclasses.fields(made)  # type: ignore[arg-type] # it has just become one
+    initial, factories = _declared(cls)
     shared: dict[str, Any] = {
-        "_names": tuple(field.name for field in fields),
-        "_initial": {field.name: field.default for field in fields},
-        "_factories": tuple(
-            (field.name, field.default_factory) for field in fields if field.default_factory is not _MISSING
+        "_names": tuple(initial),
+        "_initial": initial,
+        "_factories": factories,
+        "_required": tuple(
+            name for name, value in initial.items() if value is _MISSING and name not in dict(factories)
         ),
-        "_required": tuple(field.name for field in fields if field.default is field.default_factory is _MISSING),
-        "_check": getattr(made, "__post_init__", None),
+        "_check": getattr(cls, "__post_init__", None),
+        "__match_args__": tuple(initial),
+        "__dataclass_fields__": _Fields(cls),
         "__init__": initialise,
         "__repr__": _represent,
         "__eq__": _equals,
@@ -49,8 +55,48 @@ def _made(cls: type[_T], initialise: Any) -> type[_T]:
     }
     for name, value in shared.items():
         if not (name in ("__repr__", "__eq__", "__hash__") and name in vars(cls)):
-            setattr(made, name, value)
-    return made
+            setattr(cls, name, value)
+    if any(map(_is_field, vars(cls).values())):
+        # These are read once: two threads that ask at the same time must not both do it.
+        shared["__dataclass_fields__"].__get__(None)
+    return cls
+
+
+def _is_field(value: object) -> bool:
+    module = sys.modules.get("dataclasses")  # without it nobody has called field()
+    return module is not None and isinstance(value, module.Field)
+
+
+def _declared(cls: type) -> tuple[dict[str, Any], tuple[tuple[str, Any], ...]]:
+    """The fields with their defaults, those of the classes above first, and what makes a default anew each time."""
+    initial: dict[str, Any] = {}
+    factories: dict[str, Any] = {}
+    for base in reversed(cls.__mro__[1:]):
+        initial |= vars(base).get("_initial", {})
+        factories |= vars(base).get("_factories", ())
+    for name in vars(cls).get("__annotations__", {}):
+        value = vars(cls).get(name, _MISSING)
+        factories.pop(name, None)
+        if _is_field(value):
+            missing = sys.modules["dataclasses"].MISSING
+            if value.default_factory is not missing:
+                factories[name] = value.default_factory
+            value = _MISSING if value.default is missing else value.default
+        initial[name] = value
+    return initial, tuple(factories.items())
+
+
+class _Fields:
+    """The fields of a record as a dataclass has them, made when the first asks: what launches need not import that."""
+
+    def __init__(self, cls: type) -> None:
+        self._cls = cls
+
+    def __get__(self, instance: object, owner: type | None = None) -> Any:
+        import dataclasses
+
+        dataclasses.dataclass(init=False, repr=False, eq=False, match_args=False)(self._cls)
+        return vars(self._cls)["__dataclass_fields__"]  # no longer this
 
 
 def _initialise_in_order(self: Any, *given: Any, **values: Any) -> None:
@@ -108,4 +154,6 @@ def _hash(self: Any) -> int:
 
 
 def _refuse(self: Any, name: str, *_: Any) -> None:
-    raise dataclasses.FrozenInstanceError(f"{type(self).__name__} cannot change: {name!r}")
+    from dataclasses import FrozenInstanceError
+
+    raise FrozenInstanceError(f"{type(self).__name__} cannot change: {name!r}")

@@ -5,7 +5,6 @@ Values that travel with a plan; done by `idmap` and `spawning`.
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import Any
 
 from runtime.record import ordered_record
@@ -67,4 +66,4 @@ class Outside:
 
 
 def _values(value: Tree | OverlayTree) -> tuple[Any, ...]:
-    return tuple(getattr(value, item.name) for item in fields(value))
+    return tuple(getattr(value, name) for name in value.__match_args__)

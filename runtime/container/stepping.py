@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import socket
-from dataclasses import dataclass
 from typing import Protocol
 
 JOINED = b"joined "
@@ -27,7 +26,6 @@ class Step(Protocol):
         """Do it."""
 
 
-@dataclass(slots=True)
 class Context:
     """What a child knows beside its steps.
 
@@ -35,10 +33,13 @@ class Context:
     `trees` the detached mounts that the parent made for it, `hold` the FIFO it will wait at (or -1).
     """
 
-    report: socket.socket
-    target: int = -1
-    trees: tuple[int, ...] = ()
-    hold: int = -1
+    __slots__ = ("hold", "report", "target", "trees")
+
+    def __init__(self, report: socket.socket, target: int = -1, trees: tuple[int, ...] = (), hold: int = -1) -> None:
+        self.report = report
+        self.target = target
+        self.trees = trees
+        self.hold = hold
 
 
 class Talking:

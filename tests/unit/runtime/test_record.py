@@ -5,7 +5,10 @@ from __future__ import annotations
 import copy
 import dataclasses
 import pickle
+import subprocess
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 
@@ -113,3 +116,26 @@ def test_an_ordered_record_is_given_once() -> None:
 def test_a_record_may_check_itself() -> None:
     with pytest.raises(ValueError, match="backwards"):
         Line(5, 4)
+
+
+@ordered_record
+class Arrow(Line):
+    """A line with a name, whose fields come after the line's."""
+
+    name: str = ""
+
+
+def test_a_record_inherits_fields() -> None:
+    assert Arrow(1, 2, [3], "x") == Arrow(start=1, end=2, marks=[3], name="x")
+    assert [field.name for field in dataclasses.fields(Arrow)] == ["start", "end", "marks", "name"]
+    with pytest.raises(ValueError, match="backwards"):
+        Arrow(5, 4)
+
+
+def test_a_process_that_launches_does_without_dataclasses() -> None:
+    source = Path(__file__).resolve().parents[3]
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import runtime.container.launcher; print(*sys.modules)"
+    command = [sys.executable, "-I", "-S", "-c", code, str(source)]
+    loaded = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert "runtime.container.steps" in loaded
+    assert not {"dataclasses", "inspect", "ast"} & set(loaded)
