@@ -17,13 +17,11 @@ sys.path.insert(0, sys.argv[1])
 
 from runtime.cgroups.detect import detect, open_cgroup
 from runtime.container import storage
-from runtime.container.connecting import connected
 from runtime.container.defaults import build
 from runtime.container.options import Options
 from runtime.container.plan import HostFacts, Place, Rootfs, Template
 from runtime.container.spawning import get_ready, outcome, spawn
 from runtime.linux.capabilities import BEYOND_DEFAULT
-from runtime.network.network import Networks
 from runtime.spec import Limits
 
 LIMITS = Limits(memory_bytes=256 << 20, pids=100)
@@ -32,7 +30,12 @@ SKELETON = Path(storage.skeleton(str(Path(sys.argv[3]).parent)))
 ROOTFS, STATE = Path(sys.argv[2]), Path(sys.argv[3])
 CONFIG = build({}, Options(argv=("/bin/true",), no_new_privileges=True), layers=(ROOTFS,))
 TEMPLATE = Template(CONFIG, HostFacts.gather(given_up=BEYOND_DEFAULT), seccomp=Path(sys.argv[4]).read_bytes())
-NETWORKS = Networks(Path(sys.argv[5]), Path(sys.argv[5])) if len(sys.argv) > 5 else None
+NETWORKS = None
+if len(sys.argv) > 5:  # a process that needs no network does not import it
+    from runtime.container.connecting import connected
+    from runtime.network.network import Networks
+
+    NETWORKS = Networks(Path(sys.argv[5]), Path(sys.argv[5]))
 
 
 def once(name: str) -> int:
