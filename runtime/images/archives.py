@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from runtime.errors import TareError
-from runtime.images.bundle import Bundle, document, opened
+from runtime.images.bundle import ARCHIVE_BYTES, Bundle, document, opened
 from runtime.images.layout import (
     CONFIG,
     DOCKER_INDEX,
@@ -45,13 +45,25 @@ _WHAT = "archive of images"
 _DAMAGED = "the archive is damaged: make it again"
 
 
-def load(store: ImageStore, source: Path | IO[bytes], *, ref: ImageRef | None = None, say: Say = silent) -> list[Image]:
+def load(
+    store: ImageStore,
+    source: Path | IO[bytes],
+    *,
+    ref: ImageRef | None = None,
+    say: Say = silent,
+    limit_bytes: int = ARCHIVE_BYTES,
+) -> list[Image]:
     """Take in every image of an archive (a file, an OCI layout's directory, or a stream); return them, named.
 
     An image that the archive gives no name takes `ref`, or `sha256` and the beginning of its id. Raises TareError
-    when it is damaged, hostile, or no archive of images; images before the bad one may have come in.
+    when it is damaged, hostile, no archive of images or, decompressed, more than `limit_bytes`; images before the
+    bad one may have come in.
     """
-    with store.partial() as work, room_for("loading images", store.directory), opened(source, work) as bundle:
+    with (
+        store.partial() as work,
+        room_for("loading images", store.directory),
+        opened(source, work, limit_bytes) as bundle,
+    ):
         loading = _Loading(store, bundle, work, ref, say)
         if bundle.has("index.json"):  # first: beside a layout, manifest.json says the same and knows no digests
             return loading.layout(parse_object(document(bundle, "index.json"), _WHAT))

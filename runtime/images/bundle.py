@@ -10,16 +10,17 @@ import io
 import os
 import posixpath
 import stat
-import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Protocol
 
 from runtime.errors import TareError
+from runtime.images import tarstream
 from runtime.images.stream import CHUNK_BYTES, RefusedError, compression_of, decompressed
 
 DOCUMENT_BYTES = 4 << 20
+ARCHIVE_BYTES = 64 << 30  # the most that is made of a stream: a bomb must not take the whole disk
 _MEMBERS = 100_000
 _LINKS = 10
 _DAMAGED = "the archive is damaged or no archive of images"
@@ -78,14 +79,16 @@ class TarBundle:
         self._fd = archive.fileno()
         self._members: dict[str, tuple[int, int]] = {}
         self._links: dict[str, str] = {}
+        source = _Positioned(self._fd)
         try:
-            with tarfile.open(fileobj=archive, mode="r:", encoding="utf-8", errors="surrogateescape") as tar:
-                for count, member in enumerate(tar, 1):
-                    if count > _MEMBERS:
-                        raise TareError("archive", f"more than {_MEMBERS} members", _DAMAGED)
-                    self._note(member)
-        except (tarfile.TarError, EOFError, ValueError, ArithmeticError) as error:
-            raise TareError("archive", f"not a tar: {error}", _DAMAGED) from error
+            for count, member in enumerate(tarstream.TarStream(source), 1):
+                if count > _MEMBERS:
+                    raise TareError("archive", f"more than {_MEMBERS} members", _DAMAGED)
+                self._note(member, source.at)
+        except RefusedError as error:
+            raise TareError("archive", f"not a tar: it {error}", _DAMAGED) from error
+        if not source.at:
+            raise TareError("archive", "not a tar: it is empty", _DAMAGED)
 
     def has(self, name: str) -> bool:
         """Whether there is a file of this name."""
@@ -98,17 +101,18 @@ class TarBundle:
             raise _absent(name)
         return io.BufferedReader(_Window(self._fd, *found), CHUNK_BYTES)
 
-    def _note(self, member: tarfile.TarInfo) -> None:
+    def _note(self, member: tarstream.Member, offset: int) -> None:
         name = _clean(member.name)
         self._members.pop(name, None)  # the last of a name counts, as when unpacking
         self._links.pop(name, None)
-        if member.isreg() and not member.issparse():
-            self._members[name] = (member.offset_data, member.size)
-        elif member.issym():
+        if member.kind == tarstream.REGULAR:
+            if member.sparse is None:
+                self._members[name] = (offset, member.size)
+        elif member.kind == tarstream.SYMLINK:
             self._links[name] = posixpath.join(posixpath.dirname(name), member.linkname)
-        elif member.islnk():
+        elif member.kind == tarstream.LINK:
             self._links[name] = member.linkname
-        elif not member.isdir():
+        elif member.kind != tarstream.DIRECTORY:
             raise TareError(f"archive member {member.name[:120]!r}", "neither a file nor a directory", _DAMAGED)
 
     def _find(self, name: str) -> tuple[int, int] | None:
@@ -120,6 +124,34 @@ class TarBundle:
                 return None
             name = _clean(self._links[name])
         return None
+
+
+class _Positioned:
+    """A file's bytes as an archive's, from its beginning; what nobody wants is not read."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd, self.at = fd, 0
+        self._end = os.fstat(fd).st_size
+
+    def some(self, size: int) -> memoryview:
+        """At least one and at most `size` bytes; empty at the end."""
+        data = os.pread(self._fd, min(size, CHUNK_BYTES), self.at)
+        self.at += len(data)
+        return memoryview(data)
+
+    def exactly(self, size: int) -> bytes:
+        """`size` bytes, fewer only at the end."""
+        parts = []
+        while size and (part := self.some(size)):
+            parts.append(part)
+            size -= len(part)
+        return b"".join(parts)
+
+    def skip(self, size: int) -> None:
+        """Pass over `size` bytes. Raises RefusedError when there are fewer."""
+        if size > self._end - self.at:
+            raise RefusedError("ends in the middle of a file")
+        self.at += size
 
 
 class _Window(io.RawIOBase):
@@ -143,10 +175,10 @@ class _Window(io.RawIOBase):
 
 
 @contextmanager
-def opened(source: Path | IO[bytes], work: Path) -> Iterator[Bundle]:
+def opened(source: Path | IO[bytes], work: Path, limit_bytes: int = ARCHIVE_BYTES) -> Iterator[Bundle]:
     """The archive in a file, a directory, or a stream; what is compressed or cannot be sought goes through `work`.
 
-    Raises TareError when it is damaged or not there.
+    Raises TareError when it is damaged, not there, or would be more than `limit_bytes` in `work`.
     """
     if isinstance(source, Path) and source.is_dir():
         yield DirectoryBundle(source)
@@ -164,7 +196,9 @@ def opened(source: Path | IO[bytes], work: Path) -> Iterator[Bundle]:
             return
         with (work / "archive.tar").open("w+b") as plain:
             for chunk in decompressed(_chunks(head, stream), compression):
-                plain.write(chunk)
+                limit_bytes -= plain.write(chunk)
+                if limit_bytes < 0:
+                    raise RefusedError("it is larger than the bound for an archive")
             plain.flush()
             plain.seek(0)
             yield TarBundle(plain)

@@ -5,7 +5,6 @@ Format: OCI image-spec 1.1, config.md.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from runtime.errors import TareError
+from runtime.images.bundle import ARCHIVE_BYTES
 from runtime.images.commit import changed
 from runtime.images.layout import GZIP, LAYER_GZIP, LAYER_TAR, LAYER_ZSTD, ZSTD, architecture, room_for
 from runtime.images.store import Image, ImageStore
@@ -46,9 +46,13 @@ def import_tar(
                     f"archive {source}", error.strerror or "cannot be read", "is the path right?"
                 ) from error
             with archive.open("wb") as copy:
-                head = stream.read(CHUNK_BYTES)
-                copy.write(head)
-                shutil.copyfileobj(stream, copy, CHUNK_BYTES)
+                head = data = stream.read(CHUNK_BYTES)
+                left_bytes = ARCHIVE_BYTES
+                while data:
+                    left_bytes -= copy.write(data)
+                    if left_bytes < 0:
+                        raise TareError(f"importing {ref}", f"more than {ARCHIVE_BYTES >> 30} GiB", "import less")
+                    data = stream.read(CHUNK_BYTES)
         kind, size_bytes = _TYPES[compression_of(head)], archive.stat().st_size
         made = store.unpack_layer(archive, work / "layer", media_type=kind)
         config = _configuration(settings, made.diff_id, message or "imported")

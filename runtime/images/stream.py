@@ -76,6 +76,14 @@ class Feed:
             left -= len(part)
         return b"".join(parts)
 
+    def skip(self, size: int) -> None:
+        """Pass over `size` bytes. Raises RefusedError when there are fewer."""
+        while size:
+            part = self.some(size)
+            if not part:
+                raise RefusedError("ends in the middle of a file")
+            size -= len(part)
+
     def digests(self) -> tuple[str, str]:
         """(blob's digest, content's digest), reading to the end: what follows an archive belongs to them as well."""
         while self.some(CHUNK_BYTES):

@@ -10,8 +10,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from decimal import Decimal
+from typing import Protocol
 
-from runtime.images.stream import Feed, RefusedError
+from runtime.images.stream import RefusedError
 
 BLOCK = 512
 REGULAR, LINK, SYMLINK, CHARACTER, BLOCK_DEVICE, DIRECTORY, FIFO = b"0", b"1", b"2", b"3", b"4", b"5", b"6"
@@ -59,13 +60,26 @@ class _Pending:
     size: int = 0
 
 
+class Source(Protocol):
+    """Where an archive's bytes come from, in their order."""
+
+    def some(self, size: int) -> memoryview:
+        """At least one and at most `size` bytes; empty at the end."""
+
+    def exactly(self, size: int) -> bytes:
+        """`size` bytes, fewer only at the end."""
+
+    def skip(self, size: int) -> None:
+        """Pass over `size` bytes. Raises RefusedError when there are fewer."""
+
+
 class TarStream:
     """Iterates over members; the content of the current one is read with `content()` or skipped by itself.
 
     Raises RefusedError for what is no archive, OSError as the feed does.
     """
 
-    def __init__(self, feed: Feed) -> None:
+    def __init__(self, feed: Source) -> None:
         self._feed = feed
         self._left = self._padding = 0
         self._globals: dict[bytes, bytes] = {}
@@ -92,8 +106,8 @@ class TarStream:
     def _next_header(self) -> bytes | None:
         self._left += self._padding
         self._padding = 0
-        for _ in self.content():
-            pass
+        self._feed.skip(self._left)
+        self._left = 0
         header = self._feed.exactly(BLOCK)
         if not header or header == _ZERO:
             return None

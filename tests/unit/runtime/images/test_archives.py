@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import resource
 import tarfile
 import tempfile
 from collections.abc import Mapping
@@ -181,6 +182,25 @@ def test_a_saved_blob_that_is_damaged_is_not_written(store: ImageStore) -> None:
     blob.write_bytes(gzip.compress(b"something else"))
     with pytest.raises(TareError, match="its content is"):
         save(store, [image], io.BytesIO(), form="docker")
+
+
+def test_an_archive_that_grows_without_end_stops_at_the_bound(store: ImageStore) -> None:
+    bomb = gzip.compress(tar({"manifest.json": b"[]", "zeros": bytes(8 << 20)}))
+    with pytest.raises(TareError, match="larger than the bound"):
+        load(store, io.BytesIO(bomb), limit_bytes=1 << 20)
+    assert list((store.directory / "partial").iterdir()) == []
+
+
+def test_an_archives_headers_are_not_read_into_memory(store: ImageStore, tmp_path: Path) -> None:
+    header = tarfile.TarInfo("pax")
+    header.type, header.size = tarfile.XHDTYPE, 1 << 30
+    with (tmp_path / "archive.tar").open("wb") as file:
+        file.write(header.tobuf(tarfile.GNU_FORMAT))
+        file.truncate(2 << 30)
+    before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(TareError, match="impossible size"):
+        load(store, tmp_path / "archive.tar")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib < 256 << 10
 
 
 def test_a_layout_with_links_in_it_reads_nothing_else(store: ImageStore, tmp_path: Path) -> None:
