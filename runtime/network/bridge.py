@@ -134,6 +134,7 @@ class Bridges:
             index = self.links.make_bridge(name, hardware(gateway).hex(":"))
         mtu = self._mtu()
         forwarding.route_loopback(name)
+        forwarding.ignore_routers(name)
         forwarding.admit(network.stem)
         self.apply_rules()
         self.links.bring_up(index, shown(gateway), network.subnet.segment_prefix_bits, mtu, self._alias())

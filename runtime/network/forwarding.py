@@ -46,6 +46,13 @@ def route_loopback(bridge: str, proc: Path = Path("/proc")) -> None:
     (proc / "sys/net/ipv4/conf" / bridge / "route_localnet").write_text("1")
 
 
+def ignore_routers(bridge: str, proc: Path = Path("/proc")) -> None:
+    """Let no container be the host's way to the IPv6 world by saying that it is a router."""
+    knob = proc / "sys/net/ipv6/conf" / bridge / "accept_ra"
+    with suppress(FileNotFoundError):  # a kernel without IPv6
+        knob.write_text("0")
+
+
 def admit(stem: str) -> list[str]:
     """Where iptables drops what is forwarded (Docker and ufw do that), let our bridges pass. Returns what was done.
 

@@ -6,6 +6,7 @@ Lean, no root of the host's needed: the namespace is the child's own.
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import struct
 import time
@@ -36,11 +37,23 @@ _LOOPBACK: Final = 1  # its index, in every namespace
 def set_up(name: str, address: bytes, prefix_bits: int, gateway: bytes, hardware: bytes) -> None:
     """Bring up lo and link `name` with `address`; `gateway`, whose MAC is `hardware`, is the way to everything else.
 
-    The link may still be on its way: it is waited for. Raises OSError, TimeoutError after 30 s.
+    The link may still be on its way: it is waited for. The working directory is a root with a /proc. Raises OSError,
+    TimeoutError after 30 s.
     """
     with Netlink() as wire:
         index = wait_for(wire, name)
+        ignore_routers(name)
         wire.ask(requests(index, address, prefix_bits, gateway, hardware), f"setting up {name}")
+
+
+def ignore_routers(name: str) -> None:
+    """Let no neighbour be the way to the IPv6 world by saying that it is a router. Before the link is up."""
+    try:
+        descriptor = os.open(f"proc/sys/net/ipv6/conf/{name}/accept_ra", os.O_WRONLY)
+    except FileNotFoundError:  # a kernel without IPv6
+        return
+    os.write(descriptor, b"0")
+    os.close(descriptor)
 
 
 def requests(index: int, address: bytes, prefix_bits: int, gateway: bytes, hardware: bytes) -> list[bytes]:

@@ -194,6 +194,34 @@ def test_an_instance_has_lo_eth0_and_no_ipv6_address(launch: Launch) -> None:
     assert [line for line in shown.splitlines() if "eth0" in line and "inet6" in line] == []
 
 
+# A router advertisement of a link's own, to all nodes: what CAP_NET_RAW suffices for.
+ROUTER = """
+import socket, struct
+link = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+link.bind(("eth0", 0))
+mac = link.getsockname()[4]
+source, nodes = (socket.inet_pton(socket.AF_INET6, text) for text in ("fe80::bad", "ff02::1"))
+words = struct.pack("!BBHBBHII", 134, 0, 0, 64, 0, 1800, 0, 0) + struct.pack("!BB6s", 1, 1, mac)
+total = sum(struct.unpack("!32H", source + nodes + struct.pack("!IHBB", len(words), 0, 0, 58) + words))
+while total >> 16:
+    total = (total >> 16) + (total & 0xFFFF)
+words = words[:2] + struct.pack("!H", ~total & 0xFFFF) + words[4:]
+header = struct.pack("!IHBB", 6 << 28, len(words), 58, 255) + source + nodes
+link.send(b"\\x33\\x33\\0\\0\\0\\1" + mac + b"\\x86\\xdd" + header + words)
+"""
+
+
+def test_no_instance_becomes_the_router_of_the_host_or_of_a_neighbour(launch: Launch) -> None:
+    if not Path("/proc/net/if_inet6").exists():
+        skip_or_fail("no IPv6 here")
+    hostile, neighbour = launch(), launch()
+    subprocess.run([*inside(hostile), sys.executable, "-c", ROUTER], check=True)
+    for before in ([], inside(neighbour)):
+        words = [*before, "ip", "-6", "route", "show", "default"]
+        routes = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+        assert "fe80::bad" not in routes, before
+
+
 def test_the_world_outside_sees_the_host(launch: Launch, outside: int, serve: Callable[..., None]) -> None:
     serve(7001, "nsenter", "-t", str(outside), "-n")
     assert ask(OUTSIDE, 7001, *inside(launch())) == UPSTREAM
