@@ -69,6 +69,7 @@ def build(image_config: Mapping[str, Any], options: Options, *, layers: Sequence
     """
     image = image_process(image_config)
     _check(options)
+    _check_capabilities(options)
     identity = identify(layers, image.user if options.user is None else options.user, options.groups)
     config = Config(
         oci_version=OCI_VERSION,
@@ -137,6 +138,17 @@ def _check(options: Options) -> None:
             raise UsageError(f"mount {destination}", "two mounts at the same place", "leave one out")
         if posixpath.normpath(destination) == "/":
             raise UsageError(f"mount {destination}", "would hide the image", "give a directory below /")
+
+
+def _check_capabilities(options: Options) -> None:
+    """Those named must be had; a user namespace begins with all that the kernel knows."""
+    known = capabilities.everything(options.last_capability)
+    held = known if options.held_capabilities is None or options.id_range is not None else options.held_capabilities
+    for name in map(capabilities.normalise, options.cap_add):
+        if name != capabilities.ALL and name not in known:
+            raise UsageError(f"--cap-add {name}", "the kernel here has no such capability", "leave it out")
+        if name != capabilities.ALL and name not in held:
+            raise UsageError(f"--cap-add {name}", "not this host's to give: it runs without it itself", "leave it out")
 
 
 def _process(image: ImageProcess, options: Options, identity: Identity) -> Process:

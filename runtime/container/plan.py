@@ -327,7 +327,7 @@ def _confinement(
         seccomp_flags=filtered[1],
         devices_guarded=devices_guarded,
         last_capability=facts.last_capability,
-        lacking=facts.lacking,
+        lacking=frozenset() if new_bounds else facts.lacking,
         given_up=frozenset() if new_bounds else facts.given_up,
     )
 

@@ -210,6 +210,8 @@ def test_outer_mounts_come_before_inner_ones() -> None:
         ({"pid": "/proc/7/ns/pid", "id_range": IdRange(host_id=1)}, "--pid"),
         ({"uts": "host", "hostname": "x"}, "--hostname"),
         ({"cap_add": ("FLY",)}, "capability 'FLY'"),
+        ({"cap_add": ("bpf",), "last_capability": 37}, "--cap-add CAP_BPF: the kernel"),
+        ({"cap_add": ("bpf",), "held_capabilities": ("CAP_KILL",)}, "--cap-add CAP_BPF: not this host's"),
         ({"mounts": (MountPoint(destination="/a", type="tmpfs"),) * 2}, "mount /a: two mounts"),
         ({"mounts": (MountPoint(destination="/a/..", type="tmpfs"),)}, "would hide the image"),
         ({"mounts": (MountPoint(destination="a", type="tmpfs"),)}, r"mounts\[7\].destination: 'a' is not absolute"),
@@ -224,6 +226,18 @@ def test_outer_mounts_come_before_inner_ones() -> None:
 def test_what_has_no_sense_is_refused_by_name(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         container(**options)
+
+
+def test_what_the_host_lacks_is_in_all_left_out_and_in_a_user_namespace_there() -> None:
+    held = ("CAP_KILL", "CAP_CHOWN")
+    every = container(cap_add=("all",), held_capabilities=held).process
+    assert every is not None
+    assert every.capabilities is not None
+    assert set(every.capabilities.bounding) == set(held)
+    own = container(cap_add=("bpf",), held_capabilities=held, id_range=IdRange(host_id=100000)).process
+    assert own is not None
+    assert own.capabilities is not None
+    assert "CAP_BPF" in own.capabilities.bounding
 
 
 words = st.lists(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=6), max_size=3)

@@ -398,3 +398,9 @@ def test_what_nobody_here_has_is_not_given() -> None:
     confine = next(step for step in plan.steps if isinstance(step, Confine))
     assert confine.dropped == (24,)
     assert confine.sets == (2**41 - 1 - 2**24,) * 2 + (0,)
+
+
+def test_a_user_namespace_has_even_what_nobody_here_has() -> None:
+    every = config(cap_add=("ALL",), id_range=IdRange(host_id=100000))
+    plan = container_plan(every, PLACE, replace(FACTS, lacking=frozenset({24})), seccomp=None)
+    assert next(step for step in plan.steps if isinstance(step, Confine)).dropped == ()
