@@ -88,7 +88,8 @@ def pull(
             try:
                 return _Pull(store, source, ref, wanted, say).fetch(chosen, also)
             except TareError as error:
-                if last or "went away meanwhile" not in error.why:  # somebody removed what we counted on
+                # Somebody removed what we counted on, or a crash lost bytes of what we took up.
+                if last or not (isinstance(error, _LostError) or "went away meanwhile" in error.why):
                     raise
     raise AssertionError("unreachable")
 
@@ -134,6 +135,10 @@ def _chosen(source: Repository, top: Document, wanted: Platform, ref: ImageRef, 
 
 def _platform(described: Mapping[str, Any]) -> str:
     return "/".join(str(described[key]) for key in ("os", "architecture", "variant") if described.get(key))
+
+
+class _LostError(TareError):
+    """What an earlier pull left is not what had arrived then: it must come again, and nobody lied."""
 
 
 class _Pull:
@@ -192,12 +197,13 @@ class _Pull:
                 entered = file.__enter__()
                 with guard:
                     held.push(file)
-                if entered.complete:
+                found = entered.complete
+                if found:
                     progress.had(layer["size"])
                 else:
                     self._download(layer, entered, progress)
                     entered.share()
-                return unpackers.submit(self._unpack, layer, diff_id, entered, work / str(number))
+                return unpackers.submit(self._unpack, layer, diff_id, entered, work / str(number), found)
 
             try:
                 arriving = [downloads.submit(one, number, *entry) for number, entry in enumerate(missing)]
@@ -211,21 +217,24 @@ class _Pull:
                 unpackers.shutdown(wait=True, cancel_futures=True)
                 raise
 
-    def _unpack(self, layer: Descriptor, diff_id: str, file: Arrival, directory: Path) -> Made:
+    def _unpack(self, layer: Descriptor, diff_id: str, file: Arrival, directory: Path, found: bool) -> Made:
         if self._stop.is_set():
             raise TareError(self._what, "stopped")
         try:
             return self._store.unpack_layer(
                 file.path, directory, digest=layer["digest"], diff_id=diff_id, media_type=layer["mediaType"]
             )
-        except TareError:
+        except TareError as error:
             file.path.unlink(missing_ok=True)  # what is complete and wrong must not be taken up again
+            if found and _digest_of(file.fd) != layer["digest"]:
+                raise _LostError(error.what, error.why, error.do) from error
             raise
 
     def _download(self, layer: Descriptor, file: Arrival, progress: Progress) -> None:
         """Fill the file, from where it ends; retried as long as something arrives."""
         what = f"layer {layer['digest'][:19]} of {self._what}"
         hashing = _Hashing(file)
+        taken_up = file.here_bytes > 0
         progress.had(file.here_bytes)
         tries, furthest_bytes = 0, file.here_bytes
         while not file.complete:
@@ -250,7 +259,7 @@ class _Pull:
         if hashing.digest() != layer["digest"]:
             os.ftruncate(file.fd, 0)
             why = f"its content is {hashing.digest()}, not what its manifest says"
-            raise TareError(what, why, _LIED)
+            raise (_LostError if taken_up else TareError)(what, why, _LIED)
 
     def _some(self, digest: str, file: Arrival, hashing: _Hashing, progress: Progress, what: str) -> None:
         """One request's worth. Raises TareError when more arrives than may; what BROKEN lists when it breaks."""
@@ -299,6 +308,15 @@ class _Hashing:
 
     def digest(self) -> str:
         return f"sha256:{self._hash.hexdigest()}"
+
+
+def _digest_of(fd: int) -> str:
+    """The digest of a whole file."""
+    found, at = hashlib.sha256(), 0
+    while data := os.pread(fd, 1 << 20, at):
+        found.update(data)
+        at += len(data)
+    return f"sha256:{found.hexdigest()}"
 
 
 def _all_of(futures: Sequence[Future[Any]]) -> None:

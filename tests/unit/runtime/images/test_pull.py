@@ -175,6 +175,20 @@ def test_a_diff_id_that_lies_is_refused_and_not_kept(store: ImageStore, registry
     assert not (store.directory / "layers").exists()
 
 
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_what_a_crash_lost_of_an_arriving_layer_comes_again(
+    store: ImageStore, registry: FakeRegistry, share: float
+) -> None:
+    """A machine that lost power may keep a file's length and not its bytes."""
+    layer = two_layers(registry)["layers"][1]
+    path = store.directory / "partial" / f"blob-{layer['digest'][7:]}"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(bytes(int(layer["size"] * share)))
+    image = fetch(store, registry)
+    assert (image.layers[1].directory / "big").stat().st_size == 300_000
+    assert partial(store) == []
+
+
 def test_an_image_cannot_claim_another_images_layer(store: ImageStore, registry: FakeRegistry) -> None:
     """Both are here, and the manifest leads from one to the other only by what a stranger's configuration says."""
     secret = registry.add_image("secret", [[member("secret", b"1")]])
