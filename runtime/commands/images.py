@@ -83,16 +83,29 @@ def save(image: tuple[str, ...], output: str | None, form: str) -> None:
     if output is None:
         if sys.stdout.isatty():
             raise UsageError("saving images", "an archive is not for a terminal", "use --output FILE, or redirect it")
-        saving.save(store, found, sys.stdout.buffer, form=form)
+        with _writing("to the standard output"):
+            saving.save(store, found, sys.stdout.buffer, form=form)
+            sys.stdout.flush()
         return
     target = Path(output)
     fresh = target.with_name(f".{target.name}.{os.getpid()}")
+    with _writing(output):
+        try:
+            with fresh.open("wb") as file:
+                saving.save(store, found, file, form=form)
+            fresh.replace(target)
+        finally:
+            fresh.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _writing(where: str) -> Iterator[None]:
     try:
-        with fresh.open("wb") as file:
-            saving.save(store, found, file, form=form)
-        fresh.replace(target)
-    finally:
-        fresh.unlink(missing_ok=True)
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise TareError(f"archive {where}", error.strerror or str(error), "choose another --output FILE") from error
 
 
 @click.command()

@@ -47,6 +47,7 @@ COMPRESSION = {
 
 ALSO_DIGEST = "org.tare.index.digest"
 _REF_NAME = "org.opencontainers.image.ref.name"
+_RESERVE_BYTES = 64 << 10  # room for an index when there is no other
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _DOCUMENT_BYTES = 4 << 20  # what the specification asks a registry to accept at least; ours are under 2 KiB
 
@@ -79,13 +80,18 @@ def chain_ids(diff_ids: Sequence[str]) -> list[str]:
     return chain
 
 
+def is_full(error: BaseException | None) -> bool:
+    """Whether an error says that a disk, or what somebody may use of it, is full."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
 @contextmanager
 def room_for(what: str, where: Path) -> Iterator[None]:
     """Turn a full disk, met anywhere inside, into a sentence."""
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if not is_full(error):
             raise
         raise TareError(what, f"no space left below {where}", "free some, or move the state with --root DIR") from error
 
@@ -113,6 +119,9 @@ class Layout:
     def create(self) -> None:
         """Make the directories and the marker file, where they are missing."""
         (self.directory / "blobs" / "sha256").mkdir(parents=True, exist_ok=True)
+        reserve = self.directory / "reserve"
+        if not reserve.exists():
+            reserve.write_bytes(os.urandom(_RESERVE_BYTES))  # zeros may take no room
         marker = self.directory / "oci-layout"
         if not marker.exists():
             write_durably(marker, b'{"imageLayoutVersion":"1.0.0"}')
@@ -164,6 +173,16 @@ class Layout:
     def references(self) -> dict[str, str]:
         """Manifest digest by reference name, sorted by name."""
         return {name: str(entry["digest"]) for name, entry in self.entries().items()}
+
+    def forget(self, reference: str) -> None:
+        """Let `reference` mean nothing any more, on a full disk as well: that is when people remove images."""
+        try:
+            self.name(reference, None)
+        except OSError as error:
+            if not is_full(error):
+                raise
+            (self.directory / "reserve").unlink(missing_ok=True)  # `create` makes it anew
+            self.name(reference, None)
 
     def name(self, reference: str, descriptor: Descriptor | None, *, also_digest: str | None = None) -> None:
         """Let `reference` mean this manifest from now on; None forgets the reference.

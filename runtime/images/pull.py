@@ -20,7 +20,7 @@ from typing import Any
 
 from runtime.errors import TareError, UsageError
 from runtime.images.arrival import Arrival, arrival
-from runtime.images.layout import Descriptor, architecture, hex_of, room_for
+from runtime.images.layout import Descriptor, architecture, hex_of, is_full, room_for
 from runtime.images.progress import Progress, Say, silent
 from runtime.images.reference import familiar, repository
 from runtime.images.registry import Document, Repository, checked_config, checked_manifest, expect
@@ -186,7 +186,7 @@ class _Pull:
         """Download and unpack side by side; the first failure stops the rest."""
         if not missing:
             return []
-        guard = threading.Lock()
+        guard, arrivals = threading.Lock(), list[Arrival]()
         with (
             ThreadPoolExecutor(_DOWNLOADS, "download") as downloads,
             ThreadPoolExecutor(_UNPACKERS, "unpack") as unpackers,
@@ -197,6 +197,7 @@ class _Pull:
                 entered = file.__enter__()
                 with guard:
                     held.push(file)
+                    arrivals.append(entered)
                 found = entered.complete
                 if found:
                     progress.had(layer["size"])
@@ -211,10 +212,13 @@ class _Pull:
                 unpacking = [future.result() for future in arriving]
                 _all_of(unpacking)
                 return [future.result() for future in unpacking]
-            except BaseException:
+            except BaseException as error:
                 self._stop.set()
                 downloads.shutdown(wait=True, cancel_futures=True)
                 unpackers.shutdown(wait=True, cancel_futures=True)
+                if is_full(error) or is_full(error.__cause__):  # then nothing to resume is worth its room
+                    for file in arrivals:
+                        file.path.unlink(missing_ok=True)
                 raise
 
     def _unpack(self, layer: Descriptor, diff_id: str, file: Arrival, directory: Path, found: bool) -> Made:

@@ -303,7 +303,7 @@ class ImageStore(Workshop):
         """Give `image` a further name. Raises UsageError for a name with a digest, which only content has."""
         if ref.digest is not None:
             raise UsageError(f"image {ref}", "a tag cannot have a digest", "use NAME[:TAG]")
-        with self.exclusive():
+        with self.exclusive(), room_for(f"image {ref}", self.directory):
             entry = self.layout.entries().get(str(image.ref))
             if entry is None or entry.get("digest") != image.digest:
                 raise TareError(f"image {image.ref}", "not on this host", "see: tare images")
@@ -311,11 +311,11 @@ class ImageStore(Workshop):
 
     def remove(self, ref: ImageRef) -> None:
         """Forget `ref`; its layers stay until a sweep. Raises TareError when there is no such image."""
-        with self.exclusive():
+        with self.exclusive(), room_for(f"image {ref}", self.directory):
             name = str(familiar(ref))
             if name not in self.layout.entries():
                 raise TareError(f"image {ref}", "not on this host", "see: tare images")
-            self.layout.name(name, None)
+            self.layout.forget(name)
 
     def sweep(self, *, unneeded: bool) -> list[str]:
         """Remove what builds that died left half-made; if `unneeded`, also data that no image needs. Says what went.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import tempfile
@@ -186,6 +187,21 @@ def test_what_a_crash_lost_of_an_arriving_layer_comes_again(
     path.write_bytes(bytes(int(layer["size"] * share)))
     image = fetch(store, registry)
     assert (image.layers[1].directory / "big").stat().st_size == 300_000
+    assert partial(store) == []
+
+
+def test_a_full_disk_keeps_nothing_to_resume(
+    store: ImageStore, registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two_layers(registry)
+
+    def full(hashing: Any, data: bytes) -> None:
+        os.write(hashing._file.fd, data[:10])
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr("runtime.images.pull._Hashing.write", full)
+    with pytest.raises(TareError, match="no space left"):
+        fetch(store, registry)
     assert partial(store) == []
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from runtime.errors import TareError
+from runtime.images.layout import write_durably
 from runtime.images.store import ImageStore, Layer, remove_tree, tree_bytes
 from runtime.spec import ImageRef
 from tests.unit.runtime.images.trees import archive, grow, member
@@ -182,3 +183,24 @@ def test_bytes_count_a_hard_linked_file_once(tmp_path: Path) -> None:
     with sparse.open("wb") as file:
         file.truncate(1 << 30)
     assert tree_bytes(sparse) == (1 << 30, 0)
+
+
+def test_an_image_can_be_removed_when_the_disk_is_full(store: ImageStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = store.root.parent / "layer.tar"
+    path.write_bytes(archive([member("file", b"1")]).getvalue())
+    image = store.add(ImageRef.parse("one"), [store.put_layer(path)], labels={})
+    reserve = store.directory / "reserve"
+    assert reserve.stat().st_blocks * 512 >= 64 << 10
+
+    def full(path: Path, data: bytes) -> None:
+        if reserve.exists():
+            raise OSError(errno.ENOSPC, "full")
+        write_durably(path, data)
+
+    monkeypatch.setattr("runtime.images.layout.write_durably", full)
+    with pytest.raises(TareError, match="no space left"):
+        store.tag(image, ImageRef.parse("two"))
+    store.remove(image.ref)
+    assert store.layout.references() == {}
+    store.layout.create()
+    assert reserve.exists()
