@@ -133,7 +133,8 @@ class RootPlan:
         if wanted.bind:
             yield self._bind(mount, wanted, target, where)
         elif mount.type in ("cgroup", "cgroup2"):
-            yield from self._cgroups(target, wanted.flags)
+            below_kernel = any(target.startswith(f"{point}/") for point in safe)
+            yield from self._cgroups(target, wanted.flags, below_kernel)
         else:
             yield from self._fresh(mount, wanted, target, safe)
 
@@ -195,20 +196,23 @@ class RootPlan:
             propagation=wanted.propagation,
         )
 
-    def _cgroups(self, target: str, flags: int) -> Iterator[Step]:
+    def _cgroups(self, target: str, flags: int, below_kernel: bool) -> Iterator[Step]:
+        """`below_kernel`: the place lies in a file system of the kernel's own, in which no image has laid links."""
         place = os.fsencode(target)
         if not self.cgroup_mounts:
             return
+        first = Mount if below_kernel else _strictly
         if not self.config.linux.has("cgroup") and self.cgroup_directories:
+            yield first(b"tmpfs", place, b"tmpfs", QUIET, b"mode=755")
             yield from self._own_cgroups(target, flags)
         elif not self.config.linux.has("cgroup"):
             # Without a namespace of its own the container sees the host's tree, as it stands on the host.
             read_only = flags & MS_RDONLY
             yield Attach(b"sys/fs/cgroup", place, None, MS_BIND | MS_REC, attributes=(0, 0, read_only, 0))
         elif [name for _, name in self.cgroup_mounts] == [""]:
-            yield Mount(b"cgroup", place, b"cgroup2", flags or _CGROUP_FLAGS)
+            yield first(b"cgroup", place, b"cgroup2", flags or _CGROUP_FLAGS)
         else:
-            yield Mount(b"tmpfs", place, b"tmpfs", QUIET, b"mode=755")
+            yield first(b"tmpfs", place, b"tmpfs", QUIET, b"mode=755")
             for controllers, name in self.cgroup_mounts:
                 inside = os.fsencode(posixpath.join(target, name))
                 yield Directory(inside)
@@ -218,15 +222,13 @@ class RootPlan:
 
     def _own_cgroups(self, target: str, flags: int) -> Iterator[Step]:
         """v1 without a namespace: its own directory stands for each hierarchy, as mountinfo tells who asks."""
-        place = os.fsencode(target)
-        yield Mount(b"tmpfs", place, b"tmpfs", QUIET, b"mode=755")
         for directory, name in self.cgroup_directories:
             inside = os.fsencode(posixpath.join(target, name))
             yield Directory(inside)
             yield Mount(os.fsencode(directory).lstrip(b"/"), inside, None, MS_BIND)
             yield Mount(None, inside, None, MS_BIND | MS_REMOUNT | (flags or _CGROUP_FLAGS))
         if flags & MS_RDONLY:
-            yield Mount(None, place, None, MS_BIND | MS_REMOUNT | MS_RDONLY | QUIET)
+            yield Mount(None, os.fsencode(target), None, MS_BIND | MS_REMOUNT | MS_RDONLY | QUIET)
 
     def _devices(self) -> Iterator[Step]:
         taken = {mount.destination for mount in self.config.mounts}
@@ -285,6 +287,11 @@ class RootPlan:
 
 
 _KERNELS = ("proc", "sysfs")
+
+
+def _strictly(source: bytes, target: bytes, filesystem: bytes, flags: int, data: bytes | None = None) -> Attach:
+    """The same mount where an image may have laid links, of which none is followed."""
+    return Attach(source, target, filesystem, flags, data, strict=True)
 
 
 def _tree(source: str, wanted: Wanted, mount: MountPoint, mapped: bool) -> Tree:

@@ -32,9 +32,15 @@ def mounts(options: Options) -> tuple[MountPoint, ...]:
     system = [
         _with_read_only(mount, options)
         for mount in _system_mounts(options)
-        if mount.destination not in asked and not ("/dev" in asked and mount.destination.startswith("/dev/"))
+        if mount.destination not in asked and asked.keys().isdisjoint(_above(mount.destination))
     ]
     return (*system, *(asked[place] for place in sorted(asked, key=lambda place: (place.count("/"), place))))
+
+
+def _above(place: str) -> tuple[str, ...]:
+    """The directories that a place lies in: what is asked for there brings its own below, or nothing."""
+    words = place.split("/")[1:-1]
+    return tuple("/" + "/".join(words[:count]) for count in range(1, len(words) + 1))
 
 
 def _with_read_only(mount: MountPoint, options: Options) -> MountPoint:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,23 @@ def test_what_hides_a_file_is_not_the_hosts_to_change(launches: Launches, option
         HOST_NULL.chmod(before.st_mode & 0o7777)
         os.chown(HOST_NULL, before.st_uid, before.st_gid)
     assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, before.st_uid, before.st_gid)
+
+
+def test_no_link_of_an_image_makes_directories_on_the_host(launches: Launches, tmp_path: Path) -> None:
+    """Where the root's own mount has no parent, `..` of a directory below it is the host's root."""
+    victim, layer = tmp_path / "victim", tmp_path / "layer"
+    victim.mkdir()
+    (layer / "sys").mkdir(parents=True)
+    (layer / "bin").mkdir()
+    (layer / "sys/fs").symlink_to(f"/bin/../..{victim}")
+    base = launches.config("/bin/true")
+    config = replace(base, mounts=tuple(mount for mount in base.mounts if mount.destination != "/sys"))
+    place = launches.place(cgroup_mounts=(("memory", "memory"),))
+    assert place.rootfs is not None
+    place = replace(place, rootfs=replace(place.rootfs, layers=(place.rootfs.layers[0], layer)))
+    with pytest.raises(TareError):
+        launches.start(config, place)
+    assert not list(victim.iterdir())
 
 
 def test_the_hosts_interrupts_are_not_to_be_watched(launches: Launches) -> None:

@@ -195,6 +195,8 @@ def test_a_mount_replaces_the_systems_at_its_place() -> None:
     assert [mount for mount in container(mounts=(mine,)).mounts if "shm" in mount.destination] == [mine]
     whole = container(mounts=(MountPoint(destination="/dev", type="bind", source="/dev", options=("rbind",)),))
     assert [mount.destination for mount in whole.mounts if mount.destination.startswith("/dev")] == ["/dev"]
+    sys = container(mounts=(MountPoint(destination="/sys", type="bind", source="/srv"),))
+    assert [mount.destination for mount in sys.mounts if mount.destination.startswith("/sys")] == ["/sys"]
 
 
 def test_outer_mounts_come_before_inner_ones() -> None:

@@ -191,6 +191,16 @@ def test_v1_hierarchies_are_shown_read_only() -> None:
     assert step.flags & MS_RDONLY
 
 
+@pytest.mark.parametrize("mounts", [(("", ""),), (("cpu", "cpu"),)], ids=["v2", "v1"])
+def test_no_link_of_an_image_leads_control_groups_away(mounts: tuple[tuple[str, str], ...]) -> None:
+    base = config()
+    assert not isinstance(at(steps(base, cgroup_mounts=mounts), "/sys/fs/cgroup"), Attach)
+    without = replace(base, mounts=tuple(mount for mount in base.mounts if mount.destination != "/sys"))
+    step = at(steps(without, cgroup_mounts=mounts), "/sys/fs/cgroup")
+    assert isinstance(step, Attach)
+    assert step.strict
+
+
 def test_without_a_cgroup_namespace_v1_shows_the_containers_own_directories_locked_as_asked() -> None:
     own = (("/sys/fs/cgroup/cpu,cpuacct/tare/a", "cpu,cpuacct"),)
     made = steps(config(cgroupns="host"), cgroup_mounts=(("cpu,cpuacct", "cpu,cpuacct"),), cgroup_directories=own)
