@@ -177,13 +177,15 @@ class V2Cgroup(Cgroup):
 def hand_down(mount: Path, group: Path, controllers: Sequence[str]) -> None:
     """Enable `controllers`, as far as each level has them, from the mount point down to the parent of `group`.
 
-    Raises TareError where a group on the way holds processes, which then may not have limited groups below it.
+    They are in use when this returns. Raises TareError where a group on the way holds processes, which then may not
+    have limited groups below it.
     """
     for directory in reversed([path for path in group.parents if path == mount or mount in path.parents]):
         offered = (directory / "cgroup.controllers").read_text().split()
         enabled = (directory / "cgroup.subtree_control").read_text().split()
         for name in controllers:
-            if name not in offered or name in enabled:
+            # The kernel says so while it still makes the files, if somebody else asked; only a write waits for that.
+            if name not in offered or (name in enabled and directory != group.parent):
                 continue
             try:
                 write(directory / "cgroup.subtree_control", f"+{name}")

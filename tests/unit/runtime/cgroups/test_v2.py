@@ -124,6 +124,17 @@ def test_a_half_made_parent_is_completed_and_a_whole_one_left_alone(
     assert kernel == []
 
 
+def test_controllers_that_somebody_else_enables_right_now_are_waited_for(
+    v2_mount: Path, kernel: list[tuple[str, str]]
+) -> None:
+    """The kernel names them before the files are there, and holds up a writer until they are."""
+    (v2_mount / "cgroup.subtree_control").write_text("memory pids\n")
+    (v2_mount / "tare/cgroup.controllers").write_text("memory pids\n")
+    (v2_mount / "tare/cgroup.subtree_control").write_text("memory pids\n")
+    V2Cgroup("tare-1", v2_mount).create()
+    assert [value for _, value in kernel][-2:] == ["+memory", "+pids"]
+
+
 def test_a_group_that_vanishes_while_it_is_read_is_removed(v2_mount: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     group = V2Cgroup("tare-1", v2_mount)
     (v2_mount / "tare/tare-1").mkdir()
