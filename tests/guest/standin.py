@@ -37,7 +37,8 @@ PACKAGES = (
 MEMORY_BYTES, CPUS = 2048 * MIB, 2
 TRANSLATION_CACHE_MIB = 512  # much code runs here, and nothing is measured
 BOOT_S = 300.0  # bounds, not expectations: emulation on a busy host is slow
-TEST_S = 600.0
+TEST_S = 180.0
+END_S = 30.0  # to tell where it was
 HANG_S = 90
 PLACE = "/srv/tare"  # where the second disk is mounted
 MODULES = (
@@ -58,7 +59,10 @@ class StandIn:
         return self._guest.exec(argv, timeout_s)
 
     def pytest(self, *arguments: str, timeout_s: float = TEST_S) -> ExecResult:
-        """Run tests of the source tree in it; nothing may be skipped for want of a privilege."""
+        """Run tests of the source tree in it; nothing may be skipped for want of a privilege.
+
+        Those that are not done after `timeout_s` are interrupted, and say where they were.
+        """
         environment = [
             f"PYTHONPATH={PLACE}/source:{PLACE}/modules",
             f"TARE_TEST_ROOT={PLACE}/state",
@@ -67,8 +71,9 @@ class StandIn:
         ]
         options = ["-o", "addopts=", "-p", "no:cacheprovider", "-rfE", "-q", "--durations=10"]
         options += ["-o", f"faulthandler_timeout={HANG_S}"]  # says where, before the bound on all of them strikes
-        command = ["python3", "-m", "pytest", *options, *arguments]
-        return self.run("env", "-C", f"{PLACE}/source", *environment, *command, timeout_s=timeout_s)
+        bound = ["timeout", "--signal=INT", f"--kill-after={END_S:g}", f"{timeout_s:g}"]
+        command = [*bound, "python3", "-m", "pytest", *options, *arguments]
+        return self.run("env", "-C", f"{PLACE}/source", *environment, *command, timeout_s=timeout_s + 2 * END_S)
 
 
 def build(store: ImageStore) -> None:
