@@ -9,8 +9,8 @@ from __future__ import annotations
 import select
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -81,11 +81,23 @@ class Containers:
         """Write down a container of an image, which is pulled if need be. Raises TareError, leaving nothing then."""
         from runtime.container.creating import Creation
 
-        record, config = Creation(self).create(wanted, say)
+        with self._room(f"container {wanted.name}".strip()):
+            record, config = Creation(self).create(wanted, say)
         if config is not None:
             self._configs[record.id] = config
         self.tell(record, "create")
         return record
+
+    @contextmanager
+    def _room(self, what: str) -> Iterator[None]:
+        """Turn a full disk into a sentence."""
+        try:
+            yield
+        except OSError:
+            from runtime.images.layout import room_for
+
+            with room_for(what, self.host.root):
+                raise
 
     # --- starting
 
@@ -110,7 +122,8 @@ class Containers:
             config = self.config(settled)
             contact = summons.connect()
             try:
-                return contact, self._start(settled, config, contact, output=output, writes=writes, size=size)
+                with self._room(f"container {fresh.name}"):
+                    return contact, self._start(settled, config, contact, output=output, writes=writes, size=size)
             except BaseException:
                 contact.close()
                 raise

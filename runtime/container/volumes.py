@@ -131,17 +131,25 @@ class VolumeStore:
         chosen = name or secrets.token_hex(32)
         partial, final = self.directory / f".{chosen}", self.directory / chosen
         remove_tree(partial)
-        with room_for(f"volume {chosen}", self.directory):
-            (partial / _DATA).mkdir(parents=True, mode=0o755)
-            partial.chmod(0o700)
-            facts = {
-                "created_at": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-                "labels": dict(labels or {}),
-                "anonymous": name is None,
-            }
-            write_durably(partial / _FACTS, json.dumps(facts).encode())
-            partial.rename(final)
+        try:
+            with room_for(f"volume {chosen}", self.directory):
+                self._make(partial, final, labels, anonymous=name is None)
+        except BaseException:
+            remove_tree(partial)
+            raise
         return self.find(chosen)
+
+    @staticmethod
+    def _make(partial: Path, final: Path, labels: Mapping[str, str] | None, *, anonymous: bool) -> None:
+        (partial / _DATA).mkdir(parents=True, mode=0o755)
+        partial.chmod(0o700)
+        facts = {
+            "created_at": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "labels": dict(labels or {}),
+            "anonymous": anonymous,
+        }
+        write_durably(partial / _FACTS, json.dumps(facts).encode())
+        partial.rename(final)
 
     def populate(self, volume: Volume, layers: Sequence[Path], target: str) -> bool:
         """Give an empty volume what the image (`layers`, topmost last) has at `target`, as Docker does.

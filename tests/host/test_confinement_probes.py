@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +17,11 @@ from runtime.container.options import IdRange
 from runtime.container.plan import Place, exec_plan
 from runtime.container.spawning import Flat, outcome, spawn
 from runtime.container.steps import JoinNamespaces
+from runtime.driver import Host
 from runtime.errors import TareError
 from runtime.ledger import process_start
+from runtime.linux import syscalls
+from tests.host.life import IMAGE, NONE, Tare
 from tests.launches import Launches, Output
 
 HOST_NULL = Path("/dev/null")
@@ -113,3 +118,44 @@ def test_who_joins_a_pid_namespace_still_becomes_a_container(launches: Launches,
     said = launches.sh("cat /proc/1/comm; ls /proc/self/fd | wc -l", pid=f"/proc/{running.pid}/ns/pid")
     assert said.split() == ["sleep", "4"]
     running.kill(signal.SIGKILL)
+
+
+@pytest.fixture
+def full(bench_host: Host, tmp_path: Path) -> Iterator[tuple[Tare, Path]]:
+    """`tare` on a disk of its own, and a file that fills it."""
+    syscalls.mount(b"tmpfs", os.fsencode(tmp_path), b"tmpfs", 0, b"size=1m,nr_inodes=2000")
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib/images").symlink_to(bench_host.root / "images")
+    tare, filling = Tare(tmp_path), tmp_path / "filling"
+    with suppress(OSError), filling.open("wb", buffering=0) as file:
+        while file.write(b"x" * 4096):
+            pass
+    try:
+        yield tare, filling
+        tare.close()
+    finally:
+        syscalls.umount2(os.fsencode(tmp_path), syscalls.MNT_DETACH)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("run", "--rm", *NONE, IMAGE, "true"),
+        ("run", "-d", *NONE, "-v", "data:/etc", IMAGE, "true"),
+        ("create", *NONE, IMAGE, "true"),
+        ("volume", "create", "data"),
+    ],
+    ids=" ".join,
+)
+def test_on_a_full_disk_a_line_says_so_and_nothing_half_made_is_left(
+    full: tuple[Tare, Path], words: tuple[str, ...]
+) -> None:
+    tare, filling = full
+    said = tare(*words)
+    assert said.code in (1, 125)
+    assert "no space left" in said.err
+    assert len(said.err.splitlines()) == 1
+    assert tare("ps", "-aq").good() == tare("volume", "ls", "-q").good() == ""
+    assert tare.residents() == []
+    filling.unlink()
+    assert tare("clean").good() == "nothing to clean"
