@@ -58,9 +58,9 @@ def pull(image: str, platform: str | None, creds: str | None, plain_http: bool, 
 def push(image: str, destination: str | None, creds: str | None, plain_http: bool, quiet: bool) -> None:
     """Give IMAGE to the registry its name, or DESTINATION, says; its bytes and digest stay as they are."""
     store = _store()
-    found = store.find(image)
-    ref = ImageRef.parse(destination) if destination else found.ref
-    with _saying(quiet) as say:
+    with store.using(), _saying(quiet) as say:  # nobody removes what is being sent
+        found = store.find(image)
+        ref = ImageRef.parse(destination) if destination else found.ref
         digest = push_image(store, found, ref, access(ref, creds, plain_http), say=say)
     click.echo(digest if quiet else f"{ref} {digest}")
 
@@ -79,7 +79,11 @@ def push(image: str, destination: str | None, creds: str | None, plain_http: boo
 def save(image: tuple[str, ...], output: str | None, form: str) -> None:
     """Write images into one archive."""
     store = _store()
-    found = [store.find(name) for name in image]
+    with store.using():  # nobody removes what is being written
+        _save(store, [store.find(name) for name in image], output, form)
+
+
+def _save(store: ImageStore, found: list[Image], output: str | None, form: str) -> None:
     if output is None:
         if sys.stdout.isatty():
             raise UsageError("saving images", "an archive is not for a terminal", "use --output FILE, or redirect it")

@@ -48,7 +48,10 @@ def tree_bytes(path: Path) -> tuple[int, int]:
     seen: set[tuple[int, int]] = set()
     for directory, _, files in os.walk(path) if path.is_dir() else [(str(path.parent), [], [path.name])]:
         for name in (".", *files) if path.is_dir() else files:
-            info = os.lstat(os.path.join(directory, name))  # noqa: PTH118 - 15,000 files
+            try:
+                info = os.lstat(os.path.join(directory, name))  # noqa: PTH118 - 15,000 files
+            except FileNotFoundError:  # somebody is removing it
+                continue
             if (info.st_dev, info.st_ino) not in seen:
                 seen.add((info.st_dev, info.st_ino))
                 logical += info.st_size

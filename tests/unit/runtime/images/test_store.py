@@ -204,3 +204,10 @@ def test_an_image_can_be_removed_when_the_disk_is_full(store: ImageStore, monkey
     assert store.layout.references() == {}
     store.layout.create()
     assert reserve.exists()
+
+
+def test_what_is_being_removed_counts_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert tree_bytes(tmp_path / "gone") == (0, 0)
+    tree = grow(tmp_path / "tree", {"file": b"1"})
+    monkeypatch.setattr("os.walk", lambda path: [(str(path), [], ["file", "just removed"])])
+    assert tree_bytes(tree)[0] == tree.stat().st_size + 1
