@@ -39,7 +39,7 @@ FILES = {
     ),
     "files": (
         *("tests/host/test_files.py", "tests/host/test_kept.py"),
-        *("-k", "test_files or (auto and (belong or fresh))"),
+        *("-k", "test_files.py or (auto and (belong or fresh))"),
     ),
     "lives": (
         "tests/host/test_life.py",
