@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import PurePosixPath
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
 
 from runtime.cgroups.cgroup import Cgroup
 from runtime.cgroups.detect import detect
@@ -34,6 +35,13 @@ def make_cgroup(group: Cgroup, resources: Resources) -> None:
         raise TareError("cgroup", f"{group.id} is in use: {len(group.pids())} processes are in it", "choose another")
     group.create()
     group.apply(resources)
+
+
+def join_files(group: Cgroup, directories: Sequence[str]) -> tuple[Path, ...]:
+    """What a further process of the container writes to: in `directories`, a group may have joined more since."""
+    files = group.join_files()
+    others = (Path(directory) / "tasks" for directory in directories)
+    return (*files, *(path for path in others if path not in files and path.exists()))
 
 
 def own_directories(group: Cgroup) -> tuple[tuple[str, str], ...]:

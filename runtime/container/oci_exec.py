@@ -10,7 +10,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from runtime.container import bundles, decode, oci, oci_create, spawning
+from runtime.cgroups.detect import open_cgroup
+from runtime.container import bundles, decode, oci, oci_cgroup, oci_create, spawning
 from runtime.container.config import Config, Process
 from runtime.container.oci_create import Making
 from runtime.container.plan import HostFacts, exec_plan
@@ -80,10 +81,10 @@ def spawn(runtime: oci.Runtime, container_id: str, what: Asked, making: Making) 
     process = oci_create.grantable(what.over(config), runtime.warn, new_user=config.linux.has("user"))
     oci_create.check_console(process, making)
     process = oci_create.with_home(process, Path(record.rootfs))
-    group = oci.cgroup_of(record)
+    group = open_cgroup(record.cgroup_name, oci_cgroup.limits(config), guard_devices=True, parent=record.cgroup_parent)
     placement = Placement(
         bundle=Path(record.bundle),
-        join_files=group.join_files(),
+        join_files=oci_cgroup.join_files(group, record.groups),
         cgroup=group.clone_into(),
         devices_guarded=group.guards_devices,
         keyring=making.keyring,
