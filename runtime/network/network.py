@@ -115,7 +115,7 @@ class Networks:
                 self._withdraw([port for port, address in self.published() if f"{port} {address}" in noted])
             for kind, value in resources:
                 definition = self.definitions.find(value) if kind == "lease" else None
-                if definition is not None:
+                if definition is not None and self._pool_path(definition).exists():
                     self._pool(definition).release(owner)
             for kind, value in resources:
                 if kind == "link":

@@ -48,9 +48,14 @@ class Pool:
         header = _HEADER.pack(_MAGIC, subnet.base, subnet.prefix_bits, boot.encode())
         if os.pread(self._fd, _HEADER.size, 0) != header:
             # Another boot's, another subnet's, or torn at birth.
-            os.ftruncate(self._fd, 0)
-            os.ftruncate(self._fd, _HEADER_BYTES + subnet.segments * _SEGMENT_BYTES)
-            os.pwrite(self._fd, header, 0)
+            try:
+                os.ftruncate(self._fd, 0)
+                os.ftruncate(self._fd, _HEADER_BYTES + subnet.segments * _SEGMENT_BYTES)
+                os.pwrite(self._fd, header, 0)
+            except OSError:
+                self.close()
+                path.unlink()  # whoever gives something back would try to make it whole again
+                raise
 
     def __enter__(self) -> Self:
         return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -34,6 +35,16 @@ def test_an_exhausted_pool_says_so_and_still_works_after(tmp_path: Path) -> None
             one.take("late")
         assert one.free("o3", addresses[3])
         assert one.take("late").address == addresses[3]
+
+
+def test_a_full_disk_leaves_no_pool_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", refuse)
+    with pytest.raises(OSError, match="No space"):
+        pool(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_freed_address_comes_last(tmp_path: Path) -> None:
