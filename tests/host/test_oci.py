@@ -376,7 +376,6 @@ def confinement(status: str) -> list[str]:
     return [line for line in status.splitlines() if line.startswith(("Cap", "NoNewPrivs", "Seccomp"))]
 
 
-@pytest.mark.usefixtures("subreaper")
 def test_an_executed_program_is_in_every_group_of_its_container(tare: OciRuntime, sleeper: str) -> None:
     tare("update", "--cpuset-cpus", "0", sleeper)
     done = tare("exec", sleeper, "sh", "-c", "cat /proc/1/cgroup; echo; cat /proc/self/cgroup")
@@ -384,6 +383,7 @@ def test_an_executed_program_is_in_every_group_of_its_container(tare: OciRuntime
     assert program.split() == container.split()
 
 
+@pytest.mark.usefixtures("subreaper")
 def test_detached_exec_writes_its_pid_and_belongs_to_the_caller(tare: OciRuntime, sleeper: str, tmp_path: Path) -> None:
     process = {"args": ["sh", "-c", "exit 3"], "cwd": "/", "env": ["PATH=/bin:/usr/bin"], "user": {"uid": 0, "gid": 0}}
     (tmp_path / "process.json").write_text(json.dumps(process))
