@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
-import platform
 import signal
+from types import SimpleNamespace
 
 import pytest
 
@@ -55,7 +55,7 @@ def test_prctl_answers() -> None:
 
 
 def test_an_unknown_machine_has_no_such_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(platform, "machine", lambda: "vax")
+    monkeypatch.setattr("os.uname", lambda: SimpleNamespace(machine="vax"))
     with pytest.raises(OSError, match="not implemented") as caught:
         syscalls._check(syscalls._call("clone3")(), "clone3")
     assert caught.value.errno == errno.ENOSYS
