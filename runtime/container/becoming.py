@@ -66,7 +66,10 @@ class ResourceLimit:
         return f"set rlimit {self.number} to {self.soft}:{self.hard}"
 
     def execute(self) -> None:
-        resource.setrlimit(self.number, (self.soft, self.hard))
+        try:
+            resource.setrlimit(self.number, (self.soft, self.hard))
+        except ValueError as error:  # what Python makes of EPERM and EINVAL
+            raise OSError(errno.EPERM, str(error)) from error
 
 
 @ordered_record

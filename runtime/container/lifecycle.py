@@ -6,6 +6,7 @@ commands are written or answered (`runtime.commands.containers`), nor what a sta
 
 from __future__ import annotations
 
+import os
 import select
 import signal
 import time
@@ -408,6 +409,7 @@ def settle_by_id(root: str, run: str, container_id: str) -> None:
 
     The entry point of a process of its own.
     """
+    os.umask(0o022)  # the keeper has none
     containers = Containers(Host(Path(root), Path(run)))
     with suppress(TareError):
         record = containers.settle(containers.state.find(container_id))

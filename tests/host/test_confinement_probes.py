@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from runtime.container.config import Rlimit
+from runtime.container.lifecycle import settle_by_id
 from runtime.container.namespaces import foreign
 from runtime.container.options import IdRange
 from runtime.container.plan import Place, exec_plan
@@ -159,3 +161,21 @@ def test_on_a_full_disk_a_line_says_so_and_nothing_half_made_is_left(
     assert tare.residents() == []
     filling.unlink()
     assert tare("clean").good() == "nothing to clean"
+
+
+def test_whoever_gives_back_for_the_keeper_makes_no_file_for_everybody(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        settle_by_id(str(tmp_path / "lib"), str(tmp_path / "run"), "0" * 64)
+        assert os.umask(0) == 0o022
+    finally:
+        os.umask(before)
+
+
+def test_a_limit_above_the_hosts_own_is_refused_in_words(launches: Launches) -> None:
+    config = launches.config("true")
+    assert config.process is not None
+    limits = (Rlimit(type="RLIMIT_NOFILE", soft=2**40, hard=2**40),)
+    with pytest.raises(TareError, match="not allowed to raise maximum limit") as caught:
+        launches.start(replace(config, process=replace(config.process, rlimits=limits)))
+    assert "ValueError" not in str(caught.value)
