@@ -48,8 +48,7 @@ def _push(store: ImageStore, image: Image, ref: ImageRef, target: Repository, sa
         list(uploads.map(pushing.blob, blobs.values()))
     what = f"image {ref}"
     data = store.layout.blob(image.digest).read_bytes()
-    media_type = str(document.get("mediaType") or store.layout.entries()[str(image.ref)]["mediaType"])
-    headers = {"Content-Type": media_type}
+    headers = {"Content-Type": store.media_type(image)}
     with target.ask("PUT", f"manifests/{ref.tag}", headers=headers, body=data) as response:
         expect(response, what, 201, 200, 202)
         answered = response.headers.get("Docker-Content-Digest", image.digest)

@@ -56,7 +56,7 @@ class _Saving:
             for blob in (*document["layers"], document["config"]):
                 self._blob(blob["digest"])
             self._blob(image.digest)
-            kind = self._store.layout.entries()[str(image.ref)]["mediaType"]
+            kind = self._store.media_type(image)
             size_bytes = self._store.layout.blob(image.digest).stat().st_size
             names = {_REF_NAME: str(image.ref), _IMAGE_NAME: str(image.ref)}
             entries.append({"mediaType": kind, "digest": image.digest, "size": size_bytes, "annotations": names})

@@ -180,6 +180,13 @@ class ImageStore(Workshop):
             found.append(Layer(diff_id, variant if fits else self._layer_directory(diff_id) / "fs"))
         return tuple(found)
 
+    def media_type(self, image: Image) -> str:
+        """What the image's manifest is: its own word, else what the index says; its name may be gone meanwhile."""
+        said = self.layout.get(image.digest).get("mediaType") or self.layout.entries().get(str(image.ref), {}).get(
+            "mediaType"
+        )
+        return str(said or MANIFEST)
+
     # --- changing
 
     def put_layer(

@@ -184,6 +184,15 @@ def test_a_saved_blob_that_is_damaged_is_not_written(store: ImageStore) -> None:
         save(store, [image], io.BytesIO(), form="docker")
 
 
+def test_an_image_that_loses_its_name_while_it_is_saved_is_saved(store: ImageStore) -> None:
+    found = load(store, io.BytesIO(tar(docker_archive())))
+    store.remove(found[0].ref)
+    target = io.BytesIO()
+    save(store, found[:1], target)
+    target.seek(0)
+    assert [image.digest for image in load(ImageStore(store.root / "other"), target)] == [found[0].digest]
+
+
 def test_an_archive_that_grows_without_end_stops_at_the_bound(store: ImageStore) -> None:
     bomb = gzip.compress(tar({"manifest.json": b"[]", "zeros": bytes(8 << 20)}))
     with pytest.raises(TareError, match="larger than the bound"):
