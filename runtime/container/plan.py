@@ -133,8 +133,15 @@ class Template:
             user=self._namespaces.user,
         )
 
+    @property
+    def _is_seen(self) -> bool:
+        """Whether it is born among the processes of another container, who are not to look into it before it runs."""
+        return any(flag == CLONE_NEWPID for _, flag in self._namespaces.entered)
+
     def _beginning(self) -> Iterator[Step]:
         process, namespaces = self._process, self._namespaces
+        if self._is_seen:
+            yield Undumpable()
         if process.oom_score_adj is not None and not self._in_user:
             yield Write(b"/proc/self/oom_score_adj", b"%d" % process.oom_score_adj)
         if namespaces.late:
@@ -173,7 +180,7 @@ class Template:
             yield WaitForParent()
         yield PivotRoot(root)
         if self._in_user:
-            yield BecomeRoot(dumpable=not any(flag == CLONE_NEWPID for _, flag in self._namespaces.entered))
+            yield BecomeRoot(dumpable=not self._is_seen)
 
     def _root_plan(self, place: Place) -> RootPlan:
         return RootPlan(

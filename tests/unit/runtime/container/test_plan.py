@@ -11,7 +11,16 @@ from typing import Any
 import pytest
 
 from runtime.container import defaults
-from runtime.container.becoming import BecomeRoot, Confine, DieWithParent, Execute, Find, ResourceLimit, Terminal
+from runtime.container.becoming import (
+    BecomeRoot,
+    Confine,
+    DieWithParent,
+    Execute,
+    Find,
+    ResourceLimit,
+    Terminal,
+    Undumpable,
+)
 from runtime.container.config import Config, Hook, Hooks, IdMapping, MountPoint, Namespace, Rlimit, Root, TimeOffset
 from runtime.container.furnishing import NewFile, ReadOnlyRoot
 from runtime.container.mounting import Attach, AttachRoot, Cover, LeaveHost, Mount, Overlay, PivotRoot, PrivateParent
@@ -249,7 +258,10 @@ def test_who_joins_the_processes_of_another_container_is_not_to_be_looked_into()
     namespaces = (*(one for one in alone.linux.namespaces if one.type != "pid"), pid)
     joined = replace(alone, linux=replace(alone.linux, namespaces=namespaces))
     assert BecomeRoot() in container(alone).steps
-    assert BecomeRoot(dumpable=False) in container(joined).steps
+    assert not found(container(alone), Undumpable)
+    plan = container(joined)
+    assert plan.steps[0] == Undumpable()
+    assert BecomeRoot(dumpable=False) in plan.steps
 
 
 def test_a_user_namespace_that_is_joined_is_not_mapped_again() -> None:
