@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -240,6 +240,45 @@ def test_a_killed_pull_goes_on_where_it_was(server: str, store: ImageStore, tmp_
     assert pull(other, ref, QUICK, say=lines.append).digest == image.digest
     assert not blob.exists()
     assert len(other.sweep(unneeded=True)) <= 1, "the dead one's directory"
+
+
+def test_a_removal_killed_at_any_moment_spoils_no_later_pull(server: str, store: ImageStore, tmp_path: Path) -> None:
+    files = [archive([member(f"{layer}-{number}", b"x") for number in range(1000)]).getvalue() for layer in range(3)]
+    image, ref = image_of(store, *files), ImageRef.parse(f"{server}/many")
+    push(store, image, ref, QUICK)
+    expected = [sorted(os.listdir(layer.directory)) for layer in image.layers]  # noqa: PTH208 - names alone
+    code = (
+        "import sys; from pathlib import Path; from runtime.images.store import ImageStore;"
+        "from runtime.images.collect import remove_image; store = ImageStore(Path(sys.argv[1]));"
+        "sys.stdin.read(1); remove_image(store, sys.argv[2], force=True)"
+    )
+    other = ImageStore(tmp_path / "other")
+    for number in range(4):
+        pulled = pull(other, ref, QUICK)
+        assert [sorted(os.listdir(layer.directory)) for layer in pulled.layers] == expected  # noqa: PTH208
+        command = [sys.executable, "-c", code, str(other.root), str(ref)]
+        with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE) as process:
+            assert process.stdin is not None
+            process.stdin.write(b"x")
+            process.stdin.flush()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(0.2 + 0.03 * number)
+            process.kill()
+        if number % 2:
+            other.sweep(unneeded=True)
+            assert other.sweep(unneeded=True) == []
+
+
+def test_a_registry_with_tls_on_loopback(store: ImageStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    words = ["-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=elsewhere", "-keyout", str(key)]
+    tool("openssl", "req", "-x509", *words, "-out", str(certificate))
+    monkeypatch.setenv("REGISTRY_HTTP_TLS_CERTIFICATE", str(certificate))
+    monkeypatch.setenv("REGISTRY_HTTP_TLS_KEY", str(key))
+    with registry(tmp_path / "registry") as host:
+        image, ref = plain(store, 40 << 20), ImageRef.parse(f"{host}/a/b")
+        push(store, image, ref, QUICK)
+        assert pull(ImageStore(tmp_path / "other"), ref, QUICK).digest == image.digest
 
 
 def test_what_a_killed_pull_left_is_swept(server: str, store: ImageStore, tmp_path: Path) -> None:
