@@ -23,7 +23,7 @@ from runtime.driver import Host
 from runtime.errors import TareError
 from runtime.ledger import process_start
 from runtime.linux import syscalls
-from tests.host.life import IMAGE, NONE, Tare
+from tests.host.life import IMAGE, NONE, Tare, rooted
 from tests.launches import Launches, Output
 
 HOST_NULL = Path("/dev/null")
@@ -63,6 +63,91 @@ def test_no_link_of_an_image_makes_directories_on_the_host(launches: Launches, t
 def test_the_hosts_interrupts_are_not_to_be_watched(launches: Launches) -> None:
     """Their times tell of keystrokes and packets: https://github.com/moby/moby/security/advisories/GHSA-6fw5-f8r9-fgfm."""
     assert launches.sh("cat /proc/interrupts") == ""
+
+
+# Calls that lead out of a container or deep into the kernel, by their x86-64 numbers; all arguments are 0.
+_CALLS = {
+    "unshare": 272,
+    "setns": 308,
+    "clone3": 435,
+    "mount": 165,
+    "umount2": 166,
+    "pivot_root": 155,
+    "open_tree": 428,
+    "move_mount": 429,
+    "fsopen": 430,
+    "mount_setattr": 442,
+    "open_by_handle_at": 304,
+    "io_uring_setup": 425,
+    "bpf": 321,
+    "perf_event_open": 298,
+    "userfaultfd": 323,
+    "kexec_load": 246,
+    "kexec_file_load": 320,
+    "init_module": 175,
+    "finit_module": 313,
+    "delete_module": 176,
+    "add_key": 248,
+    "request_key": 249,
+    "keyctl": 250,
+    "swapon": 167,
+    "reboot": 169,
+    "iopl": 172,
+    "settimeofday": 164,
+    "acct": 163,
+    "quotactl": 179,
+    "syslog": 103,
+    "kcmp": 312,
+    "fanotify_init": 300,
+    "x32 getpid": 0x40000000 + 39,
+}
+_CALL_ALL = f"""
+import ctypes, errno
+call = ctypes.CDLL(None, use_errno=True).syscall
+for name, number in {_CALLS!r}.items():
+    said = call(number, 0, 0, 0, 0, 0, 0)
+    print(name, "done" if said >= 0 else errno.errorcode[ctypes.get_errno()], sep="=")
+"""
+_OPEN_ALL = """
+import os, stat
+disks = [(stat.S_IFBLK, major) for major in (8, 253, 254, 259)]
+for kind, major in (*disks, (stat.S_IFCHR, 10)):
+    try:
+        os.mknod("/node", kind | 0o666, os.makedev(major, 1))
+        os.open("/node", os.O_RDONLY | os.O_NONBLOCK)
+    except OSError as error:
+        print("refused" if error.errno == 1 else error)
+    else:
+        print("opened")
+    if os.path.lexists("/node"):
+        os.unlink("/node")
+"""
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="the numbers are x86-64's")
+@pytest.mark.parametrize("options", [{}, {"id_range": IdRange(host_id=1 << 20)}], ids=["root", "userns"])
+def test_what_reaches_beyond_a_container_is_refused(launches: Launches, options: dict[str, Any]) -> None:
+    config = launches.config("python3", "-c", _CALL_ALL, **options)
+    said = dict(line.split("=") for line in launches.output(config).splitlines())
+    assert said == {name: "ENOSYS" if name in ("clone3", "x32 getpid") else "EPERM" for name in _CALLS}
+
+
+def test_no_disk_of_the_host_is_opened_through_a_node_of_ones_own(bench_host: Host) -> None:
+    with rooted(bench_host) as tare:
+        said = tare.run(IMAGE, "python3", "-c", _OPEN_ALL).good()
+    assert said.split() == ["refused"] * 5
+
+
+def test_a_further_process_is_as_confined_as_the_first_whoever_it_is(bench_host: Host) -> None:
+    script = "grep -E '^(Cap|NoNewPrivs|Seccomp:)' /proc/self/status; ls /proc/self/fd"
+    with rooted(bench_host) as tare:
+        first = tare.run(IMAGE, "sh", "-c", script).good()
+        name = tare.up("-u", "33", IMAGE, "sleep", "300")
+        assert tare("exec", "-u", "0", name, "sh", "-c", script).good() == first
+        user = tare("exec", name, "sh", "-c", script).good()
+    assert "CapEff:\t0000000000000000" in user
+    assert "CapPrm:\t0000000000000000" in user
+    assert "Seccomp:\t2" in user
 
 
 @dataclass
