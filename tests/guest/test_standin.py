@@ -1,6 +1,6 @@
 """The container driver on a real kernel with cgroup v2 alone: our own tests, run inside the stand-in.
 
-Boots once (half a minute under emulation). Each test here runs one file there and passes if all of it does.
+Boots once (half a minute to a minute under emulation). Each test here runs one file there and passes if all of it does.
 """
 
 from __future__ import annotations
