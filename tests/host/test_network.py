@@ -481,7 +481,7 @@ def test_ids_of_its_own_and_a_place_on_a_bridge(bench_host: Host, serve: Callabl
         reach = ["nsenter", "-t", str(state["Pid"]), "-n"]
         shown = subprocess.run([*reach, "ip", "-j", "addr"], capture_output=True, text=True, check=True).stdout
         inside = {link["ifname"]: [each["local"] for each in link["addr_info"]] for link in json.loads(shown)}
-        assert (inside.keys(), inside["lo"][0], inside["eth0"]) == ({"lo", "eth0"}, "127.0.0.1", [address])
+        assert (set(inside), inside["lo"][0], inside["eth0"]) == ({"lo", "eth0"}, "127.0.0.1", [address])
         serve(inner, *reach)
         assert ask(address, inner), "from the host"
         assert ask("127.0.0.1", port), "by its published port"
