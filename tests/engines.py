@@ -76,6 +76,7 @@ def docker_engine(directory: Path, runtimes: Mapping[str, Path] | None = None) -
         "--iptables=false",
         "--ip6tables=false",
         "--bridge=none",
+        "--ip-forward=false",
         *extra,
     ]
     with _daemon(command, directory / "dockerd.log") as process:
