@@ -16,6 +16,7 @@ from typing import Any
 import click
 
 from runtime.commands import asking, wishes
+from runtime.commands.several import each
 from runtime.container import terminal
 from runtime.container.contact import Contact, Ended, Running, Summons
 from runtime.container.lifecycle import UNSEEN, Containers
@@ -197,7 +198,7 @@ def start(names: Sequence[str], attach: bool, interactive: bool, sig_proxy: str,
     _need_root()
     containers = _containers()
     if not attach and not interactive:
-        return _each(names, lambda name: _start(containers, name))
+        return each(names, lambda name: _start(containers, name))
     if len(names) > 1:
         raise UsageError("start", "one can be attached to only one container", "name one")
     record = containers.find(names[0])
@@ -225,7 +226,7 @@ def stop(names: Sequence[str], time_s: int | None, signal_name: str | None) -> i
     """Ask CONTAINERs to end, and kill those that have not in time."""
     containers = _containers()
     number = wishes.signal_number(signal_name) if signal_name else None
-    return _each(names, lambda name: containers.stop(containers.find(name), time_s, number))
+    return each(names, lambda name: containers.stop(containers.find(name), time_s, number))
 
 
 @click.command(cls=_Run)
@@ -243,7 +244,7 @@ def restart(names: Sequence[str], time_s: int | None, signal_name: str | None) -
         _start(containers, containers.find(name).id)
         containers.tell(containers.find(name), "restart")
 
-    return _each(names, again)
+    return each(names, again)
 
 
 @click.command()
@@ -252,7 +253,7 @@ def restart(names: Sequence[str], time_s: int | None, signal_name: str | None) -
 def kill(names: Sequence[str], signal_name: str) -> int:
     """Send a signal to the main process of CONTAINERs."""
     containers, number = _containers(), wishes.signal_number(signal_name)
-    return _each(names, lambda name: containers.kill(containers.find(name), number))
+    return each(names, lambda name: containers.kill(containers.find(name), number))
 
 
 @click.command()
@@ -272,7 +273,7 @@ def rm(names: Sequence[str], force: bool, volumes: bool) -> int:
             raise
         containers.remove(record, force=force, volumes=volumes)
 
-    return _each(names, remove)
+    return each(names, remove)
 
 
 @click.command()
@@ -280,7 +281,7 @@ def rm(names: Sequence[str], force: bool, volumes: bool) -> int:
 def wait(names: Sequence[str]) -> int:
     """Wait until CONTAINERs have ended, and print their exit codes."""
     containers = _containers()
-    return _each(names, lambda name: str(containers.wait(containers.find(name))))
+    return each(names, lambda name: str(containers.wait(containers.find(name))))
 
 
 @click.command()
@@ -288,7 +289,7 @@ def wait(names: Sequence[str]) -> int:
 def pause(names: Sequence[str]) -> int:
     """Freeze all processes of CONTAINERs."""
     containers = _containers()
-    return _each(names, lambda name: containers.pause(containers.find(name)))
+    return each(names, lambda name: containers.pause(containers.find(name)))
 
 
 @click.command()
@@ -296,7 +297,7 @@ def pause(names: Sequence[str]) -> int:
 def unpause(names: Sequence[str]) -> int:
     """Let frozen CONTAINERs run on."""
     containers = _containers()
-    return _each(names, lambda name: containers.unpause(containers.find(name)))
+    return each(names, lambda name: containers.unpause(containers.find(name)))
 
 
 @click.command()
@@ -420,20 +421,6 @@ def _attached(stdin: bool, streams: Sequence[str], sig_proxy: str, detach_keys: 
 def _check_terminal(tty: bool) -> None:
     if tty and not os.isatty(0):
         raise UsageError("--tty", "standard input is not a terminal", "leave out -t, or -i")
-
-
-def _each(names: Sequence[str], do: Callable[[str], str | None]) -> int:
-    """Do it for every name, print what comes of it (or the name), and go on when one fails: the exit code."""
-    code = 0
-    for name in names:
-        try:
-            click.echo(do(name) or name)
-        except TareError as error:
-            if os.environ.get("TARE_DEBUG"):
-                raise
-            click.echo(f"tare: {error}", err=True)
-            code = 1
-    return code
 
 
 def _say(quiet: bool) -> Callable[[str], None]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from runtime.commands.several import each
 from runtime.driver import host_from_env
 from runtime.errors import TareError, UsageError
 from runtime.network.definitions import DEFAULT, Network
@@ -72,20 +73,10 @@ def inspect(names: Sequence[str]) -> None:
 
 @network.command()
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
-def rm(names: Sequence[str]) -> None:
+def rm(names: Sequence[str]) -> int:
     """Remove networks. One that a container uses stays."""
-    failures = []
     with _networks() as networks:
-        for name in names:
-            try:
-                networks.remove(name)
-                click.echo(name)
-            except TareError as error:
-                failures.append(error)
-    for failure in failures[:-1]:
-        click.echo(f"tare: {failure}", err=True)
-    if failures:
-        raise failures[-1]
+        return each(names, networks.remove)
 
 
 @contextmanager

@@ -10,9 +10,10 @@ from collections.abc import Iterable, Sequence
 
 import click
 
+from runtime.commands import several
 from runtime.container.volumes import Volume, VolumeStore
 from runtime.driver import host_from_env
-from runtime.errors import TareError, UsageError
+from runtime.errors import UsageError
 from runtime.images.store import tree_bytes
 
 _FILTERS = ("dangling", "label", "name")
@@ -63,22 +64,11 @@ def inspect(names: Sequence[str]) -> None:
 @volume.command()
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @click.option("-f", "--force", is_flag=True, help="Do not mind volumes that are not there.")
-def rm(names: Sequence[str], force: bool) -> None:
+def rm(names: Sequence[str], force: bool) -> int:
     """Remove volumes with all in them. One that a container uses, running or not, stays."""
     store, known = _store(), {each.name for each in _store().all()}
-    failures = []
-    for name in names:
-        if force and name not in known:
-            continue
-        try:
-            store.remove(name)
-            click.echo(name)
-        except TareError as error:
-            failures.append(error)
-    for failure in failures[:-1]:
-        click.echo(f"tare: {failure}", err=True)
-    if failures:
-        raise failures[-1]
+    wanted = [name for name in names if name in known or not force]
+    return several.each(wanted, store.remove)
 
 
 @volume.command()
