@@ -55,6 +55,8 @@ def _rootfs(root: Path) -> None:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text("of the image")
     (root / "srv/link").symlink_to("/nowhere")
+    for path in root.rglob("*"):  # layers keep whole seconds, within which Docker takes a touched file for the same
+        os.utime(path, (1e9, 1e9), follow_symlinks=False)
 
 
 def _take(root: Path, path: Path, name: Path) -> None:
