@@ -7,16 +7,23 @@ Not where any of the files come from, and no limits: those are the control group
 
 from __future__ import annotations
 
+import re
 import xml.etree.ElementTree as ET
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from string import ascii_lowercase
+from typing import Literal
 
 from runtime.channel import PORT_NAME
+from runtime.errors import UsageError
 
 MIB = 1 << 20
 TRANSLATION_CACHE_MIB = 64
 """TCG's buffer for translated code; QEMU's own default, up to 1 GiB, would drown what the guest itself costs."""
+
+_FLAT_SLOTS = range(3, 0x1B)
+"""Slots of q35's root complex that libvirt gives to nothing else: below are video's, above sound, USB and ISA."""
+_MAC = re.compile(r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +43,47 @@ class DirectKernel:
     command_line: str
 
 
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """A network card on `tap`, a device that is there already and stays another's to configure and to remove."""
+
+    tap: str
+    mac: str
+    mtu: int
+
+    def __post_init__(self) -> None:
+        if _MAC.fullmatch(self.mac) is None or int(self.mac[:2], 16) & 1:
+            raise UsageError(f"hardware address {self.mac!r}", "not one card's", "write it like 02:00:0a:00:00:02")
+        if not 68 <= self.mtu <= 65535:
+            raise UsageError(f"MTU {self.mtu}", "must lie between 68 and 65535", "correct it")
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """What a host that has it to spare can give a guest beyond its share.
+
+    `pins` holds one CPU of the host for each vCPU, in their order; QEMU's other threads get all of these.
+    `hugepages` takes the guest's memory from the host's pool of huge pages, `locked` keeps all of QEMU's resident.
+    """
+
+    pins: tuple[int, ...] = ()
+    hugepages: bool = False
+    locked: bool = False
+
+    def __post_init__(self) -> None:
+        if any(cpu < 0 for cpu in self.pins):
+            raise UsageError(f"pins {self.pins}", "a CPU's number is not negative", "name one CPU for each vCPU")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Domain:
     """One guest. `memory_bytes` is what the guest sees; `agent` and `console` are sockets that QEMU connects to.
 
-    `cache` is QEMU's disk cache mode: `none` (O_DIRECT, native AIO) or `writeback`. `flat` puts the
-    devices straight on the root complex instead of one hot-pluggable port each, for fewer buses to scan.
-    `more_disks` are raw images, which the guest finds as vdb and so on and may write to; `translation_cache_mib` is
-    TCG's.
+    `disk` is a qcow2 overlay of `base`. `cache` is QEMU's disk cache mode: `none` (O_DIRECT, native AIO) or
+    `writeback`. `flat` puts the devices straight on the root complex instead of one hot-pluggable port each, for
+    fewer buses to scan. `more_disks` are raw images, which the guest finds as vdb and so on and may write to;
+    `seed`, a raw image it may only read, comes after them. `translation_cache_mib` is TCG's. Without a `uuid`,
+    libvirt draws one.
     """
 
     name: str
@@ -60,6 +100,16 @@ class Domain:
     flat: bool = False
     more_disks: tuple[Path, ...] = ()
     translation_cache_mib: int = TRANSLATION_CACHE_MIB
+    uuid: str | None = None
+    interface: Interface | None = None
+    base_format: Literal["raw", "qcow2"] = "raw"
+    seed: Path | None = None
+    tuning: Tuning = field(default_factory=Tuning)
+
+    def __post_init__(self) -> None:
+        if self.tuning.pins and len(self.tuning.pins) != self.vcpus:
+            why = f"the guest has {self.vcpus} vCPUs"
+            raise UsageError(f"pins to {len(self.tuning.pins)} CPUs", why, "name one CPU for each vCPU")
 
 
 def domain_xml(domain: Domain) -> str:
@@ -67,10 +117,13 @@ def domain_xml(domain: Domain) -> str:
     kvm = domain.accelerator == "kvm"
     root = ET.Element("domain", type="kvm" if kvm else "qemu")
     _text(root, "name", domain.name)
+    if domain.uuid is not None:
+        _text(root, "uuid", domain.uuid)
     _text(root, "memory", str(domain.memory_bytes // 1024), unit="KiB")
-    # Merged pages would make the memory of two guests of one image depend on whether ksmd came by.
-    ET.SubElement(ET.SubElement(root, "memoryBacking"), "nosharepages")
+    _backing(ET.SubElement(root, "memoryBacking"), domain.tuning)
     _text(root, "vcpu", str(domain.vcpus), placement="static")
+    if domain.tuning.pins:
+        _pins(ET.SubElement(root, "cputune"), domain.tuning.pins)
     _boot(ET.SubElement(root, "os"), domain.boot)
     _features(ET.SubElement(root, "features"), None if kvm else domain.translation_cache_mib)
     cpu = ET.SubElement(root, "cpu", mode="host-passthrough" if kvm else "maximum")
@@ -87,6 +140,21 @@ def domain_xml(domain: Domain) -> str:
 
 def _text(parent: ET.Element, tag: str, text: str, **attributes: str) -> None:
     ET.SubElement(parent, tag, attributes).text = text
+
+
+def _backing(backing: ET.Element, tuning: Tuning) -> None:
+    if tuning.hugepages:
+        ET.SubElement(backing, "hugepages")
+    # Merged pages would make the memory of two guests of one image depend on whether ksmd came by.
+    ET.SubElement(backing, "nosharepages")
+    if tuning.locked:
+        ET.SubElement(backing, "locked")
+
+
+def _pins(cputune: ET.Element, pins: tuple[int, ...]) -> None:
+    for vcpu, cpu in enumerate(pins):
+        ET.SubElement(cputune, "vcpupin", vcpu=str(vcpu), cpuset=str(cpu))
+    ET.SubElement(cputune, "emulatorpin", cpuset=",".join(map(str, sorted(set(pins)))))
 
 
 def _boot(os: ET.Element, boot: Firmware | DirectKernel) -> None:
@@ -111,29 +179,27 @@ def _features(features: ET.Element, translation_cache_mib: int | None) -> None:
 
 def _devices(devices: ET.Element, domain: Domain) -> None:
     _text(devices, "emulator", str(domain.emulator))
-    disk = ET.SubElement(devices, "disk", type="file", device="disk")
-    driver = {"name": "qemu", "type": "qcow2", "cache": domain.cache, "discard": "unmap"}
-    driver |= {"io": "native"} if domain.cache == "none" else {}
-    ET.SubElement(disk, "driver", driver)
-    ET.SubElement(disk, "source", file=str(domain.disk))
+    disk = _disk(devices, domain.disk, "vda", domain.cache, "qcow2")
     # Said here, so that libvirt need not open the overlay and guess what lies below.
-    backing = ET.SubElement(disk, "backingStore", type="file")
-    ET.SubElement(backing, "format", type="raw")
+    backing = ET.Element("backingStore", type="file")
+    ET.SubElement(backing, "format", type=domain.base_format)
     ET.SubElement(backing, "source", file=str(domain.base))
     ET.SubElement(backing, "backingStore")
-    ET.SubElement(disk, "target", dev="vda", bus="virtio")
+    disk.insert(2, backing)
     if isinstance(domain.boot, Firmware):
         ET.SubElement(disk, "boot", order="1")
-    for letter, path in zip(ascii_lowercase[1:], domain.more_disks, strict=False):
-        more = ET.SubElement(devices, "disk", type="file", device="disk")
-        ET.SubElement(more, "driver", driver | {"type": "raw"})
-        ET.SubElement(more, "source", file=str(path))
-        ET.SubElement(more, "target", dev=f"vd{letter}", bus="virtio")
+    letters = iter(ascii_lowercase[1:])
+    more = [_disk(devices, path, f"vd{next(letters)}", domain.cache, "raw") for path in domain.more_disks]
+    if domain.seed is not None:
+        more.append(_disk(devices, domain.seed, f"vd{next(letters)}", domain.cache, "raw"))
+        ET.SubElement(more[-1], "readonly")
     ports = ET.SubElement(devices, "controller", type="virtio-serial", index="0")
     rng = ET.SubElement(devices, "rng", model="virtio")
     _text(rng, "backend", "/dev/urandom", model="random")
+    cards = [] if domain.interface is None else [_interface(devices, domain.interface)]
     if domain.flat:
-        for slot, device in enumerate((disk, ports, rng), start=3):
+        # In the order of their slots the guest finds its disks.
+        for slot, device in zip(_FLAT_SLOTS, (disk, ports, rng, *more, *cards), strict=False):
             place = {"type": "pci", "domain": "0x0000", "bus": "0x00", "slot": f"{slot:#04x}", "function": "0x0"}
             ET.SubElement(device, "address", place)
     channel = ET.SubElement(devices, "channel", type="unix")
@@ -144,3 +210,21 @@ def _devices(devices: ET.Element, domain: Domain) -> None:
     ET.SubElement(serial, "target", type="isa-serial", port="0")
     ET.SubElement(devices, "controller", type="usb", model="none")
     ET.SubElement(devices, "memballoon", model="none")
+
+
+def _disk(devices: ET.Element, path: Path, target: str, cache: str, kind: str) -> ET.Element:
+    disk = ET.SubElement(devices, "disk", type="file", device="disk")
+    driver = {"name": "qemu", "type": kind, "cache": cache, "discard": "unmap"}
+    ET.SubElement(disk, "driver", driver | ({"io": "native"} if cache == "none" else {}))
+    ET.SubElement(disk, "source", file=str(path))
+    ET.SubElement(disk, "target", dev=target, bus="virtio")
+    return disk
+
+
+def _interface(devices: ET.Element, interface: Interface) -> ET.Element:
+    card = ET.SubElement(devices, "interface", type="ethernet")
+    ET.SubElement(card, "mac", address=interface.mac)
+    ET.SubElement(card, "target", dev=interface.tap, managed="no")
+    ET.SubElement(card, "model", type="virtio")
+    ET.SubElement(card, "mtu", size=str(interface.mtu))
+    return card

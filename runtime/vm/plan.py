@@ -8,14 +8,16 @@ from __future__ import annotations
 import hashlib
 import os
 import shlex
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from pathlib import Path
+from typing import Literal
 
 from runtime.driver import Host
 from runtime.errors import TareError
 from runtime.spec import InstanceSpec, Limits
 from runtime.vm.adoption import STARTED
-from runtime.vm.domain import MIB, TRANSLATION_CACHE_MIB, DirectKernel, Firmware
+from runtime.vm.domain import MIB, TRANSLATION_CACHE_MIB, DirectKernel, Firmware, Tuning
 
 DEFAULT_MEMORY_BYTES = 256 * MIB
 MINIMUM_MEMORY_BYTES = 96 * MIB  # below it Debian's kernel and initramfs do not fit
@@ -25,13 +27,20 @@ JOINS = "cgroup"
 _QEMU_BYTES = 48 * MIB  # heap, stacks and firmware of an idle QEMU 7.2 without graphics
 
 
+class Quota(StrEnum):
+    """What a CPU limit binds: all of QEMU's threads together, or those alone that run the guest's vCPUs."""
+
+    DOMAIN = "domain"
+    VCPUS = "vcpus"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """All that can be known before a launch. A Firmware's `variables` are the template of each guest's own.
 
     `env` is what commands get, `memory_bytes` the guest's memory, `stop_timeout_s` how long it may take to
-    power itself off, `more_disks` raw images to attach beside its own disk. `translation_cache_mib` is TCG's
-    buffer for translated code.
+    power itself off, `more_disks` raw images to attach beside its own disk, `seed` one it may only
+    read (cloud-init's NoCloud). `translation_cache_mib` is TCG's buffer for translated code.
     """
 
     driver: str
@@ -47,6 +56,10 @@ class Plan:
     env: tuple[tuple[str, str], ...] = ()
     more_disks: tuple[Path, ...] = ()
     translation_cache_mib: int = TRANSLATION_CACHE_MIB
+    base_format: Literal["raw", "qcow2"] = "raw"
+    seed: Path | None = None
+    tuning: Tuning = field(default_factory=Tuning)
+    quota: Quota = Quota.DOMAIN
 
 
 def overhead_bytes(accelerator: str) -> int:
@@ -111,6 +124,11 @@ def write_emulator(host: Host, qemu: Path) -> Path:
     return path
 
 
-def host_limits(limits: Limits) -> Limits:
-    """`limits` for QEMU's group: a guest's processes are no processes of the host, so `pids` bounds QEMU's threads."""
-    return limits if limits.pids is None else replace(limits, pids=max(limits.pids, QEMU_THREADS_MIN))
+def host_limits(limits: Limits, quota: Quota = Quota.DOMAIN) -> Limits:
+    """`limits` for QEMU's group: a guest's processes are no processes of the host, so `pids` bounds QEMU's threads.
+
+    A CPU limit that binds only the vCPUs is not the group's (see `quota`).
+    """
+    if limits.pids is not None:
+        limits = replace(limits, pids=max(limits.pids, QEMU_THREADS_MIN))
+    return replace(limits, cpus=None) if quota is Quota.VCPUS else limits

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from runtime.errors import TareError
+from runtime.errors import TareError, UsageError
 from runtime.vm.connection import Connection
-from runtime.vm.domain import MIB, DirectKernel, Domain, Firmware, domain_xml
+from runtime.vm.domain import MIB, DirectKernel, Domain, Firmware, Interface, Tuning, domain_xml
 
 GOLDEN = Path(__file__).resolve().parents[3] / "data" / "domain"
 MICROVM = Domain(
@@ -33,6 +33,7 @@ VM = replace(
     boot=Firmware(Path("/usr/share/OVMF/OVMF_CODE_4M.fd"), Path("/instances/tare-0123456789ab/variables.fd")),
     flat=False,
 )
+CARD = Interface("tare-v1", "02:00:0a:c8:00:02", 1500)
 CASES = {
     "microvm-tcg": MICROVM,
     "microvm-kvm": replace(MICROVM, accelerator="kvm", vcpus=3),
@@ -40,6 +41,20 @@ CASES = {
     "vm-kvm": replace(VM, accelerator="kvm", memory_bytes=1024 * MIB),
     "vm-writeback": replace(VM, cache="writeback"),
     "vm-disks": replace(VM, more_disks=(Path("/a.raw"), Path("/b.raw")), translation_cache_mib=512),
+    "vm-network": replace(VM, interface=CARD, uuid="0b5a4f0e-3f3c-4a8e-9d3b-2f1c0d9e8a77"),
+    "vm-cloud": replace(VM, base=Path("/images/cloud.qcow2"), base_format="qcow2", seed=Path("/instances/seed.iso")),
+    "vm-pinned": replace(VM, vcpus=2, tuning=Tuning(pins=(3, 1))),
+    "vm-hugepages": replace(VM, accelerator="kvm", tuning=Tuning(hugepages=True)),
+    "vm-locked": replace(VM, tuning=Tuning(locked=True)),
+    "microvm-network": replace(MICROVM, interface=CARD),
+    "microvm-all": replace(
+        MICROVM,
+        accelerator="kvm",
+        interface=CARD,
+        more_disks=(Path("/a.raw"),),
+        seed=Path("/instances/seed.iso"),
+        tuning=Tuning(pins=(2,), hugepages=True, locked=True),
+    ),
 }
 
 
@@ -76,3 +91,28 @@ def test_libvirt_rejects_what_its_schema_does_not_know(tests_libvirt: Connection
 
 def test_no_two_cases_give_the_same_xml() -> None:
     assert len({domain_xml(case) for case in CASES.values()}) == len(CASES)
+
+
+def test_pins_name_a_cpu_for_every_vcpu() -> None:
+    with pytest.raises(UsageError, match="pins to 1 CPUs: the guest has 2 vCPUs"):
+        replace(VM, vcpus=2, tuning=Tuning(pins=(0,)))
+
+
+def test_a_pin_is_a_cpu_number() -> None:
+    with pytest.raises(UsageError, match="not negative"):
+        Tuning(pins=(0, -1))
+
+
+@pytest.mark.parametrize(
+    ("mac", "mtu", "why"),
+    [("02:00:0a:00:00", 1500, "hardware address"), ("03:00:0a:00:00:01", 1500, "hardware"), (CARD.mac, 67, "MTU 67")],
+)
+def test_an_interface_needs_one_cards_address_and_a_real_mtu(mac: str, mtu: int, why: str) -> None:
+    with pytest.raises(UsageError, match=why):
+        Interface("tap0", mac, mtu)
+
+
+def test_devices_of_a_flat_guest_have_a_slot_each() -> None:
+    root = ET.fromstring(domain_xml(CASES["microvm-all"]))
+    slots = [address.get("slot") for address in root.iter("address")]
+    assert slots == ["0x03", "0x06", "0x07", "0x04", "0x05", "0x08"]
