@@ -20,7 +20,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from runtime.errors import TareError
+from runtime.errors import TareError, printable
+from runtime.identity import Identity, encode_configure
 from runtime.instance import ExecResult, Timeline
 
 PORT_NAME = "org.tare.agent"
@@ -29,7 +30,10 @@ OUTPUT_MAX = 64 << 20  # bytes of one command, both streams together
 KILL_TIMEOUT_S = 5.0  # from killing a command to learning that it is dead
 SEND_TIMEOUT_S = 10  # an agent that does not read is taken for lost
 _HEADER = struct.Struct("<BII")
-_FROM_GUEST = frozenset(b"UR!OEXP")
+CONFIGURE_TIMEOUT_S = 30.0  # for what is applied on the way to readiness; a slow guest's whole boot lies outside
+ENTROPY_BYTES = 64  # what fills the kernel's generator twice
+_COMPLAINT_MAX = 400  # bytes of a guest's complaint that are shown
+_FROM_GUEST = frozenset(b"UAR!OEXPC")
 
 
 def encode(kind: str, frame_id: int, payload: bytes = b"") -> bytes:
@@ -98,11 +102,22 @@ class Channel:
     """A live talk with one agent; owns `sock`, a connected stream socket in blocking mode.
 
     `on_loss` gives the end of the instance's console (or stderr), for the message when the agent is lost.
-    `service_port` is where the agent's service listens, once ready.
+    `service_port` is where the agent's service listens, once ready. An `identity` is told to the agent as soon
+    as that can hear, and until it has been applied the instance is not ready.
     """
 
-    def __init__(self, sock: socket.socket, timeline: Timeline, on_loss: Callable[[], str] | None = None) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        timeline: Timeline,
+        on_loss: Callable[[], str] | None = None,
+        *,
+        identity: Identity | None = None,
+    ) -> None:
         self.service_port: int | None = None
+        self._identity = identity
+        self._awaited = {"service"} if identity is None else {"service", "identity"}
+        self._awaited_lock = threading.Lock()
         self._sock = sock
         self._timeline = timeline
         self._on_loss = on_loss
@@ -112,7 +127,7 @@ class Channel:
         self._seen = {"userland": threading.Event(), "ready": threading.Event()}
         self._send_lock = threading.Lock()
         self._lost: str | None = None
-        self._service_error: str | None = None
+        self._failure: TareError | None = None
         self._ended = threading.Event()
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", SEND_TIMEOUT_S, 0))
         _reader().add(self, sock.fileno())
@@ -125,8 +140,8 @@ class Channel:
         arrived = self._seen[event].wait(timeout_s)
         if event in self._timeline:
             return
-        if self._lost is None and arrived:
-            raise TareError("service inside the instance", self._service_error or "it failed")
+        if self._lost is None and arrived and self._failure is not None:
+            raise TareError(self._failure.what, self._failure.why, self._failure.do)
         if self._lost is None:
             raise TareError("instance", f"not {event} after {timeout_s:g} s{self._last_words()}")
         raise self._loss()
@@ -144,7 +159,7 @@ class Channel:
                 raise TareError(f"command {shlex.join(argv)}", f"{why}; {self._kill(number, request)}")
             return ExecResult(
                 argv=tuple(argv),
-                exit_code=int.from_bytes(self._answer(request), "little", signed=True),
+                exit_code=int.from_bytes(self._answer(request)[:4], "little", signed=True),
                 stdout=b"".join(request.streams["O"]),
                 stderr=b"".join(request.streams["E"]),
                 elapsed_ns=request.answered_ns - request.sent_ns,
@@ -159,11 +174,32 @@ class Channel:
                 raise TareError("guest agent", "its answer is not what was sent")
             return request.answered_ns - request.sent_ns
 
+    def configure(self, identity: Identity, timeout_s: float = CONFIGURE_TIMEOUT_S, *, renew: bool = False) -> int:
+        """Give a guest its place in the network, its names and files; returns when (monotonic_ns) it had them.
+
+        At any time and as often as wanted: what is given replaces what was there. With `renew` also the
+        host's time of day and fresh entropy, which a guest from a saved state needs. Thread-safe. Raises
+        TareError with the agent's reason, after `timeout_s`, and on loss. Containers refuse: theirs is done outside.
+        """
+        time_ns, entropy = (time.time_ns(), os.urandom(ENTROPY_BYTES)) if renew else (None, b"")
+        with self._request("C", encode_configure(identity, time_ns=time_ns, entropy=entropy)) as (_, request):
+            if not request.done.wait(timeout_s):
+                raise TareError("configuring the instance", f"not done after {timeout_s:g} s{self._last_words()}")
+            complaint = self._answer(request)
+            if complaint:
+                raise TareError("configuring the instance", _legible(complaint))
+            return request.answered_ns
+
     def stop(self) -> None:
         """Ask the agent to end (a VM: to power off). Returns at once; an agent already lost is no error."""
         if self._lost is None:
             with contextlib.suppress(TareError):
                 self._send(encode("S", 0))
+
+    def lose(self, why: str) -> None:
+        """Give the agent up for lost: whoever waits for it, or will, gets a TareError that says why."""
+        self._lose(why)
+        self._hang_up()
 
     def close(self) -> None:
         """Give the socket up; whoever still waits gets a TareError. Safe to call twice."""
@@ -248,12 +284,16 @@ class Channel:
     def _dispatch(self, kind: str, number: int, payload: bytes, now_ns: int) -> None:
         if kind == "U":
             self._arrived("userland", now_ns)
+        elif kind == "A":
+            if self._identity is not None:
+                identity, self._identity = self._identity, None
+                # Not here: the reader must never wait for one guest.
+                threading.Thread(target=self._introduce, args=(identity,), name="tare-identity", daemon=True).start()
         elif kind == "R":
-            self.service_port = int.from_bytes(payload, "little")
-            self._arrived("ready", now_ns)
+            self.service_port = int.from_bytes(payload[:2], "little")
+            self._done("service", now_ns)
         elif kind == "!":
-            self._service_error = payload.decode(errors="replace")
-            self._seen["ready"].set()
+            self._fail(TareError("service inside the instance", _legible(payload) or "it failed"))
         elif (request := self._requests.get(number)) is None:
             return  # the rest of a command that nobody waits for any more
         elif kind in "OE":
@@ -261,9 +301,31 @@ class Channel:
         else:
             request.finish(payload, now_ns)
 
+    def _introduce(self, identity: Identity) -> None:
+        try:
+            self._done("identity", self.configure(identity))
+        except TareError as error:
+            self._fail(error)
+
+    def _done(self, part: str, now_ns: int) -> None:
+        """One of the things that readiness consists of has come about; the last of them is its moment."""
+        with self._awaited_lock:
+            self._awaited.discard(part)
+            if not self._awaited:
+                self._arrived("ready", now_ns)
+
+    def _fail(self, error: TareError) -> None:
+        self._failure = self._failure or error
+        self._seen["ready"].set()
+
     def _arrived(self, event: str, now_ns: int) -> None:
         self._timeline.stamp(event, now_ns)
         self._seen[event].set()
+
+
+def _legible(complaint: bytes) -> str:
+    """The beginning of what a guest complains of, which may hold anything."""
+    return printable(complaint[:_COMPLAINT_MAX].decode(errors="replace"))
 
 
 class _Reader:

@@ -19,7 +19,7 @@ from runtime.channel import Channel, Decoder, encode, encode_exec
 from runtime.errors import TareError
 from runtime.instance import ExecResult, Timeline
 
-KINDS = st.sampled_from("UR!OEXP")
+KINDS = st.sampled_from("UAR!OEXPC")
 FRAMES = st.lists(st.tuples(KINDS, st.integers(0, 2**32 - 1), st.binary(max_size=300)), max_size=8)
 WORDS = st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=20)
 
@@ -86,7 +86,7 @@ def test_decoder_meets_garbage_with_frames_or_value_error_only(data: bytes) -> N
         return
     stream = b"".join(encode(*frame) for frame in frames)
     assert data[: len(stream)] == stream
-    assert len(data) - len(stream) < 9 or data[len(stream)] in b"UR!OEXP"
+    assert len(data) - len(stream) < 9 or data[len(stream)] in b"UAR!OEXPC"
 
 
 @pytest.mark.parametrize("bad", [b"?" + bytes(8), struct.pack("<BII", ord("O"), 1, (1 << 20) + 1)])
