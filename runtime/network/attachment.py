@@ -13,9 +13,10 @@ _LINK_PREFIX = "ve"
 
 @ordered_record
 class Attachment:
-    """An address taken for `owner`, and the veth pair that will lead there; nothing of the pair exists yet.
+    """An address taken for `owner`, and the link `interface` that will lead there; nothing of it exists yet.
 
-    `pair` goes into the launch's `Flat.links`, `step_values` into its `Interface` step.
+    A container's is a veth pair: `pair` goes into the launch's `Flat.links`, `step_values` into its `Interface`
+    step. A virtual machine's is a tap (`taps`), for which only what concerns the host's end counts.
     """
 
     owner: str
@@ -26,6 +27,7 @@ class Attachment:
     bridge: str
     interface: str
     pair: links.Pair
+    mtu: int
     ports: tuple[Port, ...] = ()
 
     @property
@@ -42,6 +44,11 @@ class Attachment:
     def mac_address(self) -> str:
         """The container's MAC address, which follows from its address."""
         return hardware(self.packed_address).hex(":")
+
+    @property
+    def gateway_mac_address(self) -> str:
+        """The bridge's MAC address."""
+        return hardware(self.packed_gateway).hex(":")
 
     @property
     def links(self) -> tuple[bytes, ...]:

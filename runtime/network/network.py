@@ -80,6 +80,7 @@ class Networks:
             bridge=definition.bridge(lease.segment),
             interface=name,
             pair=links.pair(name, index, lease.address, mtu, hardware(lease.address), reflects=bool(published)),
+            mtu=mtu,
             ports=published,
         )
 

@@ -46,7 +46,8 @@ ALLOWED = {
         "runtime.command",
     ),
     "runtime.instance": ("runtime.spec", "runtime.record", "runtime.errors"),
-    "runtime.channel": ("runtime.instance", "runtime.errors"),
+    "runtime.identity": ("runtime.record", "runtime.errors"),
+    "runtime.channel": ("runtime.instance", "runtime.identity", "runtime.errors"),
     "runtime.command": ("runtime.errors",),
     "runtime.ledger": (
         "runtime.record",

@@ -24,6 +24,7 @@ ATTACHMENT = Attachment(
     bridge="tare0",
     interface="ve0",
     pair=links.pair("ve0", 7, ADDRESS, 1500, hardware(ADDRESS)),
+    mtu=1500,
 )
 INTERFACE = Interface("eth0", ADDRESS, 22, GATEWAY, hardware(GATEWAY))
 BEFORE, AFTER = Hostname(b"before"), Hostname(b"after")
