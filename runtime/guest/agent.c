@@ -11,9 +11,10 @@
  *
  * Frames both ways: u8 type, u32 id, u32 length (little endian), payload.
  *   to the host   U userland   R service ready (u16 port)   ! service failed (text)   P pong
+ *                 A a virtual machine's agent hears   C configured (text: why not)
  *                 O, E output of command id   X its exit code (i32; 128 + signal; 126, 127 not executable, not found)
  *   to the agent  X execute (u32 argc, argc words, then K=V words, each ending in NUL; no K=V: the agent's own)
- *                 K kill command id's process group   P ping   S stop
+ *                 K kill command id's process group   P ping   S stop   C configure (configure.h)
  *
  * A command ends with its first process: the rest of its process group is killed then, and what the pipes hold
  * at that moment is its whole output. A process that made a session of its own lives on, as under `docker exec`.
@@ -44,6 +45,8 @@
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "configure.h"
 
 enum {
 	HEADER = 9,
@@ -243,6 +246,7 @@ static void hang_up(void)
 	}
 	if (tell_userland)
 		put('U', 0, NULL, 0);
+	put('A', 0, NULL, 0);
 	announce_service();
 }
 
@@ -419,6 +423,13 @@ static void execute(uint32_t id, char *payload, size_t length)
 	free(list);
 }
 
+/* A container's agent, and the baseline's, would configure its host. */
+static void tell_configured(uint32_t id, char *payload, size_t length)
+{
+	const char *why = mode == FD ? "only a virtual machine is configured from inside" : configure(payload, length);
+	put('C', id, why, why ? strlen(why) : 0);
+}
+
 static void obey(char type, uint32_t id, char *payload, size_t length)
 {
 	struct command *c;
@@ -433,6 +444,9 @@ static void obey(char type, uint32_t id, char *payload, size_t length)
 		break;
 	case 'P':
 		put('P', id, payload, length);
+		break;
+	case 'C':
+		tell_configured(id, payload, length);
 		break;
 	case 'S':
 		if (mode != PORT)
@@ -686,19 +700,6 @@ static _Noreturn void be_first(const char *name, char **argv)
 	_exit(127);
 }
 
-static void set_hostname(void)
-{
-	char line[4096] = "";
-	FILE *file = fopen("/proc/cmdline", "re");
-	if (!file)
-		return;
-	if (fgets(line, sizeof line, file))
-		for (char *word = strtok(line, " \n"); word; word = strtok(NULL, " \n"))
-			if (strncmp(word, "tare.hostname=", 14) == 0 && sethostname(word + 14, strlen(word + 14)) < 0)
-				say("hostname: %s", strerror(errno));
-	fclose(file);
-}
-
 static void init_early(void)
 {
 	mount_at("proc", "/proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
@@ -711,7 +712,6 @@ static void init_late(void)
 	mount_at("tmpfs", "/run", MS_NOSUID | MS_NODEV, "mode=0755");
 	mount_at("tmpfs", "/tmp", MS_NOSUID | MS_NODEV, "mode=1777");
 	mount_at("devpts", "/dev/pts", MS_NOSUID | MS_NOEXEC, "gid=5,mode=620,ptmxmode=666");
-	set_hostname();
 }
 
 /* ---- the loop -------------------------------------------------------------------------------------------- */
@@ -871,6 +871,7 @@ int main(int argc, char **argv)
 			fatal("no port %s", port_name);
 		if (tell_userland)
 			put('U', 0, NULL, 0);
+		put('A', 0, NULL, 0);
 		flush();
 		if (mode == INIT)
 			init_late();

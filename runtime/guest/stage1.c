@@ -3,7 +3,7 @@
  * file system and becomes the guest agent in it.
  *
  * Not a general initramfs: no udev, no fsck, no shell. Modules are /modules/NN-name.ko, loaded in the order
- * of their names; the kernel's command line says tareroot=DEVICE. Whatever fails is said on the console and
+ * of their names, and those of /network if there is a network card; the kernel's command line says tareroot=DEVICE. Whatever fails is said on the console and
  * ends in power-off, so that the host sees the machine end instead of hang.
  */
 #define _GNU_SOURCE
@@ -12,6 +12,7 @@
 #include <fcntl.h>
 #include <linux/netlink.h>
 #include <poll.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -58,6 +59,28 @@ static void load_modules(const char *directory)
 	}
 }
 
+/* Whether there is a virtio network card, which is told before any driver takes it. */
+static bool has_card(void)
+{
+	char path[512], kind[16] = "";
+	bool found = false;
+	DIR *devices = opendir("/sys/bus/virtio/devices");
+
+	for (struct dirent *entry; devices && !found && (entry = readdir(devices));) {
+		FILE *file;
+
+		snprintf(path, sizeof path, "/sys/bus/virtio/devices/%s/device", entry->d_name);
+		file = entry->d_name[0] == '.' ? NULL : fopen(path, "re");
+		if (!file)
+			continue;
+		found = fgets(kind, sizeof kind, file) && strcmp(kind, "0x0001\n") == 0;
+		fclose(file);
+	}
+	if (devices)
+		closedir(devices);
+	return found;
+}
+
 /* The value of tareroot= on the kernel's command line. */
 static const char *root_device(void)
 {
@@ -100,9 +123,13 @@ int main(void)
 
 	make_mount("devtmpfs", "/dev");
 	make_mount("proc", "/proc");
+	make_mount("sysfs", "/sys");
 	load_modules("/modules");
+	if (has_card())
+		load_modules("/network");
 	mount_root(root_device());
 	umount2("/proc", MNT_DETACH); /* the agent mounts its own */
+	umount2("/sys", MNT_DETACH);
 	umount2("/dev", MNT_DETACH);
 	if (chdir("/root") < 0 || mount(".", "/", NULL, MS_MOVE, NULL) < 0 || chroot(".") < 0 || chdir("/") < 0)
 		give_up("changing to the root file system");

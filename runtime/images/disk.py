@@ -77,8 +77,10 @@ def build(layers: Sequence[Path], work: Path, name: str, disk_bytes: int) -> Non
     kernel, version = _kernel(tree)
     shutil.copyfile(kernel, machine / "vmlinuz")
     _compile_stage1(work / "stage1")
-    modules = initramfs.module_files(tree / "usr/lib/modules" / version)
-    (machine / "initrd").write_bytes(initramfs.initramfs((work / "stage1").read_bytes(), modules))
+    directory = tree / "usr/lib/modules" / version
+    modules = initramfs.module_files(directory)
+    network = [path for path in initramfs.module_files(directory, initramfs.NETWORK_MODULES) if path not in modules]
+    (machine / "initrd").write_bytes(initramfs.initramfs((work / "stage1").read_bytes(), modules, network))
     identity = uuid.uuid5(uuid.NAMESPACE_OID, name)
     disk = work / "disk.raw"
     _partition(disk, disk_bytes, identity)

@@ -16,6 +16,9 @@ from runtime.errors import TareError
 # What reaches the disk and the agent's port; the file system is built into Debian's cloud kernel.
 MODULES = ("virtio_pci", "virtio_blk", "virtio_console")
 
+# Loaded only where there is a network card: a machine without one need not wait for it.
+NETWORK_MODULES = ("virtio_net",)
+
 
 def module_files(modules: Path, wanted: Sequence[str] = MODULES) -> list[Path]:
     """The module files to load, dependencies first; what is built into the kernel needs none.
@@ -41,8 +44,11 @@ def module_files(modules: Path, wanted: Sequence[str] = MODULES) -> list[Path]:
     return [modules / path for path in ordered]
 
 
-def initramfs(init: bytes, modules: Sequence[Path]) -> bytes:
-    """A cpio archive with `init` as /init, a console, and the modules as /modules/NN-name.ko in loading order."""
+def initramfs(init: bytes, modules: Sequence[Path], network: Sequence[Path] = ()) -> bytes:
+    """A cpio archive with `init` as /init, a console, and the modules as /modules/NN-name.ko in loading order.
+
+    `network` are those that a network card needs beside them, likewise below /network.
+    """
     entries = [
         _entry("dev", stat.S_IFDIR | 0o755),
         _entry("dev/console", stat.S_IFCHR | 0o600, device=(5, 1)),
@@ -51,6 +57,11 @@ def initramfs(init: bytes, modules: Sequence[Path]) -> bytes:
         *(
             _entry(f"modules/{number:02}-{path.name}", stat.S_IFREG | 0o644, path.read_bytes())
             for number, path in enumerate(modules)
+        ),
+        _entry("network", stat.S_IFDIR | 0o755),
+        *(
+            _entry(f"network/{number:02}-{path.name}", stat.S_IFREG | 0o644, path.read_bytes())
+            for number, path in enumerate(network)
         ),
         _entry("TRAILER!!!", 0),
     ]

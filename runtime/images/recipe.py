@@ -142,7 +142,7 @@ def build(
     """
     with store.exclusive(lambda: say("waiting: another process is building")):
         system = fingerprint(recipe.source)
-        agent = fingerprint(recipe.source, _source("agent.c").read_bytes())
+        agent = fingerprint(recipe.source, *(_source(name).read_bytes() for name in ("agent.c", "configure.h")))
         built = None if force else _current(store, recipe)
         if built is not None and built[0].labels.get(_BUILD_LABEL) == f"{system} {agent}":
             return built

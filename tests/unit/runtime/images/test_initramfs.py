@@ -42,8 +42,8 @@ def test_cpio_reads_the_archive(tmp_path: Path) -> None:
         skip_or_fail("needs cpio")
     module = tmp_path / "a.ko"
     module.write_bytes(b"module")
-    archive = initramfs(b"#!init", [module])
+    archive = initramfs(b"#!init", [module], [module])
     listing = run(["cpio", "--list", "--quiet"], input=archive, timeout_s=10).stdout.decode().split()
-    assert listing == ["dev", "dev/console", "init", "modules", "modules/00-a.ko"]
+    assert listing == ["dev", "dev/console", "init", "modules", "modules/00-a.ko", "network", "network/00-a.ko"]
     content = run(["cpio", "--to-stdout", "--quiet", "-i", "init"], input=archive, timeout_s=10).stdout
     assert content == b"#!init"
