@@ -11,7 +11,7 @@ import hashlib
 import os
 import shutil
 import threading
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import ceil
@@ -24,8 +24,9 @@ from runtime.errors import TareError, UsageError
 from runtime.images.disk import Machine
 from runtime.images.store import Image, ImageStore
 from runtime.instance import Availability
-from runtime.spec import ImageRef, InstanceSpec, NetworkMode
-from runtime.vm import accelerator, sweep
+from runtime.network.network import Networks
+from runtime.spec import ImageRef, InstanceSpec
+from runtime.vm import accelerator, sweep, wiring
 from runtime.vm.accelerator import Accelerator
 from runtime.vm.connection import Connection, connect, import_libvirt
 from runtime.vm.domain import MIB, DirectKernel, Firmware
@@ -117,14 +118,19 @@ class _Libvirt(Driver):
 
     def sweep(self) -> list[str]:
         """Remove them."""
-        return sweep.remove(self.host, self.name)
+        return sweep.remove(self.host, self.name) + self._retire_networks()
 
     def close(self) -> None:
-        """Let the connection go."""
+        """Let the connection go, and networks that nobody uses any more."""
         self._images_used.close()
         if self._connection is not None:
             self._connection.release()
             self._connection = None
+        self._retire_networks()
+
+    def _retire_networks(self) -> list[str]:
+        with closing(Networks(self.host.root, self.host.run)) as networks:
+            return networks.retire()
 
     def _connect(self) -> Connection:
         if self._connection is None:
@@ -227,12 +233,11 @@ def refuse(spec: InstanceSpec) -> None:
     wishes = (
         (bool(spec.argv), "a command as the main process", "run it with exec"),
         (bool(spec.mounts), "mounts from the host", "leave them out"),
-        (spec.network.mode is not NetworkMode.NONE, f"network {spec.network.mode}", "use --network none"),
-        (spec.hostname is not None, "a host name", "leave it out"),
     )
     for asked, what, do in wishes:
         if asked:
             raise UsageError("virtual machine", f"{what} is not possible yet", do)
+    wiring.refuse(spec.network)
 
 
 def environment(image: Image) -> tuple[tuple[str, str], ...]:

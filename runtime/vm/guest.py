@@ -36,6 +36,7 @@ from runtime.vm.connection import Connection
 from runtime.vm.console import Console
 from runtime.vm.domain import DirectKernel, Domain, Firmware, domain_xml
 from runtime.vm.plan import JOINS, Plan, host_limits, overhead_bytes, require_host_memory
+from runtime.vm.wiring import Wiring
 
 _DIE_TIMEOUT_S = 10.0
 _ACCEPT_TIMEOUT_S = 10.0
@@ -49,6 +50,8 @@ class Guest(Instance):
         self.id = new_id()
         self.timeline = timeline
         self._plan = plan
+        self._host = host
+        self._wiring = Wiring(host, None, None)
         self._connection = connection
         self._files = host.root / "instances" / self.id
         self._sockets = host.run / "vm" / self.id
@@ -72,6 +75,7 @@ class Guest(Instance):
         try:
             guest._make_files()
             guest._make_cgroup()
+            guest._wiring = Wiring.open(guest._entry, host, plan.spec, guest.id)
             guest._start()
         except BaseException:
             guest._plan = replace(plan, stop_timeout_s=0.0)
@@ -116,7 +120,7 @@ class Guest(Instance):
             self._entry.note("pid", f"{self._pid}:{process_start(self._pid)}")
             marks = _MARKS if isinstance(self._plan.boot, Firmware) else {}
             self._console = Console(console.accept()[0], self.timeline, marks)
-            self._channel = Channel(ours, self.timeline, self._console.tail)
+            self._channel = Channel(ours, self.timeline, self._console.tail, identity=self._wiring.identity)
         if self._pid not in self._cgroup.pids():  # another libvirt than the embedded one moved it
             self._cgroup.add_pid(self._pid)
 
@@ -137,6 +141,7 @@ class Guest(Instance):
             cache=plan.cache,
             agent=self._sockets / "agent",
             console=self._sockets / "console",
+            interface=self._wiring.interface,
             flat=isinstance(boot, DirectKernel),
             more_disks=plan.more_disks,
             translation_cache_mib=plan.translation_cache_mib,
@@ -202,6 +207,11 @@ class Guest(Instance):
                 self._domain.resume()
             self._paused = False
 
+    @property
+    def address(self) -> str | None:
+        """Its address on the bridge; None without a network."""
+        return self._wiring.address
+
     def console(self) -> str:
         """What the guest has printed on its serial console, the latest MiB of it."""
         return "" if self._console is None else self._console.text()
@@ -225,6 +235,8 @@ class Guest(Instance):
         for talk in (self._channel, self._console):
             if talk is not None:
                 talk.close()
+        with suppress(TareError):  # `_left` sees it
+            self._wiring.close()
         self._cgroup.remove()
         for directory in (self._files, self._sockets):
             shutil.rmtree(directory, ignore_errors=True)
@@ -259,7 +271,7 @@ class Guest(Instance):
             (self._files.exists(), str(self._files)),
             (self._sockets.exists(), str(self._sockets)),
         )
-        return [what for there, what in checks if there]
+        return [what for there, what in checks if there] + self._wiring.left()
 
 
 @contextmanager

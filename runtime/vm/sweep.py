@@ -10,15 +10,16 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.cgroups.detect import open_cgroup
 from runtime.driver import Host
-from runtime.ledger import Ledger, process_start
+from runtime.ledger import Ledger, Stale, process_start
 from runtime.linux import procfs
 from runtime.linux.pidfd import Pidfd
+from runtime.network.network import Networks
 from runtime.spec import Limits
 from runtime.vm.connection import embedded_roots
 
@@ -28,7 +29,7 @@ _DIE_TIMEOUT_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Leftover:
-    """One thing: what it is (`kind`: process, cgroup, dir, page) and which."""
+    """One thing: what it is (`kind`: process, cgroup, link, lease, port, dir, page) and which."""
 
     kind: str
     value: str
@@ -55,6 +56,7 @@ def find(host: Host, driver: str, proc: Path = Path("/proc")) -> list[Leftover]:
             for resource in page.resources
             if resource.kind in ("cgroup", "dir") and Path(resource.value).exists()
         ]
+        found += _of_networks(host, page)
         found.append(Leftover("page", page.id, page.id))
     # A reboot empties the run directory, pages and all; disks stay.
     known = {entry.value for entry in found}
@@ -74,12 +76,27 @@ def remove(host: Host, driver: str) -> list[str]:
                 _kill(int(entry.value), entry.instance_id)
             case "cgroup":
                 open_cgroup(entry.instance_id, Limits(cpuset="0")).remove()
+            case "link" | "lease" | "port":
+                with closing(Networks(host.root, host.run)) as networks:
+                    networks.sweep(entry.instance_id, [(entry.kind, entry.value)])
             case "page":
                 Ledger(host.run).strike(entry.value)
             case _:
                 shutil.rmtree(entry.value)
         removed.append(str(entry))
     return removed
+
+
+def _of_networks(host: Host, page: Stale) -> list[Leftover]:
+    """What of a page's tap, address and published ports is still there; all of it went with another boot."""
+    if not page.same_boot:
+        return []
+    with closing(Networks(host.root, host.run)) as networks:
+        return [
+            Leftover(resource.kind, resource.value, page.id)
+            for resource in page.resources
+            if networks.holds(page.id, resource.kind, resource.value)
+        ]
 
 
 def qemus(host: Host, proc: Path = Path("/proc")) -> Iterator[tuple[int, str, str]]:

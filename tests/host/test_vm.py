@@ -270,8 +270,11 @@ def test_more_memory_than_the_host_has_is_refused_before_anything_is_made(microv
     [
         ({"argv": ("true",), "ready": Ready.USERLAND}, "a command as the main process"),
         ({"mounts": (Mount(kind=MountKind.TMPFS, target="/x"),)}, "mounts"),
-        ({"network": NetworkSpec(mode=NetworkMode.BRIDGE)}, "network bridge"),
-        ({"hostname": "web"}, "a host name"),
+        ({"network": NetworkSpec(mode=NetworkMode.HOST)}, "network host: its own kernel"),
+        (
+            {"network": NetworkSpec(mode=NetworkMode.CONTAINER, container="tare-0")},
+            "network container:tare-0: its own kernel cannot join",
+        ),
     ],
 )
 def test_what_is_not_possible_yet_is_refused_by_name(
