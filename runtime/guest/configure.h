@@ -223,9 +223,11 @@ static bool set_time(const char *value)
 	char *end;
 	unsigned long long ns = strtoull(value, &end, 10);
 	struct timespec now = {.tv_sec = (time_t)(ns / 1000000000), .tv_nsec = (long)(ns % 1000000000)};
-	if (*end || clock_settime(CLOCK_REALTIME, &now) < 0)
-		return complain("time: %s", strerror(*end ? EINVAL : errno));
-	return true;
+	if (!ns || *end)
+		errno = EINVAL;
+	else if (clock_settime(CLOCK_REALTIME, &now) == 0)
+		return true;
+	return complain("time: %s", strerror(errno));
 }
 
 /* Two guests from one saved state would draw the same numbers until the kernel mixes in something of their own. */

@@ -17,14 +17,14 @@ from runtime.linux.netlink import Netlink, message, number
 from runtime.network import links
 from runtime.network.attachment import Attachment
 
-_DEVICE: Final = Path("/dev/net/tun")
+DEVICE = Path("/dev/net/tun")
 # linux/if_tun.h
 _TUNSETIFF: Final = 0x400454CA
 _TUNSETPERSIST: Final = 0x400454CB
 _IFF_TAP, _IFF_NO_PI, _IFF_VNET_HDR, _IFF_TUN_EXCL = 0x0002, 0x1000, 0x4000, 0x8000
 
 
-def make(attachment: Attachment, device: Path = _DEVICE) -> None:
+def make(attachment: Attachment) -> None:
     """Make the tap `attachment.interface` on its bridge, up. Raises TareError and leaves nothing.
 
     Packets carry virtio's header, so that checksums and segments are left to the host.
@@ -32,9 +32,9 @@ def make(attachment: Attachment, device: Path = _DEVICE) -> None:
     name = attachment.interface
     flags = _IFF_TAP | _IFF_NO_PI | _IFF_VNET_HDR | _IFF_TUN_EXCL
     try:
-        descriptor = os.open(device, os.O_RDWR | os.O_CLOEXEC)
+        descriptor = os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:
-        raise TareError("network of a virtual machine", f"{device}: {error.strerror}", "modprobe tun") from error
+        raise TareError("network of a virtual machine", f"{DEVICE}: {error.strerror}", "modprobe tun") from error
     try:
         fcntl.ioctl(descriptor, _TUNSETIFF, struct.pack("=16sH22x", name.encode(), flags))
         with Netlink() as wire:

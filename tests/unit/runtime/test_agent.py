@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from runtime.channel import Channel, Decoder, encode, encode_exec
 from runtime.errors import TareError
+from runtime.identity import Identity
 from tests.agent import Agent, build, gone
 
 
@@ -358,3 +359,9 @@ def test_wrong_options_and_init_without_being_pid_1_are_refused(program: Path, o
     done = subprocess.run([*powerless, program, *options], stderr=subprocess.PIPE, timeout=20, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith(b"usage: agent")
+
+
+def test_only_a_virtual_machine_is_configured_from_inside(channel: Channel) -> None:
+    with pytest.raises(TareError, match="only a virtual machine is configured from inside"):
+        channel.configure(Identity(hostname="x"), 20)
+    assert channel.exec(["true"], 20).exit_code == 0

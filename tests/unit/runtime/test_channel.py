@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from runtime import channel
 from runtime.channel import Channel, Decoder, encode, encode_exec
 from runtime.errors import TareError
+from runtime.identity import Identity, encode_configure
 from runtime.instance import ExecResult, Timeline
 
 KINDS = st.sampled_from("UAR!OEXPC")
@@ -27,11 +28,11 @@ WORDS = st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=
 class Peer:
     """The agent's part, played by hand."""
 
-    def __init__(self, on_loss: Callable[[], str] | None = None) -> None:
+    def __init__(self, on_loss: Callable[[], str] | None = None, identity: Identity | None = None) -> None:
         ours, self.sock = socket.socketpair()
         self.sock.settimeout(20)
         self.timeline = Timeline()
-        self.channel = Channel(ours, self.timeline, on_loss)
+        self.channel = Channel(ours, self.timeline, on_loss, identity=identity)
         self._pool = ThreadPoolExecutor()
 
     def send(self, kind: str, number: int = 0, payload: bytes = b"") -> None:
@@ -281,3 +282,87 @@ def test_one_thread_serves_all_channels() -> None:
     assert [thread.name for thread in threading.enumerate()].count("tare-channels") == 1
     for peer in peers:
         peer.end()
+
+
+NAMED = Identity(hostname="web")
+
+
+@pytest.fixture
+def named() -> Iterator[Peer]:
+    peer = Peer(identity=NAMED)
+    yield peer
+    peer.end()
+
+
+def test_a_guest_is_told_its_identity_once_when_it_hears_and_is_ready_when_it_has_it(named: Peer) -> None:
+    named.send("U")
+    named.send("A")
+    named.send("A")
+    kind, number, payload = named.take()
+    assert (kind, payload) == ("C", encode_configure(NAMED))
+    named.send("R", 0, struct.pack("<H", 8080))
+    with pytest.raises(TareError, match="not ready after"):
+        named.channel.wait("ready", 0.05)
+    between = time.monotonic_ns()
+    named.send("C", number)
+    named.channel.wait("ready", 20)
+    assert dict(named.timeline)["ready"] >= between
+    named.channel.stop()
+    assert named.take()[0] == "S", "nothing was sent twice"
+
+
+def test_a_guest_that_has_its_identity_before_its_service_answers_is_ready_with_the_service(named: Peer) -> None:
+    named.send("A")
+    named.send("C", named.take()[1])
+    with pytest.raises(TareError, match="not ready after"):
+        named.channel.wait("ready", 0.05)
+    named.send("R", 0, struct.pack("<H", 8080))
+    named.channel.wait("ready", 20)
+
+
+def test_a_guest_that_cannot_take_its_identity_is_never_ready(named: Peer) -> None:
+    named.send("A")
+    named.send("C", named.take()[1], b"eth0: setting the MTU: Invalid argument")
+    named.send("R", 0, struct.pack("<H", 8080))
+    with pytest.raises(TareError, match="configuring the instance: eth0: setting the MTU"):
+        named.channel.wait("ready", 20)
+
+
+def test_a_guest_without_an_identity_is_told_nothing(peer: Peer) -> None:
+    peer.send("A")
+    peer.send("R", 0, struct.pack("<H", 8080))
+    peer.channel.wait("ready", 20)
+    peer.channel.stop()
+    assert peer.take()[0] == "S"
+
+
+def test_configuring_again_sends_time_and_entropy_that_are_new_each_time(peer: Peer) -> None:
+    seen = []
+    with ThreadPoolExecutor() as pool:
+        for _ in range(2):
+            before, done = time.time_ns(), pool.submit(peer.channel.configure, NAMED, 20, renew=True)
+            kind, number, payload = peer.take()
+            words = dict(word.split(b"=", 1) for word in payload.split(b"\0") if word)
+            assert kind == "C"
+            assert before <= int(words[b"time"]) <= time.time_ns()
+            seen.append(words[b"entropy"])
+            sent = time.monotonic_ns()
+            peer.send("C", number)
+            assert done.result(20) >= sent
+    assert len(set(seen)) == 2
+    assert len(bytes.fromhex(seen[0].decode())) == channel.ENTROPY_BYTES
+
+
+def test_a_hostile_complaint_is_cut_and_does_nothing_to_a_terminal(peer: Peer) -> None:
+    with ThreadPoolExecutor() as pool:
+        done = pool.submit(peer.channel.configure, NAMED)
+        peer.send("C", peer.take()[1], b"\x1b[2J\xff" * 100_000)
+        with pytest.raises(TareError) as caught:
+            done.result(20)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 2000
+
+
+def test_a_guest_that_does_not_answer_its_configuration_is_given_up(peer: Peer) -> None:
+    with pytest.raises(TareError, match=r"configuring the instance: not done after 0\.01 s; last words: kernel panic"):
+        peer.channel.configure(NAMED, 0.01)
