@@ -51,7 +51,7 @@ def carried(carrier: Path, tmp_path: Path, *payloads: bytes, before: str = "true
     for number, payload in enumerate(payloads):
         (tmp_path / f"payload{number}").write_bytes(payload)
     words = " ".join(str(tmp_path / f"payload{number}") for number in range(len(payloads)))
-    script = f"ip link add eth0 type veth peer name peer; ip link set peer up; {before}; {carrier} {words}; {SHOWN}"
+    script = f"ip link add peer type veth peer name eth0; ip link set peer up; {before}; {carrier} {words}; {SHOWN}"
     done = subprocess.run(
         ["unshare", "--net", "--uts", "sh", "-c", script], capture_output=True, text=True, check=True, timeout=60
     )
