@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from runtime.errors import TareError, printable
 from runtime.identity import Identity, encode_configure
@@ -33,6 +33,8 @@ _HEADER = struct.Struct("<BII")
 CONFIGURE_TIMEOUT_S = 30.0  # for what is applied on the way to readiness; a slow guest's whole boot lies outside
 ENTROPY_BYTES = 64  # what fills the kernel's generator twice
 _COMPLAINT_MAX = 400  # bytes of a guest's complaint that are shown
+Output: TypeAlias = Callable[[int, bytes], None]
+"""Is told what a command prints on stream 1 or 2. Called by the one thread that reads for all: it must not wait."""
 _FROM_GUEST = frozenset(b"UAR!OEXPC")
 
 
@@ -85,8 +87,12 @@ class _Request:
     answer: bytes | None = None
     sent_ns: int = 0
     answered_ns: int = 0
+    output: Output | None = None
 
     def keep(self, kind: str, payload: bytes) -> None:
+        if self.output is not None:
+            self.output(1 if kind == "O" else 2, payload)
+            return
         within, self.size = self.size <= OUTPUT_MAX, self.size + len(payload)
         if self.size <= OUTPUT_MAX:
             self.streams[kind].append(payload)
@@ -165,6 +171,21 @@ class Channel:
                 elapsed_ns=request.answered_ns - request.sent_ns,
             )
 
+    @contextlib.contextmanager
+    def running(
+        self, argv: Sequence[str], output: Output, *, env: Mapping[str, str] | None = None
+    ) -> Iterator[Command]:
+        """Run `argv` inside for as long as it takes, its output told as it comes; killed if the block ends before it.
+
+        Thread-safe. Raises TareError when the agent is lost.
+        """
+        with self._request("X", encode_exec(argv, env or {}), output) as (number, request):
+            command = Command(self, number, request)
+            try:
+                yield command
+            finally:
+                command.kill()
+
     def ping(self, payload: bytes = b"", timeout_s: float = 10.0) -> int:
         """Nanoseconds until `payload` has come back. Raises TareError after `timeout_s` and on loss."""
         with self._request("P", payload) as (_, request):
@@ -212,8 +233,8 @@ class Channel:
             self._sock.shutdown(socket.SHUT_RDWR)  # wakes the reader, who alone may close the descriptor
 
     @contextlib.contextmanager
-    def _request(self, kind: str, payload: bytes) -> Iterator[tuple[int, _Request]]:
-        number, request = next(self._ids), _Request()
+    def _request(self, kind: str, payload: bytes, output: Output | None = None) -> Iterator[tuple[int, _Request]]:
+        number, request = next(self._ids), _Request(output=output)
         frame = encode(kind, number, payload)
         self._requests[number] = request
         try:
@@ -326,6 +347,26 @@ class Channel:
 def _legible(complaint: bytes) -> str:
     """The beginning of what a guest complains of, which may hold anything."""
     return printable(complaint[:_COMPLAINT_MAX].decode(errors="replace"))
+
+
+class Command:
+    """A command that runs inside; see `Channel.running`."""
+
+    def __init__(self, channel: Channel, number: int, request: _Request) -> None:
+        self._channel = channel
+        self._number = number
+        self._request = request
+
+    def wait(self) -> int:
+        """Its exit code, once it has ended. Raises TareError when the agent is lost before."""
+        self._request.done.wait()
+        return int.from_bytes(self._channel._answer(self._request), "little", signed=True)
+
+    def kill(self) -> None:
+        """End it, with its process group; one that has ended, or whose agent is lost, is no error."""
+        if not self._request.done.is_set():
+            with contextlib.suppress(TareError):
+                self._channel._send(encode("K", self._number))
 
 
 class _Reader:

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from runtime.container import terminal
-from runtime.container.protocol import INPUT, INPUT_END, MESSAGE_BYTES, OUTPUT, SOCKET, VERSION, WORDS, decoded, encoded
 from runtime.container.terminal import KeyWatch
 from runtime.errors import TareError
 from runtime.linux.sealed import sealed_copy
+from runtime.protocol import INPUT, INPUT_END, MESSAGE_BYTES, OUTPUT, SOCKET, VERSION, WORDS, decoded, encoded
 from runtime.record import ordered_record
 
 _SOURCE = str(Path(__file__).resolve().parents[2])
@@ -107,6 +107,9 @@ class Ended:
 class Contact:
     """A connection. A context manager."""
 
+    keeper = "keeper of containers"
+    lost = "try again; tare ps -a says what became of the containers"
+
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         self._connection.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, MESSAGE_BYTES * 2)
@@ -122,7 +125,7 @@ class Contact:
             case ("hello", int(version), int(pid)) if version == VERSION:
                 self.keeper_pid = pid
                 return True
-        raise TareError("keeper of containers", "it is of another version", "stop all containers, then try again")
+        raise TareError(self.keeper, "it is of another version", "stop all that it keeps, then try again")
 
     def ask(self, *words: object, descriptors: Sequence[int] = ()) -> None:
         """Say something. Raises TareError when it is too long or nobody listens."""
@@ -132,7 +135,7 @@ class Contact:
         try:
             socket.send_fds(self._connection, [message], descriptors, socket.MSG_NOSIGNAL)
         except OSError as error:
-            raise _lost() from error
+            raise self._lost() from error
 
     def hear(self) -> tuple[tuple[Any, ...], list[int]]:
         """The keeper's next words, and the descriptors with them. Raises TareError when it is gone."""
@@ -142,9 +145,9 @@ class Contact:
                     self._connection, MESSAGE_BYTES, 4, socket.MSG_CMSG_CLOEXEC
                 )
             except OSError as error:
-                raise _lost() from error
+                raise self._lost() from error
             if not message:
-                raise _lost()
+                raise self._lost()
             if message[:1] == WORDS:
                 return decoded(message[1:]), descriptors
 
@@ -164,7 +167,14 @@ class Contact:
         source = streams[0]
         ours = source if running.console >= 0 and source >= 0 and os.isatty(source) else -1
         with terminal.raw(ours) if ours >= 0 else _nothing(), _signals(running, ours, streams[1], proxy):
-            return _Relay(self._connection, streams, KeyWatch(keys if ours >= 0 else b"")).run()
+            return self.carry(streams, keys if ours >= 0 else b"")
+
+    def carry(self, streams: tuple[int, int, int], keys: bytes = b"") -> Ended | None:
+        """The streams only, as they are; `keys` let go."""
+        return _Relay(self._connection, streams, KeyWatch(keys)).run()
+
+    def _lost(self) -> TareError:
+        return TareError(self.keeper, "it has ended", self.lost)
 
     def fileno(self) -> int:
         """To wait for what is said."""
@@ -269,13 +279,13 @@ class _Relay:
             self._over = True
 
 
-def connect(run: Path) -> Contact | None:
+def connect(run: Path, kind: type[Contact] = Contact) -> Contact | None:
     """A connection to the keeper of this run directory, or None when there is none."""
     try:
         connection = _connected(run)
     except OSError:
         return None
-    contact = Contact(connection)
+    contact = kind(connection)
     if contact.greeted():
         return contact
     contact.close()
@@ -349,7 +359,3 @@ def _write(descriptor: int, data: bytes) -> None:
             data = data[os.write(descriptor, data) :]
         except BlockingIOError:
             select.select([], [descriptor], [])
-
-
-def _lost() -> TareError:
-    return TareError("keeper of containers", "it has ended", "try again; tare ps -a says what became of the containers")

@@ -27,10 +27,10 @@ from runtime.container import child
 from runtime.container.keeping import Container, Process, text_of
 from runtime.container.kept import Session
 from runtime.container.loop import Loop
-from runtime.container.protocol import SOCKET, VERSION
 from runtime.container.spawning import Flat, Spawned, spawn
 from runtime.container.steps import from_row
 from runtime.linux import syscalls
+from runtime.protocol import SOCKET, VERSION
 
 _LISTEN: Final = 512
 _PATIENCE_S: Final = 10.0

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 from runtime.container.logs import LogWriter
 from runtime.container.loop import IN, OUT, Handler, Loop
-from runtime.container.protocol import INPUT, INPUT_END, MESSAGE_BYTES, WORDS, decoded, encoded
+from runtime.protocol import INPUT, INPUT_END, MESSAGE_BYTES, WORDS, decoded, encoded
 
 CHUNK_BYTES = 64 << 10
 Said: TypeAlias = "Callable[[Session, tuple[Any, ...], list[int]], None]"

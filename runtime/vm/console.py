@@ -10,7 +10,7 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 from runtime.instance import Timeline
@@ -29,6 +29,8 @@ class Console:
         self._marks = dict(marks)
         self._kept = bytearray()
         self._ended = threading.Event()
+        self._lock = threading.Lock()
+        self._listeners: list[Callable[[bytes], None]] = []
         _reader().add(self, sock.fileno())
 
     def text(self) -> str:
@@ -41,6 +43,24 @@ class Console:
         lines = ("".join(mark for mark in line if mark.isprintable()).strip() for line in end.splitlines())
         return " | ".join(line for line in lines if line) or "its console is empty"
 
+    def listen(self, listener: Callable[[bytes], None]) -> None:
+        """Tell `listener` all that is kept, then what comes, and at the end b"". It must not wait: a lock is held."""
+        with self._lock:
+            listener(bytes(self._kept[-KEPT_BYTES:]))
+            self._listeners.append(listener)
+            if self._ended.is_set():
+                listener(b"")
+
+    def unlisten(self, listener: Callable[[bytes], None]) -> None:
+        """Tell it no more."""
+        with self._lock:
+            self._listeners.remove(listener)
+
+    def send(self, data: bytes) -> None:
+        """Type `data`. What a guest that does not read would have to wait for is dropped, as on a serial line."""
+        with suppress(OSError):
+            self._sock.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+
     def close(self) -> None:
         """Stop listening. Safe to call twice."""
         with suppress(OSError):
@@ -51,7 +71,10 @@ class Console:
         """Keep `data` and stamp the marks it completes."""
         now_ns = time.monotonic_ns()
         start = len(self._kept)
-        self._kept += data
+        with self._lock:
+            self._kept += data
+            for listener in self._listeners:
+                listener(data)
         for name, mark in list(self._marks.items()):
             if self._kept.find(mark, max(0, start - len(mark) + 1)) >= 0:
                 self._timeline.stamp(name, now_ns)
@@ -66,12 +89,16 @@ class Console:
             return True
         except OSError:
             return False
-        self.feed(data)
+        if data:
+            self.feed(data)
         return bool(data)
 
     def _end(self) -> None:
         self._sock.close()
-        self._ended.set()
+        with self._lock:
+            self._ended.set()
+            for listener in self._listeners:
+                listener(b"")
 
 
 class _Reader:

@@ -21,10 +21,10 @@ from runtime.container import contact as contacts
 from runtime.container.becoming import Execute
 from runtime.container.contact import Contact, Ended, Running, Summons
 from runtime.container.logs import read
-from runtime.container.protocol import INPUT, INPUT_END
 from runtime.container.spawning import Flat
 from runtime.container.steps import to_row
 from runtime.errors import TareError
+from runtime.protocol import INPUT, INPUT_END
 
 OUTPUT_BYTES = 3_000_000
 
