@@ -15,6 +15,7 @@ from runtime.cgroups.devices import USUAL
 from runtime.cgroups.files import family, kill_members, members, remove_directories, write
 from runtime.cgroups.resources import DeviceRule, Resources
 from runtime.cgroups.statistics import Statistics
+from runtime.cgroups.threads import ThreadGroup
 from runtime.errors import TareError
 from runtime.instance import LimitReading, Usage
 from runtime.spec import Limits
@@ -188,6 +189,10 @@ class Cgroup(ABC):
     @abstractmethod
     def mounts_inside(self) -> tuple[tuple[str, str], ...]:
         """What to mount to show the group to its own processes: (controllers, name below /sys/fs/cgroup)."""
+
+    @abstractmethod
+    def thread_group(self, name: str, cpus: float) -> ThreadGroup:
+        """A group below this one, not yet made, for threads that shall have no more than `cpus` of CPU time."""
 
     def add_pid(self, pid: int) -> None:
         """Move process `pid` with all its threads in. Raises OSError."""

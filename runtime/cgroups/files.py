@@ -83,11 +83,11 @@ def absent(error: OSError) -> bool:
 
 
 def members(directory: Path) -> tuple[int, ...]:
-    """The processes in a cgroup directory; none when it does not exist."""
+    """The processes in a cgroup directory; none when it does not exist, or is for threads of those of the one above."""
     try:
         return tuple(int(word) for word in (directory / "cgroup.procs").read_text().split())
     except OSError as error:
-        if not absent(error):
+        if not absent(error) and error.errno != errno.EOPNOTSUPP:
             raise
         return ()
 

@@ -20,6 +20,7 @@ from runtime.cgroups.files import members, number, pauses, whole, write
 from runtime.cgroups.paths import PARENT
 from runtime.cgroups.resources import LIMIT_NAMES, Resources, of_limits
 from runtime.cgroups.statistics import Statistics
+from runtime.cgroups.threads import ThreadGroup
 from runtime.cgroups.v1_controls import V1Controls, needed
 from runtime.cgroups.v1_devices import GUARDED, make_guarded, set_rules
 from runtime.cgroups.v1_statistics import io, statistics
@@ -137,6 +138,10 @@ class V1Cgroup(Cgroup):
             directory / ("cgroup.procs" if at >= len(joined) - beside else "tasks")
             for at, directory in enumerate(joined)
         )
+
+    def thread_group(self, name: str, cpus: float) -> ThreadGroup:
+        """In the hierarchy of the cpu controller."""
+        return ThreadGroup(self._below(self._mounts["cpu"]) / name, cpus)
 
     def clone_into(self) -> None:
         """Never on v1."""

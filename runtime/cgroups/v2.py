@@ -18,6 +18,7 @@ from runtime.cgroups.controls import Batch, Names
 from runtime.cgroups.files import absent, keyed, number, parse_keyed, write
 from runtime.cgroups.resources import LIMIT_NAMES, need_device, of_limits
 from runtime.cgroups.statistics import Statistics
+from runtime.cgroups.threads import ThreadGroup
 from runtime.cgroups.v2_controls import V2Controls, needed
 from runtime.cgroups.v2_statistics import io, statistics
 from runtime.errors import TareError
@@ -56,6 +57,10 @@ class V2Cgroup(Cgroup):
     def join_files(self) -> tuple[Path, ...]:
         """None: a process is born inside, see `clone_into()`."""
         return ()
+
+    def thread_group(self, name: str, cpus: float) -> ThreadGroup:
+        """A threaded group, of which this one becomes the root."""
+        return ThreadGroup(self.path / name, cpus, mount=self._mount)
 
     def clone_into(self) -> Path:
         """The group's directory."""

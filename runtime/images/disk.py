@@ -30,7 +30,8 @@ _ESP_BYTES = 64 * _MIB
 _ROOT_START = _ESP_START + _ESP_BYTES
 _LABEL = "tare-root"
 # The console is for a person or a failed boot to read; at the default level it would slow an emulated machine down.
-_FIRMWARE_CMDLINE = f"root=LABEL={_LABEL} rw console=ttyS0 quiet panic=-1 init=/usr/lib/tare/first"
+# Guests that start many at once under emulation miss ticks; the kernel would take its timer for broken, and panic.
+_FIRMWARE_CMDLINE = f"root=LABEL={_LABEL} rw console=ttyS0 quiet panic=-1 no_timer_check init=/usr/lib/tare/first"
 _DIRECT_CMDLINE = "console=ttyS0 quiet panic=-1 tareroot=/dev/vda2"
 
 

@@ -83,7 +83,7 @@ class Domain:
     `writeback`. `flat` puts the devices straight on the root complex instead of one hot-pluggable port each, for
     fewer buses to scan. `more_disks` are raw images, which the guest finds as vdb and so on and may write to;
     `seed`, a raw image it may only read, comes after them. `translation_cache_mib` is TCG's. Without a `uuid`,
-    libvirt draws one.
+    libvirt draws one. Of the host's `security_models` (as libvirt names them) none confines QEMU.
     """
 
     name: str
@@ -105,6 +105,7 @@ class Domain:
     base_format: Literal["raw", "qcow2"] = "raw"
     seed: Path | None = None
     tuning: Tuning = field(default_factory=Tuning)
+    security_models: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.tuning.pins and len(self.tuning.pins) != self.vcpus:
@@ -129,11 +130,16 @@ def domain_xml(domain: Domain) -> str:
     cpu = ET.SubElement(root, "cpu", mode="host-passthrough" if kvm else "maximum")
     ET.SubElement(cpu, "topology", sockets="1", dies="1", cores=str(domain.vcpus), threads="1")
     clock = ET.SubElement(root, "clock", offset="utc")
+    if kvm:  # ticks that the host was too busy to give are made up for
+        ET.SubElement(clock, "timer", name="rtc", tickpolicy="catchup")
+        ET.SubElement(clock, "timer", name="pit", tickpolicy="delay")
     ET.SubElement(clock, "timer", name="hpet", present="no")
     # A guest that ends, panics (panic=-1 reboots at once) or crashes is gone: never restarted behind our back.
     for event in ("on_poweroff", "on_reboot", "on_crash"):
         _text(root, event, "destroy")
     _devices(ET.SubElement(root, "devices"), domain)
+    for model in domain.security_models:
+        ET.SubElement(root, "seclabel", type="none", model=model)
     ET.indent(root)
     return ET.tostring(root, encoding="unicode") + "\n"
 

@@ -10,12 +10,13 @@ import os
 import shlex
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from math import ceil
 from pathlib import Path
 from typing import Literal
 
 from runtime.driver import Host
 from runtime.errors import TareError
-from runtime.spec import InstanceSpec, Limits
+from runtime.spec import InstanceSpec, Limits, parse_cpuset
 from runtime.vm.adoption import STARTED
 from runtime.vm.domain import MIB, TRANSLATION_CACHE_MIB, DirectKernel, Firmware, Tuning
 
@@ -83,6 +84,22 @@ def guest_memory_bytes(limits: Limits, accelerator: str) -> int:
             "raise the limit",
         )
     return rest
+
+
+def vcpu_count(limits: Limits) -> int:
+    """As many vCPUs as the guest may use CPUs: the CPU limit, rounded up, but no more than the cpuset has; else 1."""
+    room = None if limits.cpuset is None else len(parse_cpuset(limits.cpuset))
+    wanted = room or 1 if limits.cpus is None else ceil(limits.cpus)
+    return min(wanted, room or wanted)
+
+
+def pinned(tuning: Tuning, limits: Limits, vcpus: int) -> Tuning:
+    """`tuning` with a CPU for each vCPU, where none is asked for and the cpuset leaves each exactly one.
+
+    With more CPUs than vCPUs the choice stays the host's, as it is for a container.
+    """
+    cpus = () if limits.cpuset is None else tuple(sorted(parse_cpuset(limits.cpuset)))
+    return replace(tuning, pins=cpus) if not tuning.pins and len(cpus) == vcpus else tuning
 
 
 def require_host_memory(need_bytes: int, meminfo: Path = Path("/proc/meminfo")) -> None:
