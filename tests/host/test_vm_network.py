@@ -41,7 +41,7 @@ from tests.host.test_network import (
     outside,
     serve,
 )
-from tests.host.test_vm import IMAGE, READY_S, need, nothing_left
+from tests.host.test_vm import IMAGE, READY_S, need
 
 __all__ = ["outside", "serve"]  # fixtures
 BRIDGE = NetworkSpec(mode=NetworkMode.BRIDGE)
@@ -179,7 +179,8 @@ def test_two_guests_reach_each_other_and_the_host(
         port = free_port()
         serve(port)
         assert asked(other, gateway(microvm.host), port) == other.address
-    nothing_left(microvm)
+    assert microvm.leftovers() == []
+    networks_are_clean(microvm.host, {guest.id})
 
 
 def test_the_world_outside_sees_the_host_and_reaches_what_is_published_only(
@@ -219,7 +220,8 @@ def test_a_running_guest_moves_to_another_address(microvm: MicrovmDriver, contai
         router = socket.inet_aton(gateway(microvm.host))
         packed = (int.from_bytes(router) + 900).to_bytes(4)
         new = socket.inet_ntoa(packed)
-        place = Place(new, 22, socket.inet_ntoa(router), hardware(packed).hex(":"), hardware(router).hex(":"), 1500)
+        mtu = int(Path(f"/sys/class/net/{link_name(guest.id)}/mtu").read_text())
+        place = Place(new, 22, socket.inet_ntoa(router), hardware(packed).hex(":"), hardware(router).hex(":"), mtu)
         identity = Identity(hostname="moved", place=place, machine_id="ab" * 16)
         guest.exec(["date", "-s", "2001-01-01"], 60).check()
         for _ in range(2):
@@ -290,7 +292,7 @@ def test_a_killed_owner_s_tap_address_and_port_are_swept(microvm: MicrovmDriver)
     assert all(port != one.host_port for one, _ in networks.published())
     assert not networks.holds(instance_id, "lease", DEFAULT)
     networks.close()
-    nothing_left(microvm)
+    assert microvm.leftovers() == []
 
 
 def test_a_distribution_does_not_fight_for_its_card(bench_host: Host, driver: ContainerDriver) -> None:
