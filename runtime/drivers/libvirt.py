@@ -14,7 +14,6 @@ import threading
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from math import ceil
 from pathlib import Path
 from typing import ClassVar
 
@@ -26,17 +25,20 @@ from runtime.images.store import Image, ImageStore
 from runtime.instance import Availability
 from runtime.network.network import Networks
 from runtime.spec import ImageRef, InstanceSpec
-from runtime.vm import accelerator, sweep, wiring
+from runtime.vm import accelerator, sweep, tuning, wiring
 from runtime.vm.accelerator import Accelerator
 from runtime.vm.connection import Connection, connect, import_libvirt
-from runtime.vm.domain import MIB, DirectKernel, Firmware
+from runtime.vm.domain import MIB, DirectKernel, Firmware, Tuning
 from runtime.vm.guest import Guest
 from runtime.vm.plan import (
     DEFAULT_MEMORY_BYTES,
     Plan,
+    Quota,
     guest_memory_bytes,
     overhead_bytes,
+    pinned,
     require_host_memory,
+    vcpu_count,
     write_emulator,
 )
 
@@ -64,14 +66,16 @@ class PreparedGuest(Prepared):
 
 
 class _Libvirt(Driver):
-    """What both drivers share."""
+    """What both drivers share. Without a `tuning`, the environment's is used (TARE_VM_TUNING)."""
 
     kind = Kind.VM
     stop_timeout_s: ClassVar[float]
     boots_firmware: ClassVar[bool]
+    quota: ClassVar[Quota] = Quota.DOMAIN
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, asked: Tuning | None = None) -> None:
         super().__init__(host)
+        self._tuning = asked
         self._connection: Connection | None = None
         self._images_used = ExitStack()
         self._accelerator: Accelerator | None = None
@@ -104,6 +108,7 @@ class _Libvirt(Driver):
         plan = self._plan(spec, machine, emulator, chosen.name)
         plan = replace(plan, env=(*environment(store.resolve(spec.image)), *spec.env))
         require_host_memory(plan.memory_bytes + overhead_bytes(chosen.name))
+        tuning.require(plan.tuning, spec.limits, plan.memory_bytes)
         self._connect().machine_type(emulator, chosen.name)  # so that no launch pays for libvirt's first look at QEMU
         return PreparedGuest(spec, plan, chosen)
 
@@ -139,6 +144,7 @@ class _Libvirt(Driver):
 
     def _plan(self, spec: InstanceSpec, machine: Machine, emulator: Path, name: str) -> Plan:
         firmware = find_firmware() if self.boots_firmware else None
+        vcpus = vcpu_count(spec.limits)
         return Plan(
             driver=self.name,
             spec=spec,
@@ -147,10 +153,15 @@ class _Libvirt(Driver):
             base=machine.disk,
             cache=cache_mode(self.host.root),
             memory_bytes=guest_memory_bytes(spec.limits, name),
-            vcpus=ceil(spec.limits.cpus or 1),
+            vcpus=vcpus,
             boot=firmware or DirectKernel(machine.kernel, machine.initrd, f"{machine.cmdline} {STARVED}"),
             stop_timeout_s=self.stop_timeout_s,
+            tuning=pinned(self._asked(), spec.limits, vcpus),
+            quota=self.quota,
         )
+
+    def _asked(self) -> Tuning:
+        return tuning.from_environment() if self._tuning is None else self._tuning
 
     def _choose(self, machine: Machine, emulator: Path) -> Accelerator:
         """The accelerator for this host: demanded, or remembered, or found by a race of the lightest guest."""
@@ -181,7 +192,10 @@ class _Libvirt(Driver):
             "qemu": version.removeprefix("QEMU emulator version "),
             "qemu sha256": _sha256(qemu),
             "machine type": connection.machine_type(write_emulator(self.host, qemu), "tcg"),
-            "disk cache": cache_mode(self.host.root),
+            "disk": "virtio-blk, a qcow2 overlay on a shared raw disk",
+            "disk cache": (cache := cache_mode(self.host.root)),
+            "disk io": "native" if cache == "none" else "threads",
+            "network card": "virtio, no limit of its own",
             "firmware": firmware,
         }
 
@@ -196,8 +210,18 @@ class _Libvirt(Driver):
             "accelerator forced": "yes" if chosen.forced else "no",
             "cpu model": "host-passthrough" if chosen.name == "kvm" else "max",
             "guest memory": f"the limit less {overhead} MiB for QEMU; {default} MiB without a limit",
-            "vcpus": "the CPU limit, rounded up, on one socket; 1 without a limit",
+            "memory backing": self._backing_fact(),
+            "vcpus": "the CPU limit, rounded up, else the cpuset's size, else 1",
+            "topology": "1 socket, 1 thread a core",
+            "pinning": str(self._asked().pins or "where the cpuset has one CPU a vCPU"),
+            "cpu limit binds": "all of QEMU" if self.quota is Quota.DOMAIN else "the vCPU threads alone",
+            "timers": "kvm-clock, RTC and PIT catch up, no HPET" if chosen.name == "kvm" else "QEMU's own, no HPET",
         }
+
+    def _backing_fact(self) -> str:
+        asked = self._asked()
+        pages = "huge pages, which the memory limit does not count" if asked.hugepages else "ordinary pages, unmerged"
+        return pages + (", locked" if asked.locked else "")
 
     def _recalled(self) -> Accelerator | None:
         """What an earlier process found out for a machine that is here."""
