@@ -31,11 +31,13 @@ from runtime.ledger import Entry, Ledger, new_id, process_start
 from runtime.linux import procfs
 from runtime.linux.pidfd import Pidfd
 from runtime.spec import Ready
+from runtime.vm import tuning
 from runtime.vm.adoption import adopting, reap
 from runtime.vm.connection import Connection
 from runtime.vm.console import Console
 from runtime.vm.domain import DirectKernel, Domain, Firmware, domain_xml
-from runtime.vm.plan import JOINS, Plan, host_limits, overhead_bytes, require_host_memory
+from runtime.vm.plan import JOINS, Plan, Quota, host_limits, overhead_bytes, require_host_memory
+from runtime.vm.quota import VcpuQuota
 from runtime.vm.wiring import Wiring
 
 _DIE_TIMEOUT_S = 10.0
@@ -55,7 +57,11 @@ class Guest(Instance):
         self._connection = connection
         self._files = host.root / "instances" / self.id
         self._sockets = host.run / "vm" / self.id
-        self._cgroup: Cgroup = open_cgroup(self.id, host_limits(plan.spec.limits), io_path=host.root)
+        self._limits = host_limits(plan.spec.limits, plan.quota)
+        self._cgroup: Cgroup = open_cgroup(self.id, self._limits, io_path=host.root)
+        self._vcpus: VcpuQuota | None = None
+        if plan.quota is Quota.VCPUS and plan.spec.limits.cpus is not None:
+            self._vcpus = VcpuQuota(self._cgroup, plan.spec.limits.cpus)
         self._entry: Entry = Ledger(host.run).open(self.id, plan.driver)
         self._domain: Any = None
         self._pid = 0
@@ -91,7 +97,7 @@ class Guest(Instance):
             self._entry.note("dir", str(directory))
             directory.mkdir(parents=True, mode=0o700)
         # Its cost belongs to the launch: whoever starts a VM from a shared base disk pays it.
-        base = ["-b", str(self._plan.base), "-F", "raw"]
+        base = ["-b", str(self._plan.base), "-F", self._plan.base_format]
         run(["qemu-img", "create", "-q", "-f", "qcow2", *base, str(self._overlay)], timeout_s=60)
         if isinstance(self._plan.boot, Firmware):
             shutil.copyfile(self._plan.boot.variables, self._variables)
@@ -101,7 +107,7 @@ class Guest(Instance):
         for directory in self._cgroup.directories():
             self._entry.note("cgroup", str(directory))
         self._cgroup.create()
-        self._cgroup.apply(host_limits(self._plan.spec.limits))
+        self._cgroup.apply(self._limits)
         inside = self._cgroup.clone_into()
         joins = self._cgroup.join_files() if inside is None else (inside / "cgroup.procs",)
         (self._sockets / JOINS).write_text("".join(f"{path}\n" for path in joins))
@@ -123,6 +129,8 @@ class Guest(Instance):
             self._channel = Channel(ours, self.timeline, self._console.tail, identity=self._wiring.identity)
         if self._pid not in self._cgroup.pids():  # another libvirt than the embedded one moved it
             self._cgroup.add_pid(self._pid)
+        if self._vcpus is not None:
+            self._vcpus.bind(self._pid, self._plan.vcpus)
 
     def _describe(self) -> Domain:
         plan = self._plan
@@ -145,6 +153,9 @@ class Guest(Instance):
             flat=isinstance(boot, DirectKernel),
             more_disks=plan.more_disks,
             translation_cache_mib=plan.translation_cache_mib,
+            base_format=plan.base_format,
+            seed=plan.seed,
+            tuning=plan.tuning,
         )
 
     @property
@@ -187,8 +198,11 @@ class Guest(Instance):
         return DiskPaths((plan.base, plan.boot.kernel, plan.boot.initrd), (self._overlay,))
 
     def limit_readings(self) -> tuple[LimitReading, ...]:
-        """Every limit as the control group of the whole domain holds it."""
-        return self._cgroup.readings(host_limits(self._plan.spec.limits))
+        """Every limit as the control group of the whole domain, or of its vCPUs, holds it; then what it was given."""
+        plan = self._plan
+        vcpus = () if self._vcpus is None else self._vcpus.readings()
+        given = tuning.readings(plan.tuning, self._pid, plan.memory_bytes)
+        return (*self._cgroup.readings(self._limits), *vcpus, *given)
 
     def alive(self) -> bool:
         """Whether QEMU runs."""
