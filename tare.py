@@ -86,12 +86,17 @@ def _begin_keeper() -> None:
 @click.option(
     "--root", envvar="TARE_ROOT", metavar="DIR", help="Keep all state under DIR instead of /var/lib and /run."
 )
+@click.option(
+    "--connect", metavar="URI", help="The libvirt for virtual machines: qemu:///embed (ours) or qemu:///system."
+)
 @click.option("--debug", is_flag=True, help="On an error, show the traceback and what was executed.")
 @click.version_option(package_name="tare")
-def tare(root: str | None, debug: bool) -> None:
+def tare(root: str | None, connect: str | None, debug: bool) -> None:
     """Measure what containers and virtual machines cost, and how well they isolate, on this host."""
     if root is not None:
         os.environ["TARE_ROOT"] = root
+    if connect is not None:
+        os.environ["TARE_LIBVIRT_URI"] = connect
     if debug:
         os.environ["TARE_DEBUG"] = "1"
 
