@@ -12,7 +12,7 @@ from runtime.errors import TareError
 from runtime.spec import Limits
 from runtime.vm import plan
 from runtime.vm.adoption import STARTED
-from runtime.vm.domain import MIB
+from runtime.vm.domain import MIB, Tuning
 
 
 def test_without_a_limit_the_guest_gets_the_default() -> None:
@@ -107,3 +107,30 @@ def test_emulator_gets_a_new_name_when_qemu_changes(tmp_path: Path) -> None:
     assert plan.write_emulator(emulator.host, emulator.qemu) == first
     emulator.qemu.write_text("#!/bin/sh\necho another\n")
     assert plan.write_emulator(emulator.host, emulator.qemu) != first
+
+
+@pytest.mark.parametrize(
+    ("limits", "vcpus", "pins"),
+    [
+        (Limits(), 1, ()),
+        (Limits(cpus=1.5), 2, ()),
+        (Limits(cpuset="2,0"), 2, (0, 2)),
+        (Limits(cpus=0.5, cpuset="0-1"), 1, ()),
+        (Limits(cpus=0.5, cpuset="3"), 1, (3,)),
+        (Limits(cpus=4, cpuset="0-1"), 2, (0, 1)),
+    ],
+)
+def test_vcpus_follow_the_limits_and_are_pinned_where_there_is_no_choice(
+    limits: Limits, vcpus: int, pins: tuple[int, ...]
+) -> None:
+    assert plan.vcpu_count(limits) == vcpus
+    assert plan.pinned(Tuning(locked=True), limits, vcpus) == Tuning(pins=pins, locked=True)
+
+
+def test_pins_that_were_asked_for_stay() -> None:
+    assert plan.pinned(Tuning(pins=(1,)), Limits(cpuset="0"), 1).pins == (1,)
+
+
+def test_a_limit_on_the_vcpus_is_not_the_groups() -> None:
+    assert plan.host_limits(Limits(cpus=2, pids=3), plan.Quota.VCPUS) == Limits(pids=plan.QEMU_THREADS_MIN)
+    assert plan.host_limits(Limits(cpus=2)).cpus == 2

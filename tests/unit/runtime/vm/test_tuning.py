@@ -73,3 +73,10 @@ def test_what_a_guest_got_is_read_from_the_kernel(tmp_path: Path) -> None:
         ("locked memory", True),
     ]
     assert tuning.readings(Tuning(), 7, MIB, tmp_path) == ()
+
+
+def test_the_environment_asks_for_all_guests() -> None:
+    assert tuning.from_environment({}) == Tuning()
+    assert tuning.from_environment({tuning.VARIABLE: "locked, hugepages"}) == Tuning(hugepages=True, locked=True)
+    with pytest.raises(UsageError, match="TARE_VM_TUNING=fast: no such tuning: fast"):
+        tuning.from_environment({tuning.VARIABLE: "fast"})
