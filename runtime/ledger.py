@@ -3,18 +3,24 @@
 One append-only file an instance under `<run>/instances/`. After a crash the file is all that is
 needed to find and remove what the dead process left; a driver's sweep does the removing. Not a
 registry of running containers for users: that is the lifecycle's state directory.
+
+A page is opened before anything else of an instance is made, under a lock shared with other pages. Whoever
+holds that lock alone and sees no page knows that nobody is about to use what instances share.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from runtime.record import ordered_record
 
 PREFIX = "tare-"
+_MAKING_ATTEMPTS = 100
 
 
 def new_id() -> str:
@@ -98,18 +104,44 @@ class Ledger:
 
         The caller notes every resource before it makes it.
         """
-        self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        entry = Entry(self._directory / f"{instance_id}.jsonl", instance_id)
         pid = os.getpid() if owner is None else owner
-        entry._write(
-            {"driver": driver, "pid": pid, "start": process_start(pid, self._proc), "boot": boot_id(self._proc)}
-        )
-        return entry
+        head = {"driver": driver, "pid": pid, "start": process_start(pid, self._proc), "boot": boot_id(self._proc)}
+        while True:
+            make_directory(self._directory)
+            with self._locked(fcntl.LOCK_SH) as same:
+                if same:
+                    entry = Entry(self._directory / f"{instance_id}.jsonl", instance_id)
+                    entry._write(head)
+                    return entry
+
+    @contextmanager
+    def alone(self) -> Iterator[bool]:
+        """Keep pages from being opened meanwhile. Yields whether there is none, live or stale, and may be none now."""
+        with self._locked(fcntl.LOCK_EX) as same:
+            yield same and not self.instances()
+
+    @contextmanager
+    def _locked(self, how: int) -> Iterator[bool]:
+        """Hold the directory's lock; False when the directory is gone, or was by the time the lock was given."""
+        try:
+            descriptor = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            yield False
+            return
+        try:
+            fcntl.flock(descriptor, how)
+            try:
+                same = os.path.samestat(os.fstat(descriptor), self._directory.stat())
+            except FileNotFoundError:
+                same = False
+            yield same
+        finally:
+            os.close(descriptor)
 
     def stale(self, driver: str) -> Iterator[Stale]:
         """Every page of `driver` whose owner no longer runs."""
         for path in sorted(self._directory.glob("*.jsonl")) if self._directory.is_dir() else ():
-            lines = _lines(path)
+            lines = _lines(path) or self._begun(path)
             head = lines[0] if lines else {}
             if lines and head.get("driver") != driver:
                 continue
@@ -119,6 +151,11 @@ class Ledger:
                 continue
             resources = tuple(Resource(str(line["kind"]), str(line["value"])) for line in lines[1:] if "kind" in line)
             yield Stale(id=path.stem, driver=driver, resources=resources, same_boot=same_boot)
+
+    def _begun(self, path: Path) -> list[dict[str, object]]:
+        """The lines of a page that seemed empty, once nobody is at writing its first."""
+        with self._locked(fcntl.LOCK_EX):
+            return _lines(path)
 
     def live(self) -> list[tuple[str, int]]:
         """The (instance id, owner pid) of every page whose owner still runs."""
@@ -157,6 +194,18 @@ class Ledger:
     def strike(self, instance_id: str) -> None:
         """Forget an instance whose resources have all been removed."""
         (self._directory / f"{instance_id}.jsonl").unlink(missing_ok=True)
+
+
+def make_directory(directory: Path) -> None:
+    """Make it and those above, private to us, whoever removes empty ones meanwhile (`tare clean`)."""
+    for last in (False,) * _MAKING_ATTEMPTS + (True,):
+        try:
+            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except FileNotFoundError:  # one above was removed after it was seen, or made
+            if last:
+                raise
+        else:
+            return
 
 
 def _lines(path: Path) -> list[dict[str, object]]:

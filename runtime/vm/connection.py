@@ -1,7 +1,7 @@
-"""The way to libvirt: one connection for all VM drivers of this process, its event loop, its errors made readable.
+"""The way to libvirt: one connection for all VM drivers of this process, what it can do, its errors made readable.
 
-By default QEMU is driven inside this process (`qemu:///embed`): no daemon, nothing to install as a service.
-TARE_LIBVIRT_URI names another (`qemu:///system`). libvirt is imported here and only when a connection is made.
+By default QEMU is driven inside this process (`qemu:///embed`); another libvirt of this host is used where its URI is
+given (see `uri`). libvirt is imported here and only when a connection is made.
 """
 
 from __future__ import annotations
@@ -9,18 +9,23 @@ from __future__ import annotations
 import os
 import shutil
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import xml.etree.ElementTree as ET
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from runtime.driver import Host
 from runtime.errors import TareError
-from runtime.ledger import process_start
+from runtime.ledger import make_directory, process_start
+from runtime.vm import uri as uris
+from runtime.vm.events import Events, Loop, Watch
+from runtime.vm.faults import fault
 
-URI_VARIABLE = "TARE_LIBVIRT_URI"
 _SOCKET_PATH_MAX = 107  # sun_path without its NUL, unix(7)
 _MONITOR = "lib/qemu/domain-99999-tare-0123456789ab/monitor.sock"
+_KEEP_ALIVE_S, _KEEP_ALIVE_COUNT = 5, 6  # a daemon that hangs is noticed after half a minute
+_LOG_TAIL_BYTES = 600
 # No log daemon, no users and labels of its own, and no control groups: those are ours (see `guest`).
 _QEMU_CONF = """\
 stdio_handler = "file"
@@ -35,7 +40,7 @@ cgroup_controllers = []
 
 _lock = threading.Lock()
 _open: Connection | None = None
-_event_loop: threading.Thread | None = None
+_loop = Loop()
 
 
 class Connection:
@@ -43,11 +48,15 @@ class Connection:
 
     def __init__(self, libvirt: Any, uri: str, embedded_root: Path | None) -> None:
         self.libvirt = libvirt
-        self.uri = uri
+        self.uri = uris.shown(uri)
         self.users = 0
         self._embedded_root = embedded_root
-        with self.explained(f"connection to {uri}", f"start its daemon, or unset {URI_VARIABLE}"):
+        with self.explained(f"connection to {self.uri}", "start its daemon, or leave --connect out"):
             self.handle = libvirt.open(uri)
+            if embedded_root is None:
+                with suppress(libvirt.libvirtError):  # a connection without a daemon in between has none
+                    self.handle.setKeepAlive(_KEEP_ALIVE_S, _KEEP_ALIVE_COUNT)
+            self._events = Events(libvirt, self.handle)
 
     @property
     def embedded(self) -> bool:
@@ -60,21 +69,51 @@ class Connection:
         try:
             yield
         except self.libvirt.libvirtError as error:
-            raise TareError(what, " ".join(str(error).split()), do) from error
+            raise TareError(what, *fault(self.libvirt, error, do)) from error
 
     def facts(self) -> dict[str, str]:
-        """The versions of libvirt and of the QEMU that it found."""
+        """The versions of libvirt and of the QEMU that it found, and what it thinks of this host."""
         with self.explained(f"connection to {self.uri}"):
-            qemu = self.handle.getVersion() if not self.embedded else None
-            facts = {"libvirt": _version(self.handle.getLibVersion()), "uri": self.uri.partition("?")[0]}
-        return facts | ({"libvirt's qemu": _version(qemu)} if qemu else {})
+            facts = {
+                "libvirt": _version(self.handle.getLibVersion()),
+                "uri": self.uri,
+                "hypervisor": str(self.handle.getType()),
+            }
+            # Embedded, both would have libvirt ask the host's QEMU for its abilities, beside our own emulator.
+            if not self.embedded:
+                facts["libvirt's qemu"] = _version(self.handle.getVersion())
+                model = _parsed(self.handle.getCapabilities()).findtext("host/cpu/model")
+                facts |= {"host cpu model": model} if model else {}
+        return facts
+
+    def abilities(self, emulator: Path, accelerator: str) -> dict[str, str]:
+        """What libvirt says of `emulator`: the full name of what `q35` means, the CPUs it takes.
+
+        The first time libvirt asks the emulator for its abilities: some 8 s.
+        """
+        root = self._abilities(emulator, accelerator)
+        modes = [mode.get("name", "") for mode in root.findall("cpu/mode") if mode.get("supported") == "yes"]
+        model = root.findtext("cpu/mode[@name='host-model']/model")
+        facts = {"machine type": root.findtext("machine") or "", "cpu modes": ", ".join(modes)}
+        return facts | ({"host cpu model": model} if model else {})
 
     def machine_type(self, emulator: Path, accelerator: str) -> str:
-        """The full name of what `q35` means. The first time libvirt asks the emulator for its abilities: some 8 s."""
+        """The full name of what `q35` means; slow the first time, see `abilities`."""
+        return self._abilities(emulator, accelerator).findtext("machine") or ""
+
+    def _abilities(self, emulator: Path, accelerator: str) -> ET.Element:
         kind = "kvm" if accelerator == "kvm" else "qemu"
         with self.explained(f"emulator {emulator}", "install qemu-system-x86 with ./bootstrap"):
-            text = self.handle.getDomainCapabilities(str(emulator), "x86_64", "q35", kind, 0)
-        return str(text).partition("<machine>")[2].partition("</machine>")[0]
+            return _parsed(self.handle.getDomainCapabilities(str(emulator), "x86_64", "q35", kind, 0))
+
+    def security_models(self) -> tuple[str, ...]:
+        """What a daemon would confine QEMU with (`dac`, `apparmor`, `selinux`); embedded, that is off."""
+        if self.embedded:
+            return ()
+        with self.explained(f"connection to {self.uri}"):
+            capabilities = _parsed(self.handle.getCapabilities())
+        names = [model.text or "" for model in capabilities.findall("host/secmodel/model")]
+        return tuple(name for name in names if name not in ("", "none"))
 
     def find(self, name: str) -> Any | None:
         """The domain called `name`, or None."""
@@ -83,12 +122,43 @@ class Connection:
         except self.libvirt.libvirtError as error:
             if error.get_error_code() == self.libvirt.VIR_ERR_NO_DOMAIN:
                 return None
-            raise TareError(f"domain {name}", str(error)) from error
+            raise TareError(f"domain {name}", *fault(self.libvirt, error)) from error
 
     def names(self) -> list[str]:
         """The names of all domains, running or not."""
         with self.explained("list of domains"):
             return [domain.name() for domain in self.handle.listAllDomains(0)]
+
+    def watch(self, name: str, on_trouble: Callable[[str], None]) -> Watch:
+        """Begin to listen to what libvirt reports of the domain `name`, which need not exist yet; see `Watch`."""
+        return self._events.watch(name, on_trouble)
+
+    def forget(self, name: str) -> None:
+        """Listen no more, and remove the log that libvirt keeps of the domain, which is gone."""
+        self._events.forget(name)
+        with suppress(OSError):
+            self._log(name).unlink(missing_ok=True)
+
+    def last_words(self, name: str) -> str:
+        """What QEMU said last on its stderr, as far as libvirt's log has it."""
+        try:
+            text = self._log(name).read_bytes()[-_LOG_TAIL_BYTES:].decode(errors="replace")
+        except OSError:
+            return ""
+        ours = ("LC_ALL=", "-", "XDG_", "HOME=", "char device redirected")  # the command line and what follows it
+        lines = [line.strip() for line in text.splitlines()[-6:]]
+        return " | ".join(line for line in lines if line and ": starting up" not in line and not line.startswith(ours))
+
+    def _log(self, name: str) -> Path:
+        above = Path("/var/log/libvirt") if self._embedded_root is None else self._embedded_root / "log"
+        return above / "qemu" / f"{name}.log"
+
+    def alive(self) -> bool:
+        """Whether the daemon, if there is one, still answers."""
+        try:
+            return bool(self.handle.isAlive())
+        except self.libvirt.libvirtError:
+            return False
 
     def release(self) -> None:
         """Give up one use; the last one closes."""
@@ -97,29 +167,38 @@ class Connection:
             self.users -= 1
             if self.users > 0:
                 return
-            _open = None
+            if _open is self:
+                _open = None
             try:
-                self.handle.close()
+                with suppress(self.libvirt.libvirtError):  # of a daemon that has gone before
+                    self._events.close()
+                with suppress(self.libvirt.libvirtError):
+                    self.handle.close()
             finally:
+                _loop.let_go(self.libvirt)
                 if self._embedded_root is not None:
-                    shutil.rmtree(self._embedded_root, ignore_errors=True)
+                    remove_root(self._embedded_root)
 
 
 def connect(host: Host) -> Connection:
     """This process's connection, opened at need; every call must be paired with `release()`.
 
-    Raises TareError when libvirt cannot be imported or reached.
+    Raises TareError when libvirt cannot be imported or reached, UsageError for a URI of no use.
     """
     global _open  # noqa: PLW0603 - libvirt's embedded driver exists once per process
     with _lock:
-        if _open is None:
+        if _open is None or not _open.alive():
+            uri = uris.chosen()
             libvirt = import_libvirt()
-            _start_event_loop(libvirt)
-            uri, root = os.environ.get(URI_VARIABLE), None
-            if uri is None:
-                root = _embedded_root(host)
-                uri = f"qemu:///embed?root={root}"
-            _open = Connection(libvirt, uri, root)
+            root = _embedded_root(host) if uri == uris.EMBEDDED else None
+            _loop.hold(libvirt)
+            try:
+                _open = Connection(libvirt, uri if root is None else f"{uri}?root={root}", root)
+            except BaseException:
+                _loop.let_go(libvirt)
+                if root is not None:
+                    remove_root(root)
+                raise
         _open.users += 1
         return _open
 
@@ -136,20 +215,6 @@ def import_libvirt() -> Any:
     return libvirt
 
 
-def _start_event_loop(libvirt: Any) -> None:
-    """Without an event loop, there before the first open, libvirt does not hear QEMU's monitor."""
-    global _event_loop  # noqa: PLW0603 - as above
-    if _event_loop is None:
-        libvirt.virEventRegisterDefaultImpl()
-
-        def turn() -> None:
-            while True:
-                libvirt.virEventRunDefaultImpl()
-
-        _event_loop = threading.Thread(target=turn, name="tare-libvirt", daemon=True)
-        _event_loop.start()
-
-
 def _embedded_root(host: Host) -> Path:
     """A state directory of this process's own, named by its pid and start, with the cache that all share."""
     root = embedded_roots(host) / f"{os.getpid()}-{process_start(os.getpid())}"
@@ -159,7 +224,7 @@ def _embedded_root(host: Host) -> Path:
         raise TareError("state directory", why, f"choose one at least {longest - _SOCKET_PATH_MAX} bytes shorter")
     cache = host.root / "cache/libvirt"
     cache.mkdir(parents=True, exist_ok=True, mode=0o700)
-    (root / "etc").mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_directory(root / "etc")
     (root / "etc/qemu.conf").write_text(_QEMU_CONF)
     (root / "cache").unlink(missing_ok=True)
     (root / "cache").symlink_to(cache.resolve())
@@ -169,6 +234,17 @@ def _embedded_root(host: Host) -> Path:
 def embedded_roots(host: Host) -> Path:
     """Where the state directories of all processes lie, one each: PID-START."""
     return host.run / "libvirt"
+
+
+def remove_root(root: Path) -> None:
+    """Remove an embedded libvirt's state directory, and the one that holds them all if it was the last."""
+    shutil.rmtree(root, ignore_errors=True)
+    with suppress(OSError):
+        root.parent.rmdir()
+
+
+def _parsed(text: Any) -> ET.Element:
+    return ET.fromstring(str(text))  # noqa: S314 - libvirt's own words
 
 
 def _version(number: int) -> str:

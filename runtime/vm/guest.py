@@ -10,6 +10,8 @@ in the instance's run directory and then become QEMU: born inside, on v1 and v2,
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import signal
 import socket
@@ -27,21 +29,24 @@ from runtime.command import run
 from runtime.driver import Host
 from runtime.errors import TareError
 from runtime.instance import DiskPaths, ExecResult, Instance, LimitReading, Timeline, Usage
-from runtime.ledger import Entry, Ledger, new_id, process_start
+from runtime.ledger import Entry, Ledger, make_directory, new_id, process_start
 from runtime.linux import procfs
 from runtime.linux.pidfd import Pidfd
 from runtime.spec import Ready
-from runtime.vm import tuning
-from runtime.vm.adoption import adopting, reap
+from runtime.vm import nocloud, tuning
+from runtime.vm.adoption import adopting, ending, reap
 from runtime.vm.connection import Connection
 from runtime.vm.console import Console
 from runtime.vm.domain import DirectKernel, Domain, Firmware, domain_xml
+from runtime.vm.events import Watch
 from runtime.vm.plan import JOINS, Plan, Quota, host_limits, overhead_bytes, require_host_memory
 from runtime.vm.quota import VcpuQuota
 from runtime.vm.wiring import Wiring
 
 _DIE_TIMEOUT_S = 10.0
 _ACCEPT_TIMEOUT_S = 10.0
+_START_TIMEOUT_S = 120.0  # many may start at once
+_EVENT_TIMEOUT_S = 5.0  # from QEMU's end to libvirt's word about it
 _MARKS = {"firmware": b"BdsDxe: ", "kernel": b"EFI stub: "}
 
 
@@ -68,6 +73,7 @@ class Guest(Instance):
         self._process: Pidfd | None = None
         self._channel: Channel | None = None
         self._console: Console | None = None
+        self._watch: Watch = connection.watch(self.id, self._lose)
         self._paused = False
         self._closed = False
 
@@ -82,6 +88,8 @@ class Guest(Instance):
             guest._make_files()
             guest._make_cgroup()
             guest._wiring = Wiring.open(guest._entry, host, plan.spec, guest.id)
+            if plan.seed is not None:
+                nocloud.write(guest._seed, plan.seed, guest.id, guest._wiring.identity)
             guest._start()
         except BaseException:
             guest._plan = replace(plan, stop_timeout_s=0.0)
@@ -95,12 +103,13 @@ class Guest(Instance):
     def _make_files(self) -> None:
         for directory in (self._files, self._sockets):
             self._entry.note("dir", str(directory))
-            directory.mkdir(parents=True, mode=0o700)
+            make_directory(directory)
         # Its cost belongs to the launch: whoever starts a VM from a shared base disk pays it.
         base = ["-b", str(self._plan.base), "-F", self._plan.base_format]
-        run(["qemu-img", "create", "-q", "-f", "qcow2", *base, str(self._overlay)], timeout_s=60)
-        if isinstance(self._plan.boot, Firmware):
-            shutil.copyfile(self._plan.boot.variables, self._variables)
+        with _room_for(self._files):
+            run(["qemu-img", "create", "-q", "-f", "qcow2", *base, str(self._overlay)], timeout_s=60)
+            if isinstance(self._plan.boot, Firmware):
+                shutil.copyfile(self._plan.boot.variables, self._variables)
         self.timeline.stamp("disk")
 
     def _make_cgroup(self) -> None:
@@ -110,6 +119,8 @@ class Guest(Instance):
         self._cgroup.apply(self._limits)
         inside = self._cgroup.clone_into()
         joins = self._cgroup.join_files() if inside is None else (inside / "cgroup.procs",)
+        if inside is not None and not self._connection.embedded:
+            joins = ()  # a daemon puts QEMU's threads into groups of its own first; see `_start`
         (self._sockets / JOINS).write_text("".join(f"{path}\n" for path in joins))
 
     def _start(self) -> None:
@@ -117,8 +128,7 @@ class Guest(Instance):
         xml = domain_xml(self._describe())
         with _listening(self._sockets / "agent") as agent, _listening(self._sockets / "console") as console:
             self._entry.note("domain", self.id)
-            with self._connection.explained(f"virtual machine {self.id}", "see: tare doctor"), adopting(self._sockets):
-                self._domain = self._connection.handle.createXML(xml, 0)
+            self._create(xml)
             self.timeline.stamp("spawned")
             ours = agent.accept()[0]
             self._pid = _peer_pid(ours)
@@ -127,10 +137,31 @@ class Guest(Instance):
             marks = _MARKS if isinstance(self._plan.boot, Firmware) else {}
             self._console = Console(console.accept()[0], self.timeline, marks)
             self._channel = Channel(ours, self.timeline, self._console.tail, identity=self._wiring.identity)
-        if self._pid not in self._cgroup.pids():  # another libvirt than the embedded one moved it
+        if self._plan.image is not None:
+            self._plan.image.require_unchanged()  # so what QEMU has opened is what was verified
+        if not self._connection.embedded:
             self._cgroup.add_pid(self._pid)
         if self._vcpus is not None:
             self._vcpus.bind(self._pid, self._plan.vcpus)
+        if not self._connection.embedded:
+            with self._connection.explained(f"virtual machine {self.id}"):
+                self._domain.resume()
+
+    def _create(self, xml: str) -> None:
+        """A daemon's libvirt moves QEMU's threads about while it starts; the guest then waits until all are inside."""
+        flags = 0 if self._connection.embedded else self._connection.libvirt.VIR_DOMAIN_START_PAUSED
+        what = f"virtual machine {self.id}"
+        try:
+            with (
+                adopting(self._sockets, _START_TIMEOUT_S) as nurse,
+                self._connection.explained(what, "see: tare doctor"),
+            ):
+                self._domain = self._connection.handle.createXML(xml, flags)
+        except TareError as error:
+            if nurse.gave_up:
+                why = f"QEMU did not answer for {_START_TIMEOUT_S:g} s and was killed"
+                raise TareError(what, why, "try again; see: tare doctor") from error
+            raise
 
     def _describe(self) -> Domain:
         plan = self._plan
@@ -154,9 +185,14 @@ class Guest(Instance):
             more_disks=plan.more_disks,
             translation_cache_mib=plan.translation_cache_mib,
             base_format=plan.base_format,
-            seed=plan.seed,
+            seed=self._seed if plan.seed is not None else None,
             tuning=plan.tuning,
+            security_models=self._connection.security_models(),
         )
+
+    @property
+    def _seed(self) -> Path:
+        return self._files / "seed.img"
 
     @property
     def _overlay(self) -> Path:
@@ -176,15 +212,36 @@ class Guest(Instance):
         """Block until the guest agent's byte has come. TareErrors carry the end of the console."""
         if self._plan.spec.ready is not Ready.SPAWNED:
             event = "ready" if self._plan.spec.ready is Ready.SERVICE else "userland"
-            self._talk().wait(event, timeout_s)  # type: ignore[arg-type]
+            with self._talk() as channel:
+                channel.wait(event, timeout_s)  # type: ignore[arg-type]
 
     def wait_userland(self, timeout_s: float) -> None:
         """Block until the guest's first user instruction, whatever its spec waits for."""
-        self._talk().wait("userland", timeout_s)
+        with self._talk() as channel:
+            channel.wait("userland", timeout_s)
 
     def exec(self, argv: Sequence[str], timeout_s: float) -> ExecResult:
         """Run `argv` inside, through the agent."""
-        return self._talk().exec(argv, timeout_s, env=dict(self._plan.env))
+        with self._talk() as channel:
+            return channel.exec(argv, timeout_s, env=dict(self._plan.env))
+
+    @property
+    def channel(self) -> Channel:
+        """The way to its agent, for commands that are not waited for in one piece."""
+        if self._channel is None:
+            raise TareError(f"virtual machine {self.id}", "it is closed")
+        return self._channel
+
+    @property
+    def serial(self) -> Console:
+        """Its console, to listen to and to type on."""
+        assert self._console is not None, "a launched guest has one"
+        return self._console
+
+    @property
+    def plan(self) -> Plan:
+        """What it was launched from."""
+        return self._plan
 
     def usage(self) -> Usage:
         """The control group's accounts of the whole QEMU process."""
@@ -230,10 +287,33 @@ class Guest(Instance):
         """What the guest has printed on its serial console, the latest MiB of it."""
         return "" if self._console is None else self._console.text()
 
-    def _talk(self) -> Channel:
+    @contextmanager
+    def _talk(self) -> Iterator[Channel]:
+        """The channel; what goes wrong on it is told with what became of QEMU, if anything did."""
         if self._channel is None:
             raise TareError(f"virtual machine {self.id}", "it is closed")
-        return self._channel
+        try:
+            yield self._channel
+        except TareError as error:
+            fate = self._fate()
+            if not fate:
+                raise
+            raise TareError(f"virtual machine {self.id}", f"{fate}; {error.why}", error.do) from error
+
+    def _fate(self) -> str:
+        """Why QEMU does not run, or not on; nothing as long as it does."""
+        if self._watch.trouble is not None:
+            return self._watch.trouble
+        if self._process is None or self.alive():
+            return ""
+        self._watch.ended.wait(_EVENT_TIMEOUT_S)
+        words = (self._watch.end, ending(self._process), self._connection.last_words(self.id))
+        return ", ".join(word for word in words if word) or "QEMU is gone"
+
+    def _lose(self, why: str) -> None:
+        """Nothing more is to be expected of the guest: whoever waits for it is told so."""
+        if self._channel is not None:
+            self._channel.lose(why)
 
     # --- going
 
@@ -242,7 +322,8 @@ class Guest(Instance):
         if self._closed:
             return
         self._closed = True
-        asked = self._channel is not None and self._plan.stop_timeout_s > 0 and self.alive() and not self._paused
+        stands = self._paused or self._watch.trouble is not None
+        asked = self._channel is not None and self._plan.stop_timeout_s > 0 and self.alive() and not stands
         if self._channel is not None and asked:
             self._channel.stop()
         self._end_process(self._plan.stop_timeout_s if asked else 0.0)
@@ -255,6 +336,7 @@ class Guest(Instance):
         for directory in (self._files, self._sockets):
             shutil.rmtree(directory, ignore_errors=True)
         left = self._left()
+        self._connection.forget(self.id)
         if self._process is not None:
             self._process.close()
             self._process = None
@@ -263,6 +345,8 @@ class Guest(Instance):
         if left:
             raise TareError(f"virtual machine {self.id}", f"still there: {', '.join(left)}", "run: tare clean")
         self.timeline.stamp("removed")
+        if self._plan.image is not None and self._pid:
+            self._plan.image.require_unchanged()  # else what this guest read was nobody's image
 
     def _end_process(self, patience_s: float) -> None:
         """Killing comes before libvirt's destroy, which would ask QEMU first and wait for it."""
@@ -286,6 +370,22 @@ class Guest(Instance):
             (self._sockets.exists(), str(self._sockets)),
         )
         return [what for there, what in checks if there] + self._wiring.left()
+
+
+@contextmanager
+def _room_for(directory: Path) -> Iterator[None]:
+    """Say what a full file system means. A program of others tells it in words only."""
+    try:
+        yield
+    except (OSError, TareError) as error:
+        full = error.errno == errno.ENOSPC if isinstance(error, OSError) else os.strerror(errno.ENOSPC) in error.why
+        if not full:
+            raise
+        raise TareError(
+            "disk of a virtual machine",
+            f"no space is left below {directory.parent}",
+            "free some, or choose another --root",
+        ) from error
 
 
 @contextmanager

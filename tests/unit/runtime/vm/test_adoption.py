@@ -11,7 +11,7 @@ import pytest
 
 from runtime.linux import procfs
 from runtime.linux.pidfd import Pidfd
-from runtime.vm.adoption import STARTED, adopting, reap
+from runtime.vm.adoption import STARTED, adopting, ending, reap
 
 
 def detach(directory: Path, script: str) -> int:
@@ -36,7 +36,7 @@ def gone_within(pid: int, timeout_s: float) -> bool:
 
 
 def test_an_orphan_inside_becomes_ours_and_is_left_running(tmp_path: Path) -> None:
-    with adopting(tmp_path):
+    with adopting(tmp_path, 600):
         pid = detach(tmp_path, "sleep 600 >/dev/null")
     assert parent(pid) == os.getpid()
     with Pidfd.of(pid) as process:
@@ -50,13 +50,13 @@ def test_an_orphan_inside_becomes_ours_and_is_left_running(tmp_path: Path) -> No
 
 
 def test_an_orphan_that_ends_inside_is_reaped_inside(tmp_path: Path) -> None:
-    with adopting(tmp_path):
+    with adopting(tmp_path, 600):
         pid = detach(tmp_path, "true")
         assert gone_within(pid, 10)
 
 
 def test_an_orphan_afterwards_is_not_ours(tmp_path: Path) -> None:
-    with adopting(tmp_path):
+    with adopting(tmp_path, 600):
         pass
     (tmp_path / STARTED).unlink()
     pid = detach(tmp_path, "sleep 600 >/dev/null")
@@ -69,13 +69,32 @@ def test_an_orphan_afterwards_is_not_ours(tmp_path: Path) -> None:
 def test_blocks_of_several_threads_may_overlap(tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()
-    with adopting(tmp_path / "one"):
-        with adopting(tmp_path / "two"):
+    with adopting(tmp_path / "one", 600):
+        with adopting(tmp_path / "two", 600):
             pass
         pid = detach(tmp_path / "one", "true")
         assert gone_within(pid, 10)
 
 
 def test_an_error_inside_ends_the_block_at_once_when_nothing_was_started(tmp_path: Path) -> None:
-    with pytest.raises(KeyError), adopting(tmp_path):
+    with pytest.raises(KeyError), adopting(tmp_path, 600):
         raise KeyError
+
+
+def test_one_that_does_not_get_on_is_killed_and_reaped_inside(tmp_path: Path) -> None:
+    with adopting(tmp_path, 0.05) as nurse:
+        pid = detach(tmp_path, "sleep 600 >/dev/null")
+        assert gone_within(pid, 60)
+    assert nurse.gave_up
+
+
+def test_how_a_child_ended_is_told_until_it_is_reaped(tmp_path: Path) -> None:
+    with adopting(tmp_path, 600):
+        pid = detach(tmp_path, "sleep 600 >/dev/null")
+    with Pidfd.of(pid) as process:
+        assert ending(process) == ""
+        process.signal(9)
+        assert process.wait(60)
+        assert ending(process) == "QEMU was ended by SIGKILL"
+        reap(process)
+        assert ending(process) == ""

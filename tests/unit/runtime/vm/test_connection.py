@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from runtime.driver import Host
-from runtime.errors import TareError
+from runtime.errors import TareError, UsageError
 from runtime.ledger import process_start
 from runtime.vm import connection as module
-from runtime.vm.connection import URI_VARIABLE, Connection, connect
+from runtime.vm.connection import Connection, connect
+from runtime.vm.uri import VARIABLE
 
 
 def test_import_and_drivers_need_no_libvirt() -> None:
@@ -38,12 +40,52 @@ def test_unreachable_uri_is_explained_and_prints_nothing(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("libvirt")
-    monkeypatch.setenv(URI_VARIABLE, "nosuch:///thing")
-    with pytest.raises(TareError, match="connection to nosuch:///thing") as caught:
-        connect(Host(root=tmp_path, run=tmp_path))
-    assert URI_VARIABLE in caught.value.do
+    monkeypatch.setenv(VARIABLE, f"qemu:///system?socket={tmp_path}/none")
+    with pytest.raises(TareError, match=r"connection to qemu:///system: Failed to connect socket to .*No such file"):
+        connect(Host(root=tmp_path / "lib", run=tmp_path / "run"))
     assert capfd.readouterr().err == ""
     assert module._open is None
+    assert threads() == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("tare-")]
+
+
+def test_a_uri_of_no_use_is_refused_before_anything_is_made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv(VARIABLE, "qemu+ssh://elsewhere/system")
+    with pytest.raises(UsageError, match="leads to another host"):
+        connect(Host(root=tmp_path / "lib", run=tmp_path / "run"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_of_libvirt_runs_once_the_last_has_let_go(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("libvirt")
+    monkeypatch.setenv(VARIABLE, "test:///default")
+    for _ in range(3):
+        connection = connect(Host(root=tmp_path, run=tmp_path))
+        assert threads() == ["tare-libvirt"]
+        assert connection.names() == ["test"]
+        connection.release()
+        assert threads() == []
+
+
+def test_a_domain_destroyed_by_another_connection_is_heard_of(tests_libvirt: Connection) -> None:
+    watch = tests_libvirt.watch("test", lambda _: None)
+    try:
+        tests_libvirt.libvirt.open("test:///default").lookupByName("test").destroy()
+        assert watch.ended.wait(60)
+        assert watch.end == "it was destroyed through libvirt"
+    finally:
+        tests_libvirt.find("test").create()  # type: ignore[union-attr]
+        tests_libvirt.forget("test")
+
+
+def test_a_name_in_use_is_told_with_what_to_do(tests_libvirt: Connection) -> None:
+    xml = "<domain type='test'><name>test</name><memory>8192</memory><os><type>hvm</type></os></domain>"
+    with pytest.raises(TareError, match=r"already .*choose another name"), tests_libvirt.explained("machine test"):
+        tests_libvirt.handle.createXML(xml, 0)
 
 
 def test_drivers_share_one_connection_and_the_last_closes_it(tests_libvirt: Connection, tmp_path: Path) -> None:
@@ -68,6 +110,7 @@ def test_facts_tell_the_version(tests_libvirt: Connection) -> None:
     facts = tests_libvirt.facts()
     assert facts["uri"] == "test:///default"
     assert facts["libvirt"].count(".") == 2
+    assert facts["hypervisor"] == "TEST"
 
 
 def test_embedded_root_is_this_process_own_and_shares_the_cache(tmp_path: Path) -> None:
