@@ -20,6 +20,7 @@ from runtime.images import recipe as recipes
 from runtime.images.store import Image, ImageStore, tree_bytes
 from runtime.ledger import Ledger
 from runtime.network.network import Networks
+from runtime.vm.records import Records
 
 
 @click.command()
@@ -109,6 +110,7 @@ def sweep(host: Host) -> Sweep:
     ledger, store = Ledger(host.run), ImageStore(host.root)
     for name, kind in sorted(drivers().items()):
         _sweep_driver(name, kind, host, done)
+    done.removed += Records(host).sweep()
     containers = Containers(host)
     try:
         done.removed += containers.sweep()

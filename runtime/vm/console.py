@@ -56,6 +56,11 @@ class Console:
         with self._lock:
             self._listeners.remove(listener)
 
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will come."""
+        return self._ended.is_set()
+
     def send(self, data: bytes) -> None:
         """Type `data`. What a guest that does not read would have to wait for is dropped, as on a serial line."""
         with suppress(OSError):

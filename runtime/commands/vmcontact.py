@@ -1,0 +1,70 @@
+"""The command's end of the keeper of guests: starts it when there is none, asks it, passes on what it answers."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from runtime.container.contact import Contact, connect
+from runtime.driver import Host
+from runtime.errors import TareError
+
+_SOURCE = str(Path(__file__).resolve().parents[2])
+_BOOT = (
+    "import sys; sys.path.insert(0, sys.argv[1]); from runtime.vm.keeper import main; main(sys.argv[2], sys.argv[3])"
+)
+_ATTEMPTS = 5
+
+
+class VmContact(Contact):
+    """A connection to the keeper of guests."""
+
+    keeper = "keeper of virtual machines"
+    lost = "run: tare clean"
+
+    def heard(self, *expected: str) -> tuple[Any, ...]:
+        """The next words, which begin with one of `expected`. Raises the TareError that the keeper tells of."""
+        words, _ = self.hear()
+        match words:
+            case ("failed", str(what), str(why), str(do), int(code)):
+                error = TareError(what, why, do)
+                error.exit_code = code
+                raise error
+        if not words or words[0] not in expected:
+            raise TareError(self.keeper, f"it says {words[:1]!r}", "stop all that it keeps, then try again")
+        return words
+
+
+def reach(host: Host) -> VmContact | None:
+    """A connection to the keeper there is, or None."""
+    found = connect(_directory(host), VmContact)
+    assert found is None or isinstance(found, VmContact)
+    return found
+
+
+def summon(host: Host) -> VmContact:
+    """A connection to the keeper, which is started if need be. Raises TareError when it does not come."""
+    where = _directory(host)
+    for _ in range(_ATTEMPTS):
+        contact = reach(host)
+        if contact is not None:
+            return contact
+        where.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with (where / "keeper.log").open("ab") as log:
+            keeper = subprocess.Popen(
+                [sys.executable, "-I", "-c", _BOOT, _SOURCE, str(host.root), str(host.run)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                start_new_session=True,
+            )
+        assert keeper.stdout is not None
+        with keeper.stdout as said:
+            said.read()  # its end says that somebody listens
+    raise TareError(VmContact.keeper, "it does not start", f"see {where / 'keeper.log'}")
+
+
+def _directory(host: Host) -> Path:
+    return host.run / "guests"
