@@ -61,7 +61,7 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
         runs.append("compile")
 
     runs.clear()
-    sources = grow(tmp_path / "guest", {"agent.c": b"int main;"})
+    sources = grow(tmp_path / "guest", {"agent.c": b"int main;", "configure.h": b""})
     monkeypatch.setattr(recipes, "GUEST_SOURCES", sources)
     monkeypatch.setattr(recipes, "_bootstrap", bootstrap)
     monkeypatch.setattr(recipes, "compile_static", compile_static)
@@ -91,10 +91,11 @@ def test_nothing_is_built_again_unless_asked(recipe: Recipe, tmp_path: Path) -> 
     assert runs == ["compile", "bootstrap"] * 2
 
 
-def test_a_new_agent_alone_does_not_bootstrap_again(recipe: Recipe, tmp_path: Path) -> None:
+@pytest.mark.parametrize("source", ["agent.c", "configure.h"])
+def test_a_new_agent_alone_does_not_bootstrap_again(recipe: Recipe, tmp_path: Path, source: str) -> None:
     store = ImageStore(tmp_path)
     first, _ = build(store, recipe)
-    (tmp_path / "guest/agent.c").write_text("int changed;")
+    (tmp_path / "guest" / source).write_text("int changed;")
     second, _ = build(store, recipe)
     assert runs == ["compile", "bootstrap", "compile"]
     assert second.layers[0] == first.layers[0]
