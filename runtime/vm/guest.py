@@ -248,10 +248,11 @@ class Guest(Instance):
         return replace(self._cgroup.usage(), pss_bytes=procfs.pss_bytes(self.host_pids()))
 
     def disk_paths(self) -> DiskPaths:
-        """Shared: the base disk and what boots it. Exclusive: the overlay, and the firmware's variables."""
+        """Shared: the base disk and what boots it. Exclusive: the overlay, the firmware's variables, a seed."""
         plan = self._plan
         if isinstance(plan.boot, Firmware):
-            return DiskPaths((plan.base, plan.boot.code), (self._overlay, self._variables))
+            seeds = (self._seed,) if plan.seed is not None else ()
+            return DiskPaths((plan.base, plan.boot.code), (self._overlay, self._variables, *seeds))
         return DiskPaths((plan.base, plan.boot.kernel, plan.boot.initrd), (self._overlay,))
 
     def limit_readings(self) -> tuple[LimitReading, ...]:

@@ -16,12 +16,15 @@ from typing import Literal
 
 from runtime.driver import Host
 from runtime.errors import TareError
+from runtime.images.cloud import CloudImage
 from runtime.spec import InstanceSpec, Limits, parse_cpuset
 from runtime.vm.adoption import STARTED
 from runtime.vm.domain import MIB, TRANSLATION_CACHE_MIB, DirectKernel, Firmware, Tuning
+from runtime.vm.nocloud import Seed
 
 DEFAULT_MEMORY_BYTES = 256 * MIB
 MINIMUM_MEMORY_BYTES = 96 * MIB  # below it Debian's kernel and initramfs do not fit
+MINIMUM_FIRMWARE_MEMORY_BYTES = 192 * MIB  # with less, OVMF crashes as it loads them: seen at 128
 QEMU_THREADS_MIN = 64  # QEMU aborts when it cannot start a worker
 JOINS = "cgroup"
 """The file in an instance's run directory that names what to write 0 to, to enter its control group."""
@@ -40,8 +43,9 @@ class Plan:
     """All that can be known before a launch. A Firmware's `variables` are the template of each guest's own.
 
     `env` is what commands get, `memory_bytes` the guest's memory, `stop_timeout_s` how long it may take to
-    power itself off, `more_disks` raw images to attach beside its own disk, `seed` one it may only
-    read (cloud-init's NoCloud). `translation_cache_mib` is TCG's buffer for translated code.
+    power itself off, `more_disks` raw images to attach beside its own disk. `image` is a user's own, whose file
+    `base` then is, and `seed` what cloud-init finds on a volume of each guest's own.
+    `translation_cache_mib` is TCG's buffer for translated code.
     """
 
     driver: str
@@ -58,9 +62,15 @@ class Plan:
     more_disks: tuple[Path, ...] = ()
     translation_cache_mib: int = TRANSLATION_CACHE_MIB
     base_format: Literal["raw", "qcow2"] = "raw"
-    seed: Path | None = None
+    seed: Seed | None = None
+    image: CloudImage | None = None
     tuning: Tuning = field(default_factory=Tuning)
     quota: Quota = Quota.DOMAIN
+
+
+def on_image(plan: Plan, image: CloudImage, seed: Seed, firmware: Firmware) -> Plan:
+    """`plan` for a user's own disk image: it boots by itself, through firmware, and gets our agent from its seed."""
+    return replace(plan, base=image.path, base_format=image.format, boot=firmware, seed=seed, image=image)
 
 
 def overhead_bytes(accelerator: str) -> int:
@@ -68,16 +78,17 @@ def overhead_bytes(accelerator: str) -> int:
     return _QEMU_BYTES + (TRANSLATION_CACHE_MIB * MIB if accelerator == "tcg" else 0)
 
 
-def guest_memory_bytes(limits: Limits, accelerator: str) -> int:
+def guest_memory_bytes(limits: Limits, accelerator: str, *, firmware: bool = False) -> int:
     """The memory the guest sees: what a limit on the whole domain leaves beside QEMU, in whole MiB.
 
-    Raises TareError when that is too little to boot.
+    Raises TareError when that is too little to boot, directly or through UEFI `firmware`.
     """
     if limits.memory_bytes is None:
         return DEFAULT_MEMORY_BYTES
+    minimum = MINIMUM_FIRMWARE_MEMORY_BYTES if firmware else MINIMUM_MEMORY_BYTES
     rest = (limits.memory_bytes - overhead_bytes(accelerator)) // MIB * MIB
-    if rest < MINIMUM_MEMORY_BYTES:
-        need = (MINIMUM_MEMORY_BYTES + overhead_bytes(accelerator)) // MIB
+    if rest < minimum:
+        need = (minimum + overhead_bytes(accelerator)) // MIB
         raise TareError(
             f"memory limit of {limits.memory_bytes // MIB} MiB",
             f"QEMU under {accelerator} and a booting guest need {need} MiB together",
