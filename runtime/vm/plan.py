@@ -24,7 +24,7 @@ from runtime.vm.nocloud import Seed
 
 DEFAULT_MEMORY_BYTES = 256 * MIB
 MINIMUM_MEMORY_BYTES = 96 * MIB  # below it Debian's kernel and initramfs do not fit
-MINIMUM_FIRMWARE_MEMORY_BYTES = 192 * MIB  # with less, OVMF crashes as it loads them: seen at 128
+MINIMUM_FIRMWARE_MEMORY_BYTES = 144 * MIB  # with less, OVMF crashes as it loads them: seen at 128
 QEMU_THREADS_MIN = 64  # QEMU aborts when it cannot start a worker
 JOINS = "cgroup"
 """The file in an instance's run directory that names what to write 0 to, to enter its control group."""

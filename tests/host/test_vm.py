@@ -22,9 +22,10 @@ from runtime.drivers.libvirt import MicrovmDriver, PreparedGuest, VmDriver
 from runtime.errors import TareError
 from runtime.linux import procfs
 from runtime.spec import ImageRef, InstanceSpec, Limits, Mount, MountKind, NetworkMode, NetworkSpec, Ready
-from runtime.vm import accelerator
+from runtime.vm import accelerator, quota
 from runtime.vm.domain import MIB, DirectKernel
 from runtime.vm.guest import Guest
+from runtime.vm.plan import MINIMUM_FIRMWARE_MEMORY_BYTES, MINIMUM_MEMORY_BYTES, Quota, overhead_bytes
 from tests.conftest import skip_or_fail
 
 IMAGE = ImageRef.parse("tare/debian:bookworm")
@@ -330,3 +331,57 @@ def test_a_stopped_qemu_can_be_closed(microvm: MicrovmDriver) -> None:
     with microvm.launch(prepared) as guest:
         os.kill(guest.host_pids()[0], signal.SIGSTOP)
     nothing_left(microvm)
+
+
+def test_cpu_limit_on_vcpus_binds_them_and_nothing_else_of_qemu(microvm: MicrovmDriver) -> None:
+    prepared = microvm.prepare(dataclasses.replace(SPEC, limits=Limits(cpus=0.25, cpuset="0")))
+    with microvm.launch(broken(prepared, quota=Quota.VCPUS)) as guest:
+        guest.wait_ready(READY_S)
+        readings = {reading.name: reading for reading in guest.limit_readings()}
+        assert [reading for reading in readings.values() if not reading.holds] == []
+        assert {"cpus", "cpus: threads", "vCPU 0 pinned"} <= readings.keys()
+        (pid,) = guest.host_pids()
+        (vcpu,) = quota.vcpu_threads(pid, 1)
+        others = {int(task.name) for task in Path(f"/proc/{pid}/task").iterdir()} - {vcpu}
+        group = Path(readings["cpus: threads"].source).parent
+        assert group.name == quota.GROUP
+        for thread in others:
+            assert f"/{guest.id}/{quota.GROUP}" not in Path(f"/proc/{pid}/task/{thread}/cgroup").read_text()
+        before, begun = thread_ticks(pid, vcpu), procfs_uptime_ns()
+        guest.exec(["timeout", "4", "sh", "-c", "while :; do :; done"], 120)
+        after, ended = thread_ticks(pid, vcpu), procfs_uptime_ns()
+        used_s = (after - before) / os.sysconf("SC_CLK_TCK")
+        assert 0.1 < used_s / ((ended - begun) / 1e9) < 0.3
+    assert not group.exists()
+    nothing_left(microvm)
+
+
+def thread_ticks(pid: int, thread: int) -> int:
+    stat = Path(f"/proc/{pid}/task/{thread}/stat").read_text()
+    return sum(map(int, stat[stat.rindex(")") + 2 :].split()[11:13]))
+
+
+def test_write_limit_bites_through_the_guests_disk(microvm: MicrovmDriver) -> None:
+    """The guest writes around its own cache; QEMU, around the host's, for which the cache mode must be `none`."""
+    rate = 4 * MIB
+    prepared = microvm.prepare(dataclasses.replace(SPEC, limits=Limits(io_write_bps=rate)))
+    assert prepared.plan.cache == "none"
+    write = ["dd", "if=/dev/zero", "of=/root/ballast", "bs=1M", "count=16", "oflag=direct", "conv=fsync"]
+    with microvm.launch(prepared) as guest:
+        guest.wait_ready(READY_S)
+        assert [reading for reading in guest.limit_readings() if not reading.holds] == []
+        limited = guest.exec(write, 120).check().elapsed_ns
+    with microvm.launch(microvm.prepare(SPEC)) as guest:
+        guest.wait_ready(READY_S)
+        free = guest.exec(write, 120).check().elapsed_ns
+    assert 16 * MIB / (limited / 1e9) < 1.2 * rate
+    assert limited > free
+
+
+def test_a_guest_boots_in_the_least_memory_that_is_allowed(microvm: MicrovmDriver, vm: VmDriver) -> None:
+    for driver, minimum in ((microvm, MINIMUM_MEMORY_BYTES), (vm, MINIMUM_FIRMWARE_MEMORY_BYTES)):
+        least = minimum + overhead_bytes(driver.prepare(SPEC).accelerator.name)
+        prepared = driver.prepare(dataclasses.replace(SPEC, limits=Limits(memory_bytes=least)))
+        assert prepared.plan.memory_bytes == minimum
+        with driver.launch(prepared) as guest:
+            guest.wait_ready(READY_S)

@@ -35,6 +35,13 @@ def test_a_limit_too_small_to_boot_in_is_refused_with_what_is_needed() -> None:
         plan.guest_memory_bytes(Limits(memory_bytes=128 * MIB), "tcg")
 
 
+def test_firmware_needs_more_than_a_kernel_that_is_booted_directly() -> None:
+    limits = Limits(memory_bytes=208 * MIB)
+    assert plan.guest_memory_bytes(limits, "tcg") == plan.MINIMUM_MEMORY_BYTES
+    with pytest.raises(TareError, match="need 256 MiB"):
+        plan.guest_memory_bytes(limits, "tcg", firmware=True)
+
+
 def test_a_guest_larger_than_the_host_has_room_for_is_refused(tmp_path: Path) -> None:
     meminfo = tmp_path / "meminfo"
     meminfo.write_text("MemTotal:  900000 kB\nMemAvailable:  524288 kB\nHugePages_Total:  0\n")
