@@ -152,7 +152,7 @@ class _Libvirt(Driver):
             emulator=emulator,
             base=machine.disk,
             cache=cache_mode(self.host.root),
-            memory_bytes=guest_memory_bytes(spec.limits, name),
+            memory_bytes=guest_memory_bytes(spec.limits, name, firmware=self.boots_firmware),
             vcpus=vcpus,
             boot=firmware or DirectKernel(machine.kernel, machine.initrd, f"{machine.cmdline} {STARVED}"),
             stop_timeout_s=self.stop_timeout_s,
