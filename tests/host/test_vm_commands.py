@@ -1,0 +1,96 @@
+"""`tare vm` as a user calls it, on a state root of its own: output, codes, a killed keeper's end."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from runtime.commands.vmcontact import reach
+from runtime.driver import Host
+from tests.host.life import IMAGE, Tare
+
+TIMEOUT_S = 180.0
+RUN = ("vm", "run", "--micro")
+
+
+@pytest.fixture
+def tare(bench_host: Host, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tare]:
+    monkeypatch.setenv("TARE_ACCELERATOR", "tcg")
+    root = Path(tempfile.mkdtemp(prefix="tv", dir="/var/tmp"))  # short: libvirt's sockets lie deep below it
+    (root / "lib/cache").mkdir(parents=True)
+    (root / "lib/images").symlink_to(bench_host.root / "images")
+    (bench_host.root / "cache/libvirt").mkdir(parents=True, exist_ok=True)
+    (root / "lib/cache/libvirt").symlink_to(bench_host.root / "cache/libvirt")
+    made = Tare(root)
+    yield made
+    for row in json.loads(made("vm", "ls", "--json").good()):
+        made("vm", "rm", "-f", row["id"])
+    made("clean")
+    made.close()
+    shutil.rmtree(root)
+
+
+def test_command_in_a_guest_gives_its_output_and_code_and_leaves_nothing(tare: Tare) -> None:
+    process = tare.begin(*RUN, "--rm", IMAGE, "sh", "-c", "echo out; echo err >&2; exit 7")
+    out, err = process.communicate(timeout=TIMEOUT_S)
+    assert (out, err, process.returncode) == (b"out\n", b"err\n", 7)
+    assert json.loads(tare("vm", "ls", "-a", "--json").good()) == []
+    assert not list((tare.root / "lib/instances").glob("*"))
+
+
+def test_killed_keeper_leaves_a_lost_guest_that_clean_removes(tare: Tare) -> None:
+    process = tare.begin(*RUN, "-d", "--name", "one", IMAGE)
+    process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 0
+    taken = tare(*RUN, "-d", "--name", "one", IMAGE)
+    assert (taken.code, "taken" in taken.err) == (125, True)
+    contact = reach(tare.host)
+    assert contact is not None
+    with contact:
+        os.kill(contact.keeper_pid, signal.SIGKILL)
+        assert contact.fileno() >= 0
+    assert tare("vm", "exec", "one", "true").code == 125
+    (row,) = json.loads(tare("vm", "ls", "--json").good())
+    assert row["status"] == "lost"
+    assert tare("clean").code == 0
+    assert json.loads(tare("vm", "ls", "-a", "--json").good()) == []
+    assert not list((tare.root / "lib/instances").glob("*"))
+
+
+def test_interrupt_in_the_foreground_ends_the_guest(tare: Tare) -> None:
+    process = tare.begin(*RUN, "--rm", "--name", "two", IMAGE, "sh", "-c", "echo up; sleep 1000", stdin=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"up\n"
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 130
+    while json.loads(tare("vm", "ls", "--json").good()):  # the keeper ends it still
+        pass
+    assert json.loads(tare("vm", "ls", "-a", "--json").good()) == []
+    assert not list((tare.root / "lib/instances").glob("*"))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("-p", "80", IMAGE),
+        ("--network", "host", IMAGE),
+        ("--cpus", "many", IMAGE),
+        ("-t", IMAGE, "sh"),
+        ("-m", "10m", IMAGE, "true"),
+        ("nosuch:image", "true"),
+    ],
+)
+def test_bad_requests_are_refused_in_one_line(tare: Tare, words: tuple[str, ...]) -> None:
+    said = tare(*RUN, *words)
+    assert said.code == 125
+    assert len(said.err.splitlines()) == 1
+    assert json.loads(tare("vm", "ls", "-a", "--json").good()) == []
