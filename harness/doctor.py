@@ -145,6 +145,7 @@ def _command(advice: str) -> str:
 def check_drivers(host: Host, known: Mapping[str, Callable[[Host], Driver]], *, root: bool = True) -> Iterator[Check]:
     """Each driver's own probe, what it left behind, and whether there is anything to compare."""
     usable: set[Kind] = set()
+    facts: Mapping[str, str] = {}
     for name, make in sorted(known.items()):
         if not root:
             yield Check(f"driver {name}", Status.WARN, "not asked: probes need root")
@@ -153,10 +154,13 @@ def check_drivers(host: Host, known: Mapping[str, Callable[[Host], Driver]], *, 
         try:
             found = _probe(driver)
             usable |= {driver.kind} if found.usable else set()
+            facts = found.facts if "accelerator" in found.facts else facts
             yield _driver_check(driver, found)
             yield from _leftovers(driver)
         finally:
             driver.close()
+    if facts:
+        yield check_accelerator(facts)
     if root and not usable >= {Kind.CONTAINER, Kind.VM}:
         absent = " or ".join(kind for kind in (Kind.CONTAINER, Kind.VM) if kind not in usable)
         yield Check("comparison", Status.BLOCK, f"no driver for a {absent} works here; see the reasons above")
@@ -173,14 +177,23 @@ def _driver_check(driver: Driver, found: Availability) -> Check:
     name = f"driver {driver.name}"
     if not found.usable:
         return Check(name, Status.WARN, found.reason or "unusable, without a reason", found.mend)
-    accelerator, why = (found.facts.get(key, "") for key in ("accelerator", "accelerator reason"))
+    accelerator = found.facts.get("accelerator", "")
+    return Check(name, Status.OK, f"works, on {accelerator.upper()}" if accelerator in ("kvm", "tcg") else "works")
+
+
+def check_accelerator(facts: Mapping[str, str]) -> Check:
+    """On what virtual machines run, from the facts of a driver of theirs, and how that was found."""
+    name, accelerator = "accelerator", facts["accelerator"]
+    why = facts.get("accelerator reason") or "the driver does not say why"
+    if accelerator == "kvm" and facts.get("accelerator forced") == "yes":
+        return Check(name, Status.WARN, f"KVM, unproven: {why}, and no race was run", "unset TARE_ACCELERATOR")
+    if accelerator == "kvm":
+        return Check(name, Status.OK, f"KVM: {why}; this holds until the next boot or another QEMU")
     if accelerator == "tcg":
-        detail = "works, on software emulation (TCG): verdicts on VMs' speed and isolation are refused"
+        refused = "software emulation (TCG): figures of VMs are marked, verdicts on their speed and isolation refused"
         mend = "" if Path("/dev/kvm").exists() else "modprobe kvm_intel || modprobe kvm_amd"
-        return Check(name, Status.WARN, f"{detail}; {why}" if why else detail, found.mend or mend)
-    if accelerator == "unknown":
-        return Check(name, Status.WARN, "works; whether in hardware, the first bench finds out by a race (10 to 90 s)")
-    return Check(name, Status.OK, f"works, on {accelerator.upper()}" if accelerator else "works")
+        return Check(name, Status.WARN, f"{refused}; {why}", mend)
+    return Check(name, Status.WARN, "KVM makes a machine; whether in hardware, the first bench finds out by a race")
 
 
 def _leftovers(driver: Driver) -> Iterator[Check]:

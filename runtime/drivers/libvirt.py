@@ -167,11 +167,10 @@ class _Libvirt(Driver):
         """The accelerator for this host: demanded, or remembered, or found by a race of the lightest guest."""
         if (answer := accelerator.forced()) is not None:
             return answer
-        wanted = accelerator.key(machine.digest)
+        wanted = accelerator.key(emulator)
         with _race_lock:
             if (answer := accelerator.recall(self._cache, wanted)) is None:
-                problem = accelerator.kvm_problem()
-                answer = Accelerator("tcg", problem) if problem else self._race(machine, emulator)
+                answer = accelerator.without_race() or self._race(machine, emulator)
                 accelerator.keep(self._cache, wanted, answer)
         return answer
 
@@ -191,7 +190,7 @@ class _Libvirt(Driver):
         return connection.facts() | {
             "qemu": version.removeprefix("QEMU emulator version "),
             "qemu sha256": _sha256(qemu),
-            "machine type": connection.machine_type(write_emulator(self.host, qemu), "tcg"),
+            **connection.abilities(write_emulator(self.host, qemu), "tcg"),
             "disk": "virtio-blk, a qcow2 overlay on a shared raw disk",
             "disk cache": (cache := cache_mode(self.host.root)),
             "disk io": "native" if cache == "none" else "threads",
@@ -200,7 +199,7 @@ class _Libvirt(Driver):
         }
 
     def _accelerator_facts(self) -> dict[str, str]:
-        chosen = self._accelerator or accelerator.forced() or self._recalled()
+        chosen = self._accelerator or accelerator.forced() or self._recalled() or accelerator.without_race()
         if chosen is None:
             return {"accelerator": "unknown", "accelerator reason": "found out when an image is prepared"}
         overhead, default = overhead_bytes(chosen.name) // MIB, DEFAULT_MEMORY_BYTES // MIB
@@ -224,12 +223,8 @@ class _Libvirt(Driver):
         return pages + (", locked" if asked.locked else "")
 
     def _recalled(self) -> Accelerator | None:
-        """What an earlier process found out for a machine that is here."""
-        store = ImageStore(self.host.root)
-        machines = (store.machine_if_built(image) for image in store.images())
-        keys = (accelerator.key(machine.digest) for machine in machines if machine is not None)
-        answers = (accelerator.recall(self._cache, key) for key in keys)
-        return next((answer for answer in answers if answer is not None), None)
+        """What an earlier process found out."""
+        return accelerator.recall(self._cache, accelerator.key(write_emulator(self.host, find_qemu())))
 
     @property
     def _cache(self) -> Path:

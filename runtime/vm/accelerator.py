@@ -1,8 +1,9 @@
 """Whether this host virtualises in hardware, found out by a race: the real guest on KVM and on TCG at once.
 
 That /dev/kvm is there, opens and makes a machine proves nothing: some clouds emulate it instruction by
-instruction. Whichever brings the guest to userland first is used. The answer is kept per kernel, CPU,
-boot and guest; TARE_ACCELERATOR=kvm|tcg decides instead, and that it did is recorded.
+instruction. Whichever brings the guest to userland first is used. The answer holds for this boot of this kernel
+on this CPU with this QEMU, and is kept for as long; TARE_ACCELERATOR=kvm|tcg decides instead, and that it did is
+recorded.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ VARIABLE = "TARE_ACCELERATOR"
 RACE_TIMEOUT_S = 90.0
 _KVM_GET_API_VERSION = 0xAE00  # linux/kvm.h
 _KVM_CREATE_VM = 0xAE01
+# Of a processor in /proc/cpuinfo; the other lines change from moment to moment. A host that is a guest itself may
+# be moved to another CPU without a boot.
+_IDENTIFYING = frozenset({"vendor_id", "cpu family", "model", "model name", "stepping", "microcode", "flags"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +81,17 @@ def kvm_problem(device: Path = Path("/dev/kvm")) -> str | None:
     return None
 
 
-def key(guest: str, cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """Identifies what an answer holds for: this kernel, CPU and boot, and the guest's digest."""
-    models = (line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line)
-    parts = f"{platform.release()}\n{next(models, '')}\n{boot_id()}\n{guest}"
+def without_race(device: Path = Path("/dev/kvm")) -> Accelerator | None:
+    """TCG, where KVM could not even start; None where only a race can tell."""
+    problem = kvm_problem(device)
+    return None if problem is None else Accelerator("tcg", problem)
+
+
+def key(emulator: Path, cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """Identifies what an answer holds for: this kernel, CPU and boot, and QEMU as `plan.write_emulator` names it."""
+    first, _, _ = cpuinfo.read_text().partition("\n\n")
+    cpu = [line for line in first.splitlines() if line.partition(":")[0].strip() in _IDENTIFYING]
+    parts = "\n".join((platform.release(), *cpu, boot_id(), emulator.name))
     return hashlib.sha256(parts.encode()).hexdigest()
 
 

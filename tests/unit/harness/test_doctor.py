@@ -165,22 +165,45 @@ def test_one_driver_a_kind_is_enough(host: Host) -> None:
     assert doctor.exit_code(checks) == 0
 
 
-def test_emulation_warns_and_says_why(host: Host) -> None:
-    emulated = Behaviour(facts={"accelerator": "tcg", "accelerator reason": "KVM lost the race"})
-    check = named(asked(host, vm=fake("vm", Kind.VM, emulated)), "driver vm")
-    assert check.status is Status.WARN
-    assert "KVM lost the race" in check.detail
+def on(host: Host, **facts: str) -> tuple[Check, Check]:
+    """What is said of a VM driver with these facts, and of the accelerator."""
+    named_so = {f"accelerator {key}" if key != "accelerator" else key: text for key, text in facts.items()}
+    checks = asked(host, vm=fake("vm", Kind.VM, Behaviour(facts=named_so)))
+    return named(checks, "driver vm"), named(checks, "accelerator")
 
 
-def test_hardware_virtualisation_is_named(host: Host) -> None:
-    check = named(asked(host, vm=fake("vm", Kind.VM, Behaviour(facts={"accelerator": "kvm"}))), "driver vm")
-    assert (check.status, check.detail) == (Status.OK, "works, on KVM")
+def test_emulation_warns_says_why_and_what_is_refused(host: Host) -> None:
+    driver, accelerator = on(host, accelerator="tcg", reason="on TCG after 2.0 s, KVM was not there yet")
+    assert (driver.status, driver.detail) == (Status.OK, "works, on TCG")
+    assert accelerator.status is Status.WARN
+    assert "software emulation" in accelerator.detail
+    assert "refused" in accelerator.detail
+    assert accelerator.detail.endswith("on TCG after 2.0 s, KVM was not there yet")
+
+
+def test_hardware_virtualisation_is_named_with_the_race(host: Host) -> None:
+    driver, accelerator = on(host, accelerator="kvm", reason="on KVM after 0.4 s, TCG was not there yet", forced="no")
+    assert (driver.status, driver.detail) == (Status.OK, "works, on KVM")
+    assert accelerator.status is Status.OK
+    assert "KVM: on KVM after 0.4 s, TCG was not there yet" in accelerator.detail
+
+
+def test_hardware_that_only_the_user_vouches_for_is_unproven(host: Host) -> None:
+    _, accelerator = on(host, accelerator="kvm", reason="TARE_ACCELERATOR says so", forced="yes")
+    assert (accelerator.status, accelerator.mend) == (Status.WARN, "unset TARE_ACCELERATOR")
+    assert "no race was run" in accelerator.detail
 
 
 def test_an_accelerator_not_found_out_yet_is_said_so(host: Host) -> None:
-    check = named(asked(host, vm=fake("vm", Kind.VM, Behaviour(facts={"accelerator": "unknown"}))), "driver vm")
-    assert check.status is Status.WARN
-    assert "race" in check.detail
+    driver, accelerator = on(host, accelerator="unknown")
+    assert (driver.status, driver.detail) == (Status.OK, "works")
+    assert accelerator.status is Status.WARN
+    assert "race" in accelerator.detail
+
+
+def test_without_a_virtual_machine_driver_nothing_is_said_of_accelerators(host: Host) -> None:
+    checks = asked(host, container=fake("container", Kind.CONTAINER))
+    assert "accelerator" not in {check.name for check in checks}
 
 
 class Troubled(FakeDriver):

@@ -120,11 +120,38 @@ def test_a_damaged_cache_is_no_answer(tmp_path: Path, damage: str) -> None:
     assert accelerator.recall(tmp_path / "c", "a") is None
 
 
-def test_the_key_changes_with_guest_and_cpu(tmp_path: Path) -> None:
-    (tmp_path / "one").write_text("processor : 0\nmodel name : One\n")
-    (tmp_path / "two").write_text("processor : 0\nmodel name : Two\n")
-    keys = {accelerator.key(guest, tmp_path / cpu) for guest in ("g", "h") for cpu in ("one", "two")}
+CPU = "processor\t: 0\nmodel name\t: One\nmicrocode\t: 0x1\ncpu MHz\t\t: 2000.0\nflags\t\t: fpu svm\n\nprocessor\t: 1\n"
+
+
+@pytest.mark.parametrize("change", [("One", "Two"), ("0x1", "0x2"), ("fpu svm", "fpu")])
+def test_another_cpu_has_another_key(tmp_path: Path, change: tuple[str, str]) -> None:
+    assert _key(tmp_path, CPU) != _key(tmp_path, CPU.replace(*change))
+
+
+def test_what_changes_while_a_host_runs_does_not_change_the_key(tmp_path: Path) -> None:
+    assert _key(tmp_path, CPU) == _key(tmp_path, CPU.replace("2000.0", "800.0"))
+    assert _key(tmp_path, CPU) == _key(tmp_path, CPU + "cpu MHz\t\t: 900.0\n")
+
+
+def test_another_qemu_kernel_or_boot_has_another_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = {_key(tmp_path, CPU), _key(tmp_path, CPU, emulator="qemu-2")}
+    monkeypatch.setattr(accelerator, "boot_id", lambda: "another")
+    keys.add(_key(tmp_path, CPU))
+    monkeypatch.setattr("platform.release", lambda: "another")
+    keys.add(_key(tmp_path, CPU))
     assert len(keys) == 4
+
+
+def _key(directory: Path, cpuinfo: str, emulator: str = "qemu-1") -> str:
+    (directory / "cpuinfo").write_text(cpuinfo)
+    return accelerator.key(directory / emulator, directory / "cpuinfo")
+
+
+def test_where_kvm_makes_no_machine_no_race_is_needed(tmp_path: Path) -> None:
+    answer = accelerator.without_race(tmp_path / "kvm")
+    assert answer is not None
+    assert (answer.name, answer.forced) == ("tcg", False)
+    assert "No such file" in answer.reason
 
 
 def test_what_is_no_kvm_is_told_by_trying(tmp_path: Path) -> None:
