@@ -7,6 +7,7 @@ given (see `uri`). libvirt is imported here and only when a connection is made.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import threading
 import xml.etree.ElementTree as ET
@@ -37,6 +38,8 @@ security_driver = "none"
 namespaces = []
 cgroup_controllers = []
 """
+
+_DATED = re.compile(r"\d{4}-\d\d-\d\d [\d:.]+\+\d{4}: ")  # how libvirt begins its own lines in QEMU's log
 
 _lock = threading.Lock()
 _open: Connection | None = None
@@ -147,7 +150,7 @@ class Connection:
             return ""
         ours = ("LC_ALL=", "-", "XDG_", "HOME=", "char device redirected")  # the command line and what follows it
         lines = [line.strip() for line in text.splitlines()[-6:]]
-        return " | ".join(line for line in lines if line and ": starting up" not in line and not line.startswith(ours))
+        return " | ".join(line for line in lines if line and not line.startswith(ours) and not _DATED.match(line))
 
     def _log(self, name: str) -> Path:
         above = Path("/var/log/libvirt") if self._embedded_root is None else self._embedded_root / "log"
