@@ -50,7 +50,7 @@ def test_unreachable_uri_is_explained_and_prints_nothing(
 
 
 def threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("tare-")]
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("tare-libvirt")]
 
 
 def test_a_uri_of_no_use_is_refused_before_anything_is_made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
