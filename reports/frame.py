@@ -137,15 +137,17 @@ class Frame:
     def accelerator(self, label: str) -> str:
         """`kvm`, `tcg` or `unknown` for a VM's label, empty for anything else.
 
-        What an instance's facts say stands above what was known before the first one ran.
+        What an instance's facts say stands above what was known before the first one ran. KVM that was demanded,
+        and won no race, may itself be emulated: that is unknown.
         """
         driver = label.partition("~")[0]
         entry = self.run.header.driver(driver)
         if entry is None or entry.kind != "vm":
             return ""
-        told = [facts.facts.get("accelerator", "") for facts in self.run.facts if facts.driver == driver]
-        known = [name.lower() for name in (*told, entry.facts.get("accelerator", "")) if name.lower() in ("kvm", "tcg")]
-        return known[0] if known else "unknown"
+        told = (*(facts.facts for facts in self.run.facts if facts.driver == driver), entry.facts)
+        known = next((facts for facts in told if facts.get("accelerator", "").lower() in ("kvm", "tcg")), {})
+        name = known.get("accelerator", "unknown").lower()
+        return "unknown" if name == "kvm" and known.get("accelerator forced") == "yes" else name
 
     def emulated(self, label: str) -> bool:
         """Whether `label` is a VM of which it is not known that hardware virtualised it."""

@@ -76,6 +76,9 @@ def test_what_an_instance_told_of_its_accelerator_stands_above_the_header(frame:
     told = replace(made.run.facts[-1], driver="vm", facts={"accelerator": "KVM"})
     again = Frame(replace(made.run, facts=(*made.run.facts, told)))
     assert (again.accelerator("vm"), again.emulated("vm"), again.mark("vm")) == ("kvm", False, "")
+    forced = replace(told, facts=told.facts | {"accelerator forced": "yes"})
+    demanded = Frame(replace(made.run, facts=(*made.run.facts, forced)))
+    assert (demanded.accelerator("vm"), demanded.emulated("vm"), demanded.mark("vm")) == ("unknown", True, "TCG?")
 
 
 def test_a_long_reason_is_cut_inside_a_cell(frame: Callable[..., Frame]) -> None:
