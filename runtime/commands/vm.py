@@ -24,6 +24,7 @@ from runtime.container.names import check_name, random_name
 from runtime.driver import Host, host_from_env
 from runtime.errors import TareError, UsageError
 from runtime.spec import ImageRef, InstanceSpec, Limits, NetworkMode, NetworkSpec, Ready, parse_cpuset
+from runtime.vm import uri
 from runtime.vm.domain import Tuning
 from runtime.vm.records import CONSOLE, EXITED, LOST, OUTPUT, Record, Records
 
@@ -90,7 +91,9 @@ def _wanted(given: dict[str, Any], image: str, argv: tuple[str, ...]) -> dict[st
     if given["network"] not in ("none", "bridge"):
         raise UsageError(f"--network {given['network']}", "not possible for a virtual machine", "use none or bridge")
     ports = [_port(text) for text in given["publish"]]
-    pins = tuple(sorted(parse_cpuset(given["pin"]))) if given["pin"] else ()
+    pins = tuple(cpu for part in (given["pin"] or "").split(",") if part for cpu in sorted(parse_cpuset(part)))
+    if given["connect"]:
+        uri.checked(given["connect"])
     tuning = {"pins": pins, "hugepages": given["hugepages"], "locked": given["lock_memory"]}
     limits = {
         "cpus": _cpus(given["cpus"]),
