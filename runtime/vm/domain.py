@@ -79,11 +79,12 @@ class Tuning:
 class Domain:
     """One guest. `memory_bytes` is what the guest sees; `agent` and `console` are sockets that QEMU connects to.
 
-    `disk` is a qcow2 overlay of `base`. `cache` is QEMU's disk cache mode: `none` (O_DIRECT, native AIO) or
-    `writeback`. `flat` puts the devices straight on the root complex instead of one hot-pluggable port each, for
-    fewer buses to scan. `more_disks` are raw images, which the guest finds as vdb and so on and may write to;
-    `seed`, a raw image it may only read, comes after them. `translation_cache_mib` is TCG's. Without a `uuid`,
-    libvirt draws one. Of the host's `security_models` (as libvirt names them) none confines QEMU.
+    `disk` is a qcow2 overlay of `base`, which is one itself when a raw `lowest` lies below it. `cache` is QEMU's disk
+    cache mode: `none` (O_DIRECT, native AIO) or `writeback`. `flat` puts the devices straight on the root complex
+    instead of one hot-pluggable port each, for fewer buses to scan. `more_disks` are raw images, which the guest
+    finds as vdb and so on and may write to; `seed`, a raw image it may only read, comes after them.
+    `translation_cache_mib` is TCG's. Without a `uuid`, libvirt draws one. Of the host's `security_models` (as libvirt
+    names them) none confines QEMU.
     """
 
     name: str
@@ -103,6 +104,7 @@ class Domain:
     uuid: str | None = None
     interface: Interface | None = None
     base_format: Literal["raw", "qcow2"] = "raw"
+    lowest: Path | None = None
     seed: Path | None = None
     tuning: Tuning = field(default_factory=Tuning)
     security_models: tuple[str, ...] = ()
@@ -187,10 +189,12 @@ def _devices(devices: ET.Element, domain: Domain) -> None:
     _text(devices, "emulator", str(domain.emulator))
     disk = _disk(devices, domain.disk, "vda", domain.cache, "qcow2")
     # Said here, so that libvirt need not open the overlay and guess what lies below.
-    backing = ET.Element("backingStore", type="file")
-    ET.SubElement(backing, "format", type=domain.base_format)
-    ET.SubElement(backing, "source", file=str(domain.base))
-    ET.SubElement(backing, "backingStore")
+    backing = _below(domain.base, domain.base_format)
+    last = backing
+    if domain.lowest is not None:
+        last = _below(domain.lowest, "raw")
+        backing.append(last)
+    ET.SubElement(last, "backingStore")
     disk.insert(2, backing)
     if isinstance(domain.boot, Firmware):
         ET.SubElement(disk, "boot", order="1")
@@ -216,6 +220,13 @@ def _devices(devices: ET.Element, domain: Domain) -> None:
     ET.SubElement(serial, "target", type="isa-serial", port="0")
     ET.SubElement(devices, "controller", type="usb", model="none")
     ET.SubElement(devices, "memballoon", model="none")
+
+
+def _below(path: Path, kind: str) -> ET.Element:
+    backing = ET.Element("backingStore", type="file")
+    ET.SubElement(backing, "format", type=kind)
+    ET.SubElement(backing, "source", file=str(path))
+    return backing
 
 
 def _disk(devices: ET.Element, path: Path, target: str, cache: str, kind: str) -> ET.Element:

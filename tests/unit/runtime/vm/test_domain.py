@@ -42,6 +42,9 @@ CASES = {
     "vm-writeback": replace(VM, cache="writeback"),
     "vm-disks": replace(VM, more_disks=(Path("/a.raw"), Path("/b.raw")), translation_cache_mib=512),
     "vm-network": replace(VM, interface=CARD, uuid="0b5a4f0e-3f3c-4a8e-9d3b-2f1c0d9e8a77"),
+    "microvm-restored": replace(
+        MICROVM, base=Path("/saved/disk.qcow2"), base_format="qcow2", lowest=Path("/images/disk.raw")
+    ),
     "vm-cloud": replace(VM, base=Path("/images/cloud.qcow2"), base_format="qcow2", seed=Path("/instances/seed.iso")),
     "vm-pinned": replace(VM, vcpus=2, tuning=Tuning(pins=(3, 1))),
     "vm-hugepages": replace(VM, accelerator="kvm", tuning=Tuning(hugepages=True)),
