@@ -320,6 +320,8 @@ class Channel:
         elif kind in "OE":
             request.keep(kind, payload)
         else:
+            if kind in "XP":
+                self._timeline.stamp("answered", now_ns)
             request.finish(payload, now_ns)
 
     def _introduce(self, identity: Identity) -> None:

@@ -323,6 +323,7 @@ class Guest(Instance):
         if self._closed:
             return
         self._closed = True
+        self.timeline.stamp("closing")
         stands = self._paused or self._watch.trouble is not None
         asked = self._channel is not None and self._plan.stop_timeout_s > 0 and self.alive() and not stands
         if self._channel is not None and asked:

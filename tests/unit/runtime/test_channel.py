@@ -133,6 +133,22 @@ def test_events_are_stamped_when_they_arrive_and_the_first_stands(peer: Peer) ->
     assert peer.channel.service_port == 8080
 
 
+def test_the_first_answer_to_a_command_or_ping_is_stamped_and_configuring_is_none(peer: Peer) -> None:
+    configured = threading.Thread(target=peer.channel.configure, args=(Identity(),))
+    configured.start()
+    peer.send("C", peer.take()[1])
+    configured.join(20)
+    assert "answered" not in peer.timeline
+    done = peer.exec("true")
+    peer.send("X", peer.take()[1], exit_payload(0))
+    done.result(20)
+    first = dict(peer.timeline.events())["answered"]
+    done = peer.exec("true")
+    peer.send("X", peer.take()[1], exit_payload(0))
+    done.result(20)
+    assert dict(peer.timeline.events())["answered"] == first
+
+
 def test_wait_times_out_with_the_last_words(peer: Peer) -> None:
     with pytest.raises(TareError, match=r"not ready after 0\.01 s; last words: kernel panic"):
         peer.channel.wait("ready", 0.01)
