@@ -211,6 +211,21 @@ class Channel:
                 raise TareError("configuring the instance", _legible(complaint))
             return request.answered_ns
 
+    def revive(self, identity: Identity) -> None:
+        """The agent goes on from a saved state, and says nothing by itself: tell it who it is now, and ask if it hears.
+
+        Returns at once. Its first answer stands for userland, the next one for readiness.
+        """
+        threading.Thread(target=self._revive, args=(identity,), name="tare-identity", daemon=True).start()
+
+    def _revive(self, identity: Identity) -> None:
+        try:
+            self._arrived("userland", self.configure(identity, renew=True))
+            self.ping(timeout_s=CONFIGURE_TIMEOUT_S)
+            self._arrived("ready", time.monotonic_ns())
+        except TareError as error:
+            self._fail(error)
+
     def stop(self) -> None:
         """Ask the agent to end (a VM: to power off). Returns at once; an agent already lost is no error."""
         if self._lost is None:

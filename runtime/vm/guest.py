@@ -16,7 +16,9 @@ import shutil
 import signal
 import socket
 import struct
-from collections.abc import Iterator, Sequence
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +30,7 @@ from runtime.channel import Channel
 from runtime.command import run
 from runtime.driver import Host
 from runtime.errors import TareError
+from runtime.identity import Identity
 from runtime.instance import DiskPaths, ExecResult, Instance, LimitReading, Timeline, Usage
 from runtime.ledger import Entry, Ledger, make_directory, new_id, process_start
 from runtime.linux import procfs
@@ -40,7 +43,9 @@ from runtime.vm.console import Console
 from runtime.vm.domain import DirectKernel, Domain, Firmware, domain_xml
 from runtime.vm.events import Watch
 from runtime.vm.plan import JOINS, Plan, Quota, host_limits, overhead_bytes, require_host_memory
+from runtime.vm.pouring import pouring
 from runtime.vm.quota import VcpuQuota
+from runtime.vm.saved import Saved
 from runtime.vm.wiring import Wiring
 
 _DIE_TIMEOUT_S = 10.0
@@ -128,9 +133,12 @@ class Guest(Instance):
         xml = domain_xml(self._describe())
         with _listening(self._sockets / "agent") as agent, _listening(self._sockets / "console") as console:
             self._entry.note("domain", self.id)
-            self._create(xml)
-            self.timeline.stamp("spawned")
-            ours = agent.accept()[0]
+            if plan_saved := self._plan.saved:
+                ours = self._restore(xml, plan_saved, agent)
+            else:
+                self._create(xml)
+                self.timeline.stamp("spawned")
+                ours = agent.accept()[0]
             self._pid = _peer_pid(ours)
             self._process = Pidfd.of(self._pid)
             self._entry.note("pid", f"{self._pid}:{process_start(self._pid)}")
@@ -146,17 +154,60 @@ class Guest(Instance):
         if not self._connection.embedded:
             with self._connection.explained(f"virtual machine {self.id}"):
                 self._domain.resume()
+        if self._plan.saved is not None:
+            self._channel.revive(self._new_identity())
+
+    def _new_identity(self) -> Identity:
+        """Who a restored guest is: the one it was saved from bore another name."""
+        known = self._wiring.identity or Identity(hostname=self._plan.spec.hostname or self.id)
+        return replace(known, machine_id=uuid.uuid4().hex)
+
+    def _restore(self, xml: str, saved: Saved, agent: socket.socket) -> socket.socket:
+        """Its call returns when all memory is in; QEMU connects long before, which another thread sees."""
+        accepted: list[socket.socket] = []
+
+        def accept() -> None:
+            with suppress(OSError):  # shut down below: QEMU never came
+                accepted.append(agent.accept()[0])
+                self.timeline.stamp("spawned")
+
+        agent.settimeout(None)
+        waiter = threading.Thread(target=accept, name="tare-spawned", daemon=True)
+        waiter.start()
+        try:
+            with pouring(saved, xml, fifo := self._sockets / "state"):
+                self._bring_up(lambda: self._connection.handle.restore(str(fifo)))
+            with self._connection.explained(f"virtual machine {self.id}"):
+                self._domain = self._connection.handle.lookupByName(self.id)
+        except BaseException:
+            with suppress(OSError):
+                agent.shutdown(socket.SHUT_RDWR)
+            waiter.join()
+            for sock in accepted:
+                sock.close()
+            raise
+        waiter.join()
+        return accepted[0]
+
+    def save(self, state: Path, disk: Path) -> None:
+        """End the guest with its memory in `state` and its disk as it was in `disk`; only `close` is left to do."""
+        with self._connection.explained(f"saving {self.id}"):
+            self._domain.save(str(state))
+        os.link(self._overlay, disk)
 
     def _create(self, xml: str) -> None:
         """A daemon's libvirt moves QEMU's threads about while it starts; the guest then waits until all are inside."""
         flags = 0 if self._connection.embedded else self._connection.libvirt.VIR_DOMAIN_START_PAUSED
+        self._domain = self._bring_up(lambda: self._connection.handle.createXML(xml, flags))
+
+    def _bring_up(self, call: Callable[[], Any]) -> Any:
         what = f"virtual machine {self.id}"
         try:
             with (
                 adopting(self._sockets, _START_TIMEOUT_S) as nurse,
                 self._connection.explained(what, "see: tare doctor"),
             ):
-                self._domain = self._connection.handle.createXML(xml, flags)
+                return call()
         except TareError as error:
             if nurse.gave_up:
                 why = f"QEMU did not answer for {_START_TIMEOUT_S:g} s and was killed"
@@ -185,6 +236,8 @@ class Guest(Instance):
             more_disks=plan.more_disks,
             translation_cache_mib=plan.translation_cache_mib,
             base_format=plan.base_format,
+            lowest=plan.lowest,
+            uuid=None if plan.saved is None else str(uuid.uuid4()),
             seed=self._seed if plan.seed is not None else None,
             tuning=plan.tuning,
             security_models=self._connection.security_models(),
@@ -253,6 +306,9 @@ class Guest(Instance):
         if isinstance(plan.boot, Firmware):
             seeds = (self._seed,) if plan.seed is not None else ()
             return DiskPaths((plan.base, plan.boot.code), (self._overlay, self._variables, *seeds))
+        if plan.saved is not None:
+            lowest = () if plan.lowest is None else (plan.lowest,)
+            return DiskPaths((plan.base, *lowest, plan.saved.state), (self._overlay,))
         return DiskPaths((plan.base, plan.boot.kernel, plan.boot.initrd), (self._overlay,))
 
     def limit_readings(self) -> tuple[LimitReading, ...]:

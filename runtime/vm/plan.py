@@ -21,6 +21,7 @@ from runtime.spec import InstanceSpec, Limits, parse_cpuset
 from runtime.vm.adoption import STARTED
 from runtime.vm.domain import MIB, TRANSLATION_CACHE_MIB, DirectKernel, Firmware, Tuning
 from runtime.vm.nocloud import Seed
+from runtime.vm.saved import Saved
 
 DEFAULT_MEMORY_BYTES = 256 * MIB
 MINIMUM_MEMORY_BYTES = 96 * MIB  # below it Debian's kernel and initramfs do not fit
@@ -45,7 +46,8 @@ class Plan:
     `env` is what commands get, `memory_bytes` the guest's memory, `stop_timeout_s` how long it may take to
     power itself off, `more_disks` raw images to attach beside its own disk. `image` is a user's own, whose file
     `base` then is, and `seed` what cloud-init finds on a volume of each guest's own.
-    `translation_cache_mib` is TCG's buffer for translated code.
+    `translation_cache_mib` is TCG's buffer for translated code. With a `saved` state it is restored, not booted:
+    `base` is the state's disk then, and `lowest` the raw one below.
     """
 
     driver: str
@@ -62,6 +64,8 @@ class Plan:
     more_disks: tuple[Path, ...] = ()
     translation_cache_mib: int = TRANSLATION_CACHE_MIB
     base_format: Literal["raw", "qcow2"] = "raw"
+    lowest: Path | None = None
+    saved: Saved | None = None
     seed: Seed | None = None
     image: CloudImage | None = None
     tuning: Tuning = field(default_factory=Tuning)

@@ -145,6 +145,10 @@ class SavedStates:
             os.close(descriptor)
         return True
 
+    def half_written(self) -> list[str]:
+        """What `sweep` would remove."""
+        return [str(half) for half in sorted(self._home.glob(f"*{_HALF}"))]
+
     def sweep(self) -> list[str]:
         """Remove what makers left half written; nothing while one is at work."""
         if not self._home.exists():
