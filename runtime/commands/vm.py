@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import click
@@ -24,8 +25,9 @@ from runtime.container.names import check_name, random_name
 from runtime.driver import Host, host_from_env
 from runtime.errors import TareError, UsageError
 from runtime.spec import ImageRef, InstanceSpec, Limits, NetworkMode, NetworkSpec, Ready, parse_cpuset
-from runtime.vm import uri
+from runtime.vm import nocloud, uri
 from runtime.vm.domain import Tuning
+from runtime.vm.keeper import DISK
 from runtime.vm.records import CONSOLE, EXITED, LOST, OUTPUT, Record, Records
 
 _WORDS = {"allow_interspersed_args": False, "help_option_names": ["--help"]}
@@ -60,12 +62,15 @@ def vm() -> None:
 @click.option("--pin", metavar="CPUS", help="A CPU for each vCPU, in order, such as 0,1.")
 @click.option("--hugepages", is_flag=True, help="Take its memory from the host's huge pages.")
 @click.option("--lock-memory", is_flag=True, help="Never swap its memory.")
+@click.option("--user-data", metavar="FILE", help="For cloud-init, where IMAGE is a file.")
+@click.option("--ssh-key", "ssh_keys", multiple=True, metavar="FILE", help="A public key for its user, likewise.")
 @click.option("--connect", metavar="URI", help="Use this libvirt of the host (qemu:///embed).")
 @click.argument("image")
 @click.argument("argv", nargs=-1, type=click.UNPROCESSED)
 def run(image: str, argv: Sequence[str], **given: Any) -> int:
     """Boot a virtual machine of IMAGE, run a command in it and shut it down, with the command's exit code.
 
+    IMAGE is one of `tare images`, or the path, with a slash, of a cloud image: qcow2 or raw, with cloud-init.
     Without a command it stays at the console (Ctrl-] leaves), or with -d in the background.
     """
     wanted = _wanted(given, image, tuple(argv))
@@ -106,8 +111,9 @@ def _wanted(given: dict[str, Any], image: str, argv: tuple[str, ...]) -> dict[st
     }
     words = [word.partition("=") for word in wishes.environment(given["env"])]
     env = tuple((name, value) for name, found, value in words if found)
+    disk = _disk(given, image)
     InstanceSpec(
-        image=ImageRef.parse(image),
+        image=ImageRef.parse(image) if disk is None else DISK,
         env=env,
         limits=Limits(**limits),
         network=NetworkSpec(mode=NetworkMode(given["network"]), ports=tuple(ports)),
@@ -117,6 +123,7 @@ def _wanted(given: dict[str, Any], image: str, argv: tuple[str, ...]) -> dict[st
     Tuning(**tuning)
     return {
         "image": image,
+        "disk": disk,
         "argv": argv,
         "name": check_name(given["name"]) if given["name"] else random_name(),
         "driver": "microvm" if given["micro"] else "vm",
@@ -130,6 +137,23 @@ def _wanted(given: dict[str, Any], image: str, argv: tuple[str, ...]) -> dict[st
         "hostname": given["hostname"],
         "uri": given["connect"] or os.environ.get("TARE_LIBVIRT_URI", ""),
     }
+
+
+def _disk(given: dict[str, Any], image: str) -> dict[str, Any] | None:
+    """The cloud image that a path means, with what cloud-init gets; None for an image of the store."""
+    if not image.startswith(("/", "./", "../")):
+        if given["user_data"] or given["ssh_keys"]:
+            raise UsageError("--user-data and --ssh-key", f"{image} is no file with cloud-init", "give a path: ./FILE")
+        return None
+    if given["micro"]:
+        raise UsageError("--micro", "a cloud image boots by its own boot loader", "leave it out")
+    try:
+        user_data = Path(given["user_data"]).read_text() if given["user_data"] else ""
+        keys = tuple(Path(name).read_text().strip() for name in given["ssh_keys"])
+    except (OSError, ValueError) as error:
+        raise UsageError("cloud-init's data", str(error), "name a file of text") from error
+    nocloud.Seed(agent=Path(), user_data=user_data, ssh_keys=keys)
+    return {"path": str(Path(image).resolve()), "user_data": user_data, "ssh_keys": keys}
 
 
 def _port(text: str) -> tuple[int, int]:

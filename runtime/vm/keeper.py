@@ -24,12 +24,19 @@ from typing import Any
 
 from runtime.driver import Driver, Host, find_driver
 from runtime.errors import TareError
+from runtime.images import cloud
 from runtime.protocol import INPUT, MESSAGE_BYTES, SOCKET, VERSION, WORDS, decoded, encoded
 from runtime.spec import ImageRef, InstanceSpec, Limits, NetworkMode, NetworkSpec, Ready
-from runtime.vm.domain import Tuning
+from runtime.vm import nocloud
+from runtime.vm.domain import MIB, Firmware, Tuning
 from runtime.vm.guest import Guest
+from runtime.vm.plan import Plan, on_image
 from runtime.vm.records import CONSOLE, EXITED, OUTPUT, PAUSED, RUNNING, Record, Records, own_keeper
 
+DISK = ImageRef("disk")
+"""Stands for a cloud image, which no store knows by name."""
+DISK_MEMORY_BYTES = 1024 * MIB
+_MACHINE = ImageRef.parse("tare/debian:bookworm")
 LINGER_S = 1.0
 _PATIENCE_S = 10.0
 """How long it waits for whoever had it started."""
@@ -278,15 +285,17 @@ class Keeper:
             if name not in self._drivers:
                 self._drivers[name] = self._driver_of(name)(self._host)
             driver = self._drivers[name]
-            prepared: Any = driver.prepare(spec)
+            # A cloud image's machine is like one of ours, on another disk.
+            prepared: Any = driver.prepare(spec if wanted["disk"] is None else replace(spec, image=_MACHINE))
             chosen = prepared.accelerator
-            prepared = replace(prepared, plan=replace(prepared.plan, tuning=tuning))
+            plan = prepared.plan if wanted["disk"] is None else self._on_disk(prepared.plan, spec, wanted["disk"])
+            prepared = replace(prepared, plan=replace(plan, tuning=tuning))
         created_s = time.time()
         guest: Any = driver.launch(prepared)
         record = Record(
             id=guest.id,
             name=wanted["name"],
-            image=str(spec.image),
+            image=wanted["image"],
             driver=name,
             argv=tuple(wanted["argv"]),
             accelerator=chosen.name,
@@ -308,6 +317,14 @@ class Keeper:
         with self._lock:
             self._kept[record.id] = kept
         return kept
+
+    def _on_disk(self, plan: Plan, spec: InstanceSpec, disk: dict[str, Any]) -> Plan:
+        """`plan` for a user's cloud image; without a limit with more memory, as such a system starts more."""
+        assert isinstance(plan.boot, Firmware)  # the only driver for it boots so
+        seed = nocloud.Seed(nocloud.agent_program(self._host), disk["user_data"], tuple(disk["ssh_keys"]))
+        memory_bytes = DISK_MEMORY_BYTES if spec.limits.memory_bytes is None else plan.memory_bytes
+        ours = replace(plan, spec=spec, env=spec.env, memory_bytes=memory_bytes)
+        return on_image(ours, cloud.open(Path(disk["path"])), seed, plan.boot)
 
     def _watch(self, kept: Kept) -> None:
         """See the guest end by itself."""
@@ -447,7 +464,7 @@ class Keeper:
 def spec_of(wanted: dict[str, Any]) -> InstanceSpec:
     """The instance that a request asks for. Raises UsageError."""
     return InstanceSpec(
-        image=ImageRef.parse(wanted["image"]),
+        image=ImageRef.parse(wanted["image"]) if wanted["disk"] is None else DISK,
         env=tuple(tuple(pair) for pair in wanted["env"]),
         limits=Limits(**wanted["limits"]),
         network=NetworkSpec(mode=NetworkMode(wanted["network"]), ports=tuple(tuple(p) for p in wanted["ports"])),
