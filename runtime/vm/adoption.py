@@ -99,6 +99,28 @@ def ending(process: Pidfd) -> str:
     return f"QEMU was ended by {signal.Signals(ended.si_status).name}"
 
 
+@contextmanager
+def reaping(process: Pidfd) -> Iterator[None]:
+    """Reap `process` as soon as it ends inside the block: where libvirt is to end it, it waits for that."""
+    over = os.eventfd(0, os.EFD_CLOEXEC)
+    nurse = threading.Thread(target=_reap_first, args=(process, over), name="tare-adoption", daemon=True)
+    nurse.start()
+    try:
+        yield
+    finally:
+        os.eventfd_write(over, 1)
+        nurse.join()
+        os.close(over)
+
+
+def _reap_first(process: Pidfd, over: int) -> None:
+    poller = select.poll()
+    for descriptor in (process.fileno(), over):
+        poller.register(descriptor, select.POLLIN)
+    if poller.poll():
+        reap(process)  # one that still lives is left as it is
+
+
 def reap(process: Pidfd) -> None:
     """Take a dead child off the process table; what is not ours, or still lives, is left as it is."""
     with suppress(ChildProcessError):

@@ -37,7 +37,7 @@ from runtime.linux import procfs
 from runtime.linux.pidfd import Pidfd
 from runtime.spec import Ready
 from runtime.vm import nocloud, tuning
-from runtime.vm.adoption import adopting, ending, reap
+from runtime.vm.adoption import adopting, ending, reap, reaping
 from runtime.vm.connection import Connection
 from runtime.vm.console import Console
 from runtime.vm.domain import DirectKernel, Domain, Firmware, domain_xml
@@ -191,7 +191,8 @@ class Guest(Instance):
 
     def save(self, state: Path, disk: Path) -> None:
         """End the guest with its memory in `state` and its disk as it was in `disk`; only `close` is left to do."""
-        with self._connection.explained(f"saving {self.id}"):
+        assert self._process is not None  # it has been launched
+        with self._connection.explained(f"saving {self.id}"), reaping(self._process):
             self._domain.save(str(state))
         os.link(self._overlay, disk)
 
