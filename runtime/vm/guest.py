@@ -51,6 +51,7 @@ from runtime.vm.wiring import Wiring
 _DIE_TIMEOUT_S = 10.0
 _ACCEPT_TIMEOUT_S = 10.0
 _START_TIMEOUT_S = 120.0  # many may start at once
+_END_TIMEOUT_S = 0.5  # from the end of its sockets to its own
 _EVENT_TIMEOUT_S = 5.0  # from QEMU's end to libvirt's word about it
 _MARKS = {"firmware": b"BdsDxe: ", "kernel": b"EFI stub: "}
 
@@ -362,7 +363,8 @@ class Guest(Instance):
         """Why QEMU does not run, or not on; nothing as long as it does."""
         if self._watch.trouble is not None:
             return self._watch.trouble
-        if self._process is None or self.alive():
+        # Its sockets close a little before a process has ended.
+        if self._process is None or not self._process.wait(_END_TIMEOUT_S):
             return ""
         self._watch.ended.wait(_EVENT_TIMEOUT_S)
         words = (self._watch.end, ending(self._process), self._connection.last_words(self.id))

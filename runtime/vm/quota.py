@@ -40,12 +40,16 @@ class VcpuQuota:
     def readings(self) -> tuple[LimitReading, ...]:
         """The limit as the kernel holds it, and which threads it binds."""
         asked = ",".join(map(str, sorted(self._bound)))
+        holds = False
         try:
-            read = ",".join(map(str, self._group.threads()))
+            found = self._group.threads()
+            # A worker that a vCPU's thread starts is born where that one is: more than was asked, not less.
+            holds = set(self._bound) <= set(found)
+            read = ",".join(map(str, found))
         except OSError as error:
             read = error.strerror or str(error)
         source = str(self._group.tasks)
-        threads = LimitReading(name="cpus: threads", asked=asked, read=read, source=source, holds=asked == read)
+        threads = LimitReading(name="cpus: threads", asked=asked, read=read, source=source, holds=holds)
         return (*self._group.readings(), threads)
 
 
