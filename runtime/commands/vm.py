@@ -64,7 +64,6 @@ def vm() -> None:
 @click.option("--lock-memory", is_flag=True, help="Never swap its memory.")
 @click.option("--user-data", metavar="FILE", help="For cloud-init, where IMAGE is a file.")
 @click.option("--ssh-key", "ssh_keys", multiple=True, metavar="FILE", help="A public key for its user, likewise.")
-@click.option("--connect", metavar="URI", help="Use this libvirt of the host (qemu:///embed).")
 @click.argument("image")
 @click.argument("argv", nargs=-1, type=click.UNPROCESSED)
 def run(image: str, argv: Sequence[str], **given: Any) -> int:
@@ -75,8 +74,6 @@ def run(image: str, argv: Sequence[str], **given: Any) -> int:
     """
     wanted = _wanted(given, image, tuple(argv))
     _need_root()
-    if given["connect"]:
-        os.environ["TARE_LIBVIRT_URI"] = given["connect"]
     with summon(host_from_env()) as contact:
         contact.ask("run", wanted)
         guest_id = contact.heard("running")[1]
@@ -97,8 +94,6 @@ def _wanted(given: dict[str, Any], image: str, argv: tuple[str, ...]) -> dict[st
         raise UsageError(f"--network {given['network']}", "not possible for a virtual machine", "use none or bridge")
     ports = [_port(text) for text in given["publish"]]
     pins = tuple(cpu for part in (given["pin"] or "").split(",") if part for cpu in sorted(parse_cpuset(part)))
-    if given["connect"]:
-        uri.checked(given["connect"])
     tuning = {"pins": pins, "hugepages": given["hugepages"], "locked": given["lock_memory"]}
     limits = {
         "cpus": _cpus(given["cpus"]),
@@ -131,11 +126,11 @@ def _wanted(given: dict[str, Any], image: str, argv: tuple[str, ...]) -> dict[st
         "rm": given["remove"],
         "env": env,
         "limits": limits,
-        "tuning": tuning,
+        "tuning": tuning if any(tuning.values()) else {},
         "network": given["network"],
         "ports": tuple(ports),
         "hostname": given["hostname"],
-        "uri": given["connect"] or os.environ.get("TARE_LIBVIRT_URI", ""),
+        "uri": uri.chosen(),
     }
 
 

@@ -15,8 +15,6 @@ import os
 import shutil
 import signal
 import socket
-import struct
-import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -46,10 +44,10 @@ from runtime.vm.plan import JOINS, Plan, Quota, host_limits, overhead_bytes, req
 from runtime.vm.pouring import pouring
 from runtime.vm.quota import VcpuQuota
 from runtime.vm.saved import Saved
+from runtime.vm.sockets import accepting, listening, peer_pid
 from runtime.vm.wiring import Wiring
 
 _DIE_TIMEOUT_S = 10.0
-_ACCEPT_TIMEOUT_S = 10.0
 _START_TIMEOUT_S = 120.0  # many may start at once
 _END_TIMEOUT_S = 0.5  # from the end of its sockets to its own
 _EVENT_TIMEOUT_S = 5.0  # from QEMU's end to libvirt's word about it
@@ -62,8 +60,9 @@ class Guest(Instance):
     def __init__(self, plan: Plan, host: Host, connection: Connection, timeline: Timeline) -> None:
         self.id = new_id()
         self.timeline = timeline
+        self.stop_timeout_s = plan.stop_timeout_s
+        """How long `close` lets it power itself off before it is killed."""
         self._plan = plan
-        self._host = host
         self._wiring = Wiring(host, None, None)
         self._connection = connection
         self._files = host.root / "instances" / self.id
@@ -85,7 +84,10 @@ class Guest(Instance):
 
     @classmethod
     def launch(cls, plan: Plan, host: Host, connection: Connection) -> Guest:
-        """Start a guest; returns when QEMU runs. When it fails, nothing is left."""
+        """Start a guest; returns when QEMU runs, and for a restored one when it knows who it is.
+
+        When it fails, nothing is left.
+        """
         timeline = Timeline()
         timeline.stamp("request")
         require_host_memory(plan.memory_bytes + overhead_bytes(plan.accelerator))
@@ -98,7 +100,7 @@ class Guest(Instance):
                 nocloud.write(guest._seed, plan.seed, guest.id, guest._wiring.identity)
             guest._start()
         except BaseException:
-            guest._plan = replace(plan, stop_timeout_s=0.0)
+            guest.stop_timeout_s = 0.0
             with suppress(TareError, OSError):
                 guest.close()
             raise
@@ -132,15 +134,15 @@ class Guest(Instance):
     def _start(self) -> None:
         """Listen first: QEMU connects as it starts, so no byte of the guest's can come too early."""
         xml = domain_xml(self._describe())
-        with _listening(self._sockets / "agent") as agent, _listening(self._sockets / "console") as console:
+        with listening(self._sockets / "agent") as agent, listening(self._sockets / "console") as console:
             self._entry.note("domain", self.id)
-            if plan_saved := self._plan.saved:
-                ours = self._restore(xml, plan_saved, agent)
-            else:
+            if self._plan.saved is None:
                 self._create(xml)
                 self.timeline.stamp("spawned")
                 ours = agent.accept()[0]
-            self._pid = _peer_pid(ours)
+            else:
+                ours = self._restore(xml, self._plan.saved, agent)
+            self._pid = peer_pid(ours)
             self._process = Pidfd.of(self._pid)
             self._entry.note("pid", f"{self._pid}:{process_start(self._pid)}")
             marks = _MARKS if isinstance(self._plan.boot, Firmware) else {}
@@ -165,30 +167,13 @@ class Guest(Instance):
 
     def _restore(self, xml: str, saved: Saved, agent: socket.socket) -> socket.socket:
         """Its call returns when all memory is in; QEMU connects long before, which another thread sees."""
-        accepted: list[socket.socket] = []
-
-        def accept() -> None:
-            with suppress(OSError):  # shut down below: QEMU never came
-                accepted.append(agent.accept()[0])
-                self.timeline.stamp("spawned")
-
-        agent.settimeout(None)
-        waiter = threading.Thread(target=accept, name="tare-spawned", daemon=True)
-        waiter.start()
-        try:
-            with pouring(saved, xml, fifo := self._sockets / "state"):
+        fifo = self._sockets / "state"
+        with accepting(agent, lambda: self.timeline.stamp("spawned")) as came:
+            with pouring(saved, xml, fifo):
                 self._bring_up(lambda: self._connection.handle.restore(str(fifo)))
             with self._connection.explained(f"virtual machine {self.id}"):
                 self._domain = self._connection.handle.lookupByName(self.id)
-        except BaseException:
-            with suppress(OSError):
-                agent.shutdown(socket.SHUT_RDWR)
-            waiter.join()
-            for sock in accepted:
-                sock.close()
-            raise
-        waiter.join()
-        return accepted[0]
+        return came[0]
 
     def save(self, state: Path, disk: Path) -> None:
         """End the guest with its memory in `state` and its disk as it was in `disk`; only `close` is left to do."""
@@ -298,6 +283,11 @@ class Guest(Instance):
         """What it was launched from."""
         return self._plan
 
+    def xml(self) -> str:
+        """Its domain as libvirt has it."""
+        with self._connection.explained(f"virtual machine {self.id}"):
+            return str(self._domain.XMLDesc(0))
+
     def usage(self) -> Usage:
         """The control group's accounts of the whole QEMU process."""
         return replace(self._cgroup.usage(), pss_bytes=procfs.pss_bytes(self.host_pids()))
@@ -384,10 +374,10 @@ class Guest(Instance):
         self._closed = True
         self.timeline.stamp("closing")
         stands = self._paused or self._watch.trouble is not None
-        asked = self._channel is not None and self._plan.stop_timeout_s > 0 and self.alive() and not stands
+        asked = self._channel is not None and self.stop_timeout_s > 0 and self.alive() and not stands
         if self._channel is not None and asked:
             self._channel.stop()
-        self._end_process(self._plan.stop_timeout_s if asked else 0.0)
+        self._end_process(self.stop_timeout_s if asked else 0.0)
         for talk in (self._channel, self._console):
             if talk is not None:
                 talk.close()
@@ -447,18 +437,3 @@ def _room_for(directory: Path) -> Iterator[None]:
             f"no space is left below {directory.parent}",
             "free some, or choose another --root",
         ) from error
-
-
-@contextmanager
-def _listening(path: Path) -> Iterator[socket.socket]:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-        sock.bind(str(path))
-        sock.listen(1)
-        sock.settimeout(_ACCEPT_TIMEOUT_S)
-        yield sock
-
-
-def _peer_pid(sock: socket.socket) -> int:
-    """Who called connect(2): QEMU, whichever libvirt started it."""
-    sock.settimeout(None)
-    return int(struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0])

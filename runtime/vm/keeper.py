@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import queue
 import signal
 import socket
 import sys
@@ -22,16 +21,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from runtime.driver import Driver, Host, find_driver
+from runtime.driver import Host, find_driver
 from runtime.errors import TareError
 from runtime.images import cloud
-from runtime.protocol import INPUT, MESSAGE_BYTES, SOCKET, VERSION, WORDS, decoded, encoded
+from runtime.protocol import SOCKET, VERSION
 from runtime.spec import ImageRef, InstanceSpec, Limits, NetworkMode, NetworkSpec, Ready
-from runtime.vm import nocloud
+from runtime.vm import nocloud, uri
 from runtime.vm.domain import MIB, Firmware, Tuning
 from runtime.vm.guest import Guest
 from runtime.vm.plan import Plan, on_image
 from runtime.vm.records import CONSOLE, EXITED, OUTPUT, PAUSED, RUNNING, Record, Records, own_keeper
+from runtime.vm.session import Session
 
 DISK = ImageRef("disk")
 """Stands for a cloud image, which no store knows by name."""
@@ -41,85 +41,12 @@ LINGER_S = 1.0
 _PATIENCE_S = 10.0
 """How long it waits for whoever had it started."""
 READY_TIMEOUT_S = 600.0
-PENDING_BYTES = 16 << 20
-"""Output that a command has not taken yet; one that lags behind further is hung up on."""
 OUTPUT_KEPT_BYTES = 1 << 20
 
 
 def directory(host: Host) -> Path:
     """Where its socket, lock and log lie."""
     return host.run / "guests"
-
-
-class Session:
-    """A connection: what is told goes through a queue, so that no reader of a guest's output waits for a command."""
-
-    def __init__(self, connection: socket.socket) -> None:
-        self.typed: Callable[[bytes], None] = lambda _: None
-        self.gone: Callable[[], None] = lambda: None
-        self.over = threading.Event()
-        self._connection = connection
-        self._queue: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-        self._pending = 0
-        self._lock = threading.Lock()
-        self._writer = threading.Thread(target=self._write, name="tare-writer", daemon=True)
-        self._writer.start()
-
-    def tell(self, *words: object) -> None:
-        """Send words."""
-        self._put(WORDS + encoded(words))
-
-    def show(self, stream: int, data: bytes) -> None:
-        """Send output."""
-        for start in range(0, len(data), MESSAGE_BYTES // 4):
-            self._put(b"%d" % stream + data[start : start + MESSAGE_BYTES // 4])
-
-    def request(self) -> tuple[Any, ...]:
-        """The one thing that is asked for; nothing from who has hung up. From then on input is listened to."""
-        message = self._receive()
-        return decoded(message[1:]) if message[:1] == WORDS else ()
-
-    def listen(self) -> None:
-        """Hear input and the end in a thread of its own."""
-        threading.Thread(target=self._hear, name="tare-ear", daemon=True).start()
-
-    def close(self) -> None:
-        """Send what waits, and hang up."""
-        self._queue.put(b"")
-        self._writer.join()
-        with suppress(OSError):
-            self._connection.shutdown(socket.SHUT_RDWR)
-        self._connection.close()
-
-    def _put(self, message: bytes) -> None:
-        with self._lock:
-            self._pending += len(message)
-            lags = self._pending > PENDING_BYTES
-        if lags:
-            with suppress(OSError):
-                self._connection.shutdown(socket.SHUT_RDWR)
-        else:
-            self._queue.put(message)
-
-    def _write(self) -> None:
-        while message := self._queue.get():
-            with suppress(OSError):
-                self._connection.send(message, socket.MSG_NOSIGNAL)
-            with self._lock:
-                self._pending -= len(message)
-
-    def _hear(self) -> None:
-        while message := self._receive():
-            if message[:1] == INPUT:
-                self.typed(message[1:])
-        self.over.set()
-        self.gone()
-
-    def _receive(self) -> bytes:
-        try:
-            return self._connection.recv(MESSAGE_BYTES)
-        except OSError:
-            return b""
 
 
 class Kept:
@@ -140,16 +67,16 @@ class Kept:
 
 
 class Keeper:
-    """All guests of `host`. `driver_of` finds a driver by name."""
+    """All guests of `host`. `driver_of` finds a driver of virtual machines by name."""
 
-    def __init__(self, host: Host, listener: socket.socket, driver_of: Callable[[str], type[Driver]] = find_driver):
+    def __init__(self, host: Host, listener: socket.socket, driver_of: Callable[[str], Any] = find_driver) -> None:
         self._host = host
         self._listener = listener
         self._driver_of = driver_of
         self._records = Records(host)
         self._lock = threading.Lock()
         self._names: set[str] = set()
-        self._drivers: dict[str, Driver] = {}
+        self._drivers: dict[tuple[str, Tuning | None], Any] = {}
         self._drivers_lock = threading.Lock()
         self._kept: dict[str, Kept] = {}
         self._busy = 0
@@ -243,11 +170,10 @@ class Keeper:
     # --- a guest's life
 
     def _run(self, session: Session, wanted: dict[str, Any]) -> None:
-        spec, tuning = spec_of(wanted), Tuning(**wanted["tuning"])
-        ours = os.environ.get("TARE_LIBVIRT_URI", "")
-        if wanted["uri"] != ours:
-            why = f"the virtual machines that run are on {ours or 'the embedded libvirt'}"
-            raise TareError(f"libvirt {wanted['uri'] or 'embedded'}", why, "stop them first, or name the same")
+        spec, tuning = spec_of(wanted), Tuning(**wanted["tuning"]) if wanted["tuning"] else None
+        if wanted["uri"] != (ours := uri.chosen()):
+            why = f"the virtual machines that run are on {ours}"
+            raise TareError(f"libvirt {wanted['uri']}", why, "stop them first, or name the same")
         with self._named(wanted["name"]):
             kept = self._launch(spec, tuning, wanted)
         detach, argv = wanted["detach"], tuple(wanted["argv"])
@@ -279,17 +205,17 @@ class Keeper:
             with self._lock:
                 self._names.discard(name)
 
-    def _launch(self, spec: InstanceSpec, tuning: Tuning, wanted: dict[str, Any]) -> Kept:
+    def _launch(self, spec: InstanceSpec, tuning: Tuning | None, wanted: dict[str, Any]) -> Kept:
         name = wanted["driver"]
         with self._drivers_lock:  # preparing is quick once it was done; a launch, which is slow, holds nobody up
-            if name not in self._drivers:
-                self._drivers[name] = self._driver_of(name)(self._host)
-            driver = self._drivers[name]
+            if (name, tuning) not in self._drivers:
+                self._drivers[name, tuning] = self._driver_of(name)(self._host, tuning)
+            driver = self._drivers[name, tuning]
             # A cloud image's machine is like one of ours, on another disk.
             prepared: Any = driver.prepare(spec if wanted["disk"] is None else replace(spec, image=_MACHINE))
             chosen = prepared.accelerator
-            plan = prepared.plan if wanted["disk"] is None else self._on_disk(prepared.plan, spec, wanted["disk"])
-            prepared = replace(prepared, plan=replace(plan, tuning=tuning))
+            if wanted["disk"] is not None:
+                prepared = replace(prepared, plan=self._on_disk(prepared.plan, spec, wanted["disk"]))
         created_s = time.time()
         guest: Any = driver.launch(prepared)
         record = Record(
@@ -360,7 +286,7 @@ class Keeper:
                 return
             guest, record = kept.guest, kept.record
             if timeout_s is not None:
-                guest._plan = replace(guest.plan, stop_timeout_s=timeout_s)
+                guest.stop_timeout_s = timeout_s
             try:
                 guest.close()
             except TareError as failure:
@@ -442,9 +368,8 @@ class Keeper:
     def _look(self, kept: Kept) -> dict[str, Any]:
         """What only a look at the live guest tells."""
         guest, usage = kept.guest, kept.guest.usage()
-        domain = guest._domain
         return {
-            "xml": domain.XMLDesc(0) if domain is not None else "",
+            "xml": guest.xml(),
             "pids": list(guest.host_pids()),
             "timeline": [list(event) for event in guest.timeline],
             "usage": {name: value for name, value in vars(usage).items() if value is not None},
