@@ -66,7 +66,7 @@ class PreparedGuest(Prepared):
 
 
 class _Libvirt(Driver):
-    """What both drivers share. Without a `tuning`, the environment's is used (TARE_VM_TUNING)."""
+    """What all of them share. Without a `tuning`, the environment's is used (TARE_VM_TUNING)."""
 
     kind = Kind.VM
     stop_timeout_s: ClassVar[float]

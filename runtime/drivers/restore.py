@@ -44,6 +44,8 @@ class RestoreDriver(MicrovmDriver):
         """Also boot a guest and save it, unless that was done before; a corrupt state is made anew."""
         if spec.network.mode is not NetworkMode.NONE:
             raise UsageError("restored guest", "a network is not possible yet", "leave it out, or use microvm")
+        if not self._connect().embedded:
+            raise UsageError("restored guest", "a daemon's libvirt is not possible yet", "use qemu:///embed")
         prepared = super().prepare(spec)
         plan = prepared.plan
         name = self._key(plan)

@@ -47,24 +47,16 @@ class Nurse:
 
     def _look(self) -> None:
         deadline = monotonic() + self._timeout_s
-        if self._first_of(self._fifo) != self._fifo:
+        if _first_of(self._fifo, self._over) != self._fifo:
             return
         with suppress(ProcessLookupError), Pidfd.of(int(os.read(self._fifo, 32))) as process:
-            first = self._first_of(process.fileno(), deadline)
+            first = _first_of(process.fileno(), self._over, deadline)
             if first is None:
                 self.gave_up = True
                 process.signal(signal.SIGKILL)  # libvirt then sees its monitor closed
-                first = self._first_of(process.fileno())
+                first = _first_of(process.fileno(), self._over)
             if first == process.fileno():
                 reap(process)
-
-    def _first_of(self, descriptor: int, deadline: float | None = None) -> int | None:
-        """Which can be read first, it or `_over`, which counts less; None at the deadline."""
-        poller = select.poll()
-        for one in (descriptor, self._over):
-            poller.register(one, select.POLLIN)
-        ready = {one for one, _ in poller.poll(None if deadline is None else max(0.0, deadline - monotonic()) * 1000)}
-        return next((one for one in (descriptor, self._over) if one in ready), None)
 
 
 @contextmanager
@@ -114,11 +106,17 @@ def reaping(process: Pidfd) -> Iterator[None]:
 
 
 def _reap_first(process: Pidfd, over: int) -> None:
+    if _first_of(process.fileno(), over) == process.fileno():
+        reap(process)
+
+
+def _first_of(descriptor: int, over: int, deadline: float | None = None) -> int | None:
+    """Which of the two can be read first, the former if both can; None at the deadline (monotonic)."""
     poller = select.poll()
-    for descriptor in (process.fileno(), over):
-        poller.register(descriptor, select.POLLIN)
-    if poller.poll():
-        reap(process)  # one that still lives is left as it is
+    for one in (descriptor, over):
+        poller.register(one, select.POLLIN)
+    ready = {one for one, _ in poller.poll(None if deadline is None else max(0.0, deadline - monotonic()) * 1000)}
+    return next((one for one in (descriptor, over) if one in ready), None)
 
 
 def reap(process: Pidfd) -> None:

@@ -1,6 +1,7 @@
 """A CPU limit on the vCPUs alone: the second variant, as libvirt's vcpu quota is commonly used.
 
-QEMU's other threads (emulation, disk, network) then work for the guest at nobody's expense. Not the limit on the
+QEMU's other threads (emulation, disk, network) then work for the guest at nobody's expense, all but workers that a
+vCPU's thread starts: those are born under its limit. Not the limit on the
 whole domain, which is the control group's like every other.
 """
 
