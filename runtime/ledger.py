@@ -4,8 +4,8 @@ One append-only file an instance under `<run>/instances/`. After a crash the fil
 needed to find and remove what the dead process left; a driver's sweep does the removing. Not a
 registry of running containers for users: that is the lifecycle's state directory.
 
-A page is opened before anything else of an instance is made, under a lock shared with other pages. Whoever
-holds that lock alone and sees no page knows that nobody is about to use what instances share.
+A page is opened before anything else of an instance is made, under a lock shared with other pages: whoever holds
+that lock alone sees no page whose first line is still to come.
 """
 
 from __future__ import annotations
@@ -113,12 +113,6 @@ class Ledger:
                     entry = Entry(self._directory / f"{instance_id}.jsonl", instance_id)
                     entry._write(head)
                     return entry
-
-    @contextmanager
-    def alone(self) -> Iterator[bool]:
-        """Keep pages from being opened meanwhile. Yields whether there is none, live or stale, and may be none now."""
-        with self._locked(fcntl.LOCK_EX) as same:
-            yield same and not self.instances()
 
     @contextmanager
     def _locked(self, how: int) -> Iterator[bool]:
