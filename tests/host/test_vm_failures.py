@@ -19,6 +19,7 @@ from runtime.spec import ImageRef, InstanceSpec
 from runtime.vm import guest as guests
 from runtime.vm import sweep
 from runtime.vm.accelerator import VARIABLE
+from runtime.vm.adoption import reaping
 from runtime.vm.domain import DirectKernel
 from runtime.vm.guest import Guest
 from tests.conftest import skip_or_fail
@@ -79,7 +80,9 @@ def kill(guest: Guest, _: MicrovmDriver) -> None:
 def destroy(guest: Guest, driver: MicrovmDriver) -> None:
     domain = driver._connect().find(guest.id)
     assert domain is not None
-    domain.destroy()
+    assert guest._process is not None
+    with reaping(guest._process):  # here QEMU is this process's child, and libvirt would wait for its zombie to go
+        domain.destroy()
 
 
 @pytest.mark.parametrize("paused", [False, True], ids=["idle", "paused"])
