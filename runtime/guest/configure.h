@@ -80,11 +80,20 @@ static void keep_quiet(const char *name)
 	}
 }
 
-/* Give the interface its place; what failed, or NULL. Down first: an earlier place's routes and neighbours go so. */
-static const char *settle(int fd, struct ifreq *link)
+/* Whether the interface has its address, mask, hardware address and MTU, and is up. */
+static bool is_placed(int fd, struct ifreq *link)
 {
-	struct rtentry route = {.rt_flags = RTF_UP | RTF_GATEWAY, .rt_dev = link->ifr_name};
-	struct arpreq neighbour = {.arp_flags = ATF_COM | ATF_PERM, .arp_ha.sa_family = ARPHRD_ETHER};
+	const struct sockaddr_in *in = (struct sockaddr_in *)&link->ifr_addr;
+	return ioctl(fd, SIOCGIFADDR, link) == 0 && in->sin_addr.s_addr == place.address.s_addr &&
+	       ioctl(fd, SIOCGIFNETMASK, link) == 0 && in->sin_addr.s_addr == place.mask.s_addr &&
+	       ioctl(fd, SIOCGIFHWADDR, link) == 0 && memcmp(link->ifr_hwaddr.sa_data, place.mac, 6) == 0 &&
+	       ioctl(fd, SIOCGIFMTU, link) == 0 && link->ifr_mtu == place.mtu &&
+	       ioctl(fd, SIOCGIFFLAGS, link) == 0 && (link->ifr_flags & IFF_UP);
+}
+
+/* Put the interface where it belongs; what failed, or NULL. Down first: an earlier place's routes and neighbours go so. */
+static const char *move(int fd, struct ifreq *link)
+{
 	if (turn_link(fd, link, false) < 0)
 		return "taking the link down";
 	if (ioctl(fd, SIOCGIFHWADDR, link) < 0)
@@ -97,19 +106,29 @@ static const char *settle(int fd, struct ifreq *link)
 	link->ifr_mtu = place.mtu;
 	if (ioctl(fd, SIOCSIFMTU, link) < 0)
 		return "setting the MTU";
-	keep_quiet(link->ifr_name);
 	internet(&link->ifr_addr, place.address);
 	if (ioctl(fd, SIOCSIFADDR, link) < 0)
 		return "setting the address";
 	internet(&link->ifr_netmask, place.mask);
 	if (ioctl(fd, SIOCSIFNETMASK, link) < 0)
 		return "setting the network mask";
-	if (turn_link(fd, link, true) < 0)
-		return "bringing the link up";
+	return turn_link(fd, link, true) < 0 ? "bringing the link up" : NULL;
+}
+
+/* Give the interface its place; what failed, or NULL. One that has it, from cloud-init's configuration, is not moved:
+   whoever manages it there would see the link go down, and take its address away again. */
+static const char *settle(int fd, struct ifreq *link)
+{
+	struct rtentry route = {.rt_flags = RTF_UP | RTF_GATEWAY, .rt_dev = link->ifr_name};
+	struct arpreq neighbour = {.arp_flags = ATF_COM | ATF_PERM, .arp_ha.sa_family = ARPHRD_ETHER};
+	keep_quiet(link->ifr_name);
+	const char *failed = is_placed(fd, link) ? NULL : move(fd, link);
+	if (failed)
+		return failed;
 	internet(&route.rt_dst, (struct in_addr){0});
 	internet(&route.rt_genmask, (struct in_addr){0});
 	internet(&route.rt_gateway, place.gateway);
-	if (ioctl(fd, SIOCADDRT, &route) < 0)
+	if (ioctl(fd, SIOCADDRT, &route) < 0 && errno != EEXIST)
 		return "setting the default route";
 	internet(&neighbour.arp_pa, place.gateway);
 	memcpy(neighbour.arp_ha.sa_data, place.gateway_mac, 6);

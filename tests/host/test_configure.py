@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,17 @@ def test_a_later_place_leaves_nothing_of_the_earlier(carrier: Path, tmp_path: Pa
     has_place(shown, OTHER)
     for trace in (PLACE.address, PLACE.gateway + " ", PLACE.mac, PLACE.gateway_mac):
         assert trace not in shown
+
+
+def test_who_has_its_place_is_not_taken_down(carrier: Path, tmp_path: Path) -> None:
+    """Whoever manages the link there, as in a cloud image, would see it go, and take its address away."""
+    payload = encode_configure(Identity(place=PLACE))
+    (tmp_path / "first").write_bytes(payload)
+    neighbour = str(ip_address(PLACE.gateway) + 7)  # the kernel forgets it with the link
+    before = f"{carrier} {tmp_path}/first; ip neigh replace {neighbour} lladdr {PLACE.mac} dev eth0"
+    shown = carried(carrier, tmp_path, payload, before=before)
+    has_place(shown, PLACE)
+    assert f"{neighbour} dev eth0" in shown
 
 
 def test_files_are_replaced_as_a_whole_and_keep_their_mode(carrier: Path, tmp_path: Path) -> None:
