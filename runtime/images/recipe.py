@@ -142,7 +142,7 @@ def build(
     """
     with store.exclusive(lambda: say("waiting: another process is building")):
         system = fingerprint(recipe.source)
-        agent = fingerprint(recipe.source, *(_source(name).read_bytes() for name in ("agent.c", "configure.h")))
+        agent = fingerprint(recipe.source, *agent_sources())
         built = None if force else _current(store, recipe)
         if built is not None and built[0].labels.get(_BUILD_LABEL) == f"{system} {agent}":
             return built
@@ -154,6 +154,11 @@ def build(
             else:
                 base, machine = _system_layers(store, recipe, work, say)
             return _name(store, recipe, (base, machine, guest), f"{system} {agent}")
+
+
+def agent_sources() -> tuple[bytes, ...]:
+    """All that the guest agent is compiled from. Raises TareError when it is not there."""
+    return tuple(_source(name).read_bytes() for name in ("agent.c", "configure.h"))
 
 
 def _source(name: str) -> Path:

@@ -7,7 +7,6 @@ name and network. Not where the image comes from (`images.cloud`). Format: cloud
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import tempfile
@@ -20,7 +19,8 @@ from runtime.command import run
 from runtime.driver import Host
 from runtime.errors import UsageError
 from runtime.identity import Identity
-from runtime.images.recipe import GUEST_SOURCES, compile_static
+from runtime.images.recipe import GUEST_SOURCES, agent_sources, compile_static
+from runtime.images.trees import fingerprint
 from runtime.record import ordered_record
 
 USER_DATA_BYTES_MAX = 1 << 20
@@ -78,12 +78,11 @@ class Seed:
 
 def agent_program(host: Host) -> Path:
     """The guest agent as a static program, compiled when its source is new."""
-    source = GUEST_SOURCES / "agent.c"
-    program = host.root / "cache" / f"agent-{hashlib.sha256(source.read_bytes()).hexdigest()[:12]}"
+    program = host.root / "cache" / f"agent-{fingerprint(*agent_sources())[:12]}"
     if not program.exists():
         program.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         new = program.with_suffix(f".{os.getpid()}")
-        compile_static(source, new)
+        compile_static(GUEST_SOURCES / "agent.c", new)
         new.rename(program)
     return program
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from runtime.command import run
+from runtime.driver import Host
 from runtime.errors import UsageError
 from runtime.identity import Identity, Place
 from runtime.vm import nocloud
@@ -58,3 +59,17 @@ def test_keys_and_no_network() -> None:
 def test_what_cloud_init_would_not_understand_is_refused(more: dict[str, object], why: str) -> None:
     with pytest.raises(UsageError, match=why):
         Seed(Path("agent"), **more)  # type: ignore[arg-type]
+
+
+def test_the_agent_is_compiled_anew_when_what_it_includes_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[Path] = []
+    monkeypatch.setattr(nocloud, "compile_static", lambda _, program: (compiled.append(program), program.touch()))
+    monkeypatch.setattr("runtime.images.recipe.GUEST_SOURCES", tmp_path)
+    host = Host(root=tmp_path / "root", run=tmp_path / "run")
+    for text in ("", "", "int changed;"):
+        (tmp_path / "agent.c").write_text("")
+        (tmp_path / "configure.h").write_text(text)
+        nocloud.agent_program(host)
+    assert len(compiled) == 2
