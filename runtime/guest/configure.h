@@ -27,7 +27,7 @@
 #include <unistd.h>
 
 enum { ADDRESS = 1, GATEWAY = 2, MAC = 4, GATEWAY_MAC = 8, MTU = 16, WHOLE_PLACE = 31 };
-enum { ENTROPY_MAX = 256, RENAMED_TRIES = 5 };
+enum { ENTROPY_MAX = 256, TRIES = 100, PAUSE_US = 50000 };
 
 static struct place {
 	unsigned known;
@@ -157,14 +157,18 @@ static bool take_place(void)
 	int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 	if (fd < 0)
 		return complain("no network: %s", strerror(errno));
-	for (int tries = RENAMED_TRIES; tries; tries--) { /* udev may give the link another name meanwhile */
+	/* Meanwhile udev may give the link another name, and whoever manages it in a cloud image, who has the same place in
+	   mind, may take the address away and put it back. */
+	for (int tries = TRIES; tries; tries--) {
 		if (!find_link(fd, &link)) {
 			close(fd);
 			return complain("no network interface");
 		}
 		failed = settle(fd, &link);
-		if (!failed || errno != ENODEV)
+		if (!failed || (errno != ENODEV && errno != ENETUNREACH))
 			break;
+		if (errno == ENETUNREACH)
+			usleep(PAUSE_US);
 	}
 	if (failed)
 		complain("%s: %s: %s", link.ifr_name, failed, strerror(errno));

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -91,6 +92,14 @@ def test_who_has_its_place_is_not_taken_down(carrier: Path, tmp_path: Path) -> N
     shown = carried(carrier, tmp_path, payload, before=before)
     has_place(shown, PLACE)
     assert f"{neighbour} dev eth0" in shown
+
+
+def test_a_gateway_that_cannot_be_reached_yet_is_tried_again(carrier: Path, tmp_path: Path) -> None:
+    """As when whoever manages the link is about to put the address back."""
+    far = replace(PLACE, gateway="198.51.100.1")
+    later = f"(sleep 0.3; ip route add {far.gateway} dev eth0) &"
+    shown = carried(carrier, tmp_path, encode_configure(Identity(place=far)), before=f"{{ {later} }}")
+    has_place(shown, far)
 
 
 def test_files_are_replaced_as_a_whole_and_keep_their_mode(carrier: Path, tmp_path: Path) -> None:
