@@ -65,7 +65,12 @@ def test_the_agent_is_compiled_anew_when_what_it_includes_has_changed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compiled: list[Path] = []
-    monkeypatch.setattr(nocloud, "compile_static", lambda _, program: (compiled.append(program), program.touch()))
+
+    def compile_static(_: Path, program: Path) -> None:
+        compiled.append(program)
+        program.touch()
+
+    monkeypatch.setattr(nocloud, "compile_static", compile_static)
     monkeypatch.setattr("runtime.images.recipe.GUEST_SOURCES", tmp_path)
     host = Host(root=tmp_path / "root", run=tmp_path / "run")
     for text in ("", "", "int changed;"):
