@@ -276,9 +276,9 @@ def find_qemu() -> Path:
 def find_firmware() -> Firmware:
     """The host's UEFI firmware: its code and the template of its variables. Raises TareError when there is none."""
     for code, variables in FIRMWARE:
-        if Path(code).exists() and Path(variables).exists():
+        if all(Path(name).is_file() and os.access(name, os.R_OK) for name in (code, variables)):
             return Firmware(Path(code), Path(variables))
-    raise TareError("UEFI firmware", "no OVMF image was found", "run ./bootstrap to install it (package ovmf)")
+    raise TareError("UEFI firmware", "no readable OVMF image was found", "run ./bootstrap to install it (package ovmf)")
 
 
 def cache_mode(root: Path) -> str:

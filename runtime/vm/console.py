@@ -1,4 +1,4 @@
-"""The serial consoles of all guests: read by one thread, the end of each kept, phases seen in passing stamped.
+"""The serial consoles of all guests: read by one thread, the end of each kept, what is seen in passing told.
 
 In memory and bounded, so that a guest that prints without end costs the host nothing. Not a terminal.
 """
@@ -16,17 +16,32 @@ from contextlib import suppress
 from runtime.instance import Timeline
 
 KEPT_BYTES = 1 << 20
+ENDS = {
+    b"!!!! X64 Exception Type": "the firmware crashed",
+    b"---[ end Kernel panic - not syncing": "the kernel panicked",
+}
+"""What is printed last by who then stands still for ever: OVMF, and a kernel that is not to start anew."""
 _READ_BYTES = 64 << 10
 _TAIL_BYTES = 800
 
 
 class Console:
-    """What one guest prints. `marks` are byte strings whose first appearance is stamped into the timeline by name."""
+    """What one guest prints. `marks` are byte strings whose first appearance is stamped into the timeline by name.
 
-    def __init__(self, sock: socket.socket, timeline: Timeline, marks: Mapping[str, bytes]) -> None:
+    `on_end` is told, once and by the one thread that reads for all, what the guest says of its own end (ENDS).
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        timeline: Timeline,
+        marks: Mapping[str, bytes],
+        on_end: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self._sock = sock
         self._timeline = timeline
         self._marks = dict(marks)
+        self._on_end: Callable[[str], None] | None = on_end
         self._kept = bytearray()
         self._ended = threading.Event()
         self._lock = threading.Lock()
@@ -81,11 +96,19 @@ class Console:
             for listener in self._listeners:
                 listener(data)
         for name, mark in list(self._marks.items()):
-            if self._kept.find(mark, max(0, start - len(mark) + 1)) >= 0:
+            if self._shows(mark, start):
                 self._timeline.stamp(name, now_ns)
                 del self._marks[name]
+        for mark, why in ENDS.items():
+            if self._on_end is not None and self._shows(mark, start):
+                told, self._on_end = self._on_end, None
+                told(why)
         if len(self._kept) > 2 * KEPT_BYTES:
             del self._kept[:-KEPT_BYTES]
+
+    def _shows(self, mark: bytes, start: int) -> bool:
+        """Whether what came from `start` on completes `mark`."""
+        return self._kept.find(mark, max(0, start - len(mark) + 1)) >= 0
 
     def _receive(self) -> bool:
         try:

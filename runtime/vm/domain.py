@@ -231,7 +231,9 @@ def _below(path: Path, kind: str) -> ET.Element:
 
 def _disk(devices: ET.Element, path: Path, target: str, cache: str, kind: str) -> ET.Element:
     disk = ET.SubElement(devices, "disk", type="file", device="disk")
-    driver = {"name": "qemu", "type": kind, "cache": cache, "discard": "unmap"}
+    # A guest whose disk fails for the host's reasons stands still, and `events` hears why: an error told to the guest
+    # instead would be taken for its own, and look like a result.
+    driver = {"name": "qemu", "type": kind, "cache": cache, "error_policy": "stop", "discard": "unmap"}
     ET.SubElement(disk, "driver", driver | ({"io": "native"} if cache == "none" else {}))
     ET.SubElement(disk, "source", file=str(path))
     ET.SubElement(disk, "target", dev=target, bus="virtio")

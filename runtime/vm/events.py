@@ -15,7 +15,8 @@ _PAUSED_BY_DISK = {"enospc": "the host's disk is full", "": "its disk failed"}
 class Watch:
     """What was heard of one domain. `end` and `trouble` are None until there is something to say.
 
-    `on_trouble` is called from the event loop's thread, once, when QEMU has stopped the guest over a disk.
+    `on_trouble` is called once, from the thread that sees that the guest stands still: QEMU has stopped it over a disk
+    (the event loop), or it has crashed by the word of its console.
     """
 
     def __init__(self, on_trouble: Callable[[str], None]) -> None:

@@ -146,7 +146,7 @@ class Guest(Instance):
             self._process = Pidfd.of(self._pid)
             self._entry.note("pid", f"{self._pid}:{process_start(self._pid)}")
             marks = _MARKS if isinstance(self._plan.boot, Firmware) else {}
-            self._console = Console(console.accept()[0], self.timeline, marks)
+            self._console = Console(console.accept()[0], self.timeline, marks, self._watch.troubled)
             self._channel = Channel(ours, self.timeline, self._console.tail, identity=self._wiring.identity)
         if self._plan.image is not None:
             self._plan.image.require_unchanged()  # so what QEMU has opened is what was verified
@@ -313,6 +313,11 @@ class Guest(Instance):
     def alive(self) -> bool:
         """Whether QEMU runs."""
         return self._process is not None and not self._process.wait(0)
+
+    @property
+    def trouble(self) -> str | None:
+        """Why it stands still for ever though QEMU runs; None as long as it does not."""
+        return self._watch.trouble
 
     def pause(self) -> None:
         """Stop all vCPUs; QEMU itself goes on."""

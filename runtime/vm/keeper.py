@@ -253,10 +253,10 @@ class Keeper:
         return on_image(ours, cloud.open(Path(disk["path"])), seed, plan.boot)
 
     def _watch(self, kept: Kept) -> None:
-        """See the guest end by itself."""
-        while kept.guest.alive() and not kept.ended.wait(0.2):
+        """See the guest end by itself, or stand still for ever: a full disk of the host, a crash."""
+        while kept.guest.alive() and kept.guest.trouble is None and not kept.ended.wait(0.2):
             pass
-        self._close(kept, 0.0)
+        self._close(kept, 0.0, error=kept.guest.trouble or "")
 
     def _command(self, kept: Kept, argv: tuple[str, ...], session: Session | None) -> int:
         """Run what was asked for in the guest, then end the guest: the command's exit code."""

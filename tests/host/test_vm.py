@@ -293,7 +293,7 @@ def test_without_qemu_or_firmware_the_probe_says_what_to_install(
 ) -> None:
     monkeypatch.setattr(drivers, "FIRMWARE", ())
     driver = VmDriver(bench_host)
-    assert driver.probe().reason == "UEFI firmware: no OVMF image was found"
+    assert driver.probe().reason == "UEFI firmware: no readable OVMF image was found"
     monkeypatch.setattr(drivers, "QEMU", "no-such-qemu")
     available = driver.probe()
     assert (available.usable, available.mend) == (False, "run ./bootstrap to install it")

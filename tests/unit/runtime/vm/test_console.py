@@ -18,7 +18,8 @@ class Line:
     def __init__(self, marks: dict[str, bytes]) -> None:
         self.timeline = Timeline()
         self.qemu, ours = socket.socketpair()
-        self.console = Console(ours, self.timeline, marks)
+        self.ends: list[str] = []
+        self.console = Console(ours, self.timeline, marks, self.ends.append)
 
     def prints(self, data: bytes, until: str) -> None:
         self.qemu.sendall(data)
@@ -44,6 +45,31 @@ def test_phases_are_stamped_once_even_when_cut_in_two(line: Line) -> None:
     line.prints(b"ub Bds.", "stub Bds.")
     assert "kernel" in line.timeline
     assert dict(line.timeline)["firmware"] == first
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (
+            b"!!!! X64 Exception Type - 0D(#GP - General Protection)  CPU Apic ID - 0 !!!!",
+            "the firmware crashed",
+        ),
+        (b"[    1.2] ---[ end Kernel panic - not syncing: No working init found. ]---", "the kernel panicked"),
+    ],
+)
+def test_a_guest_that_stands_still_after_a_crash_is_told_of_once(line: Line, words: bytes, why: str) -> None:
+    line.console.feed(words[:20])
+    assert line.ends == []
+    line.console.feed(words[20:])
+    line.console.feed(words)
+    assert line.ends == [why]
+
+
+def test_a_panic_that_reboots_is_not_an_end_that_the_console_tells(line: Line) -> None:
+    line.console.feed(
+        b"[    1.2] Kernel panic - not syncing: Attempted to kill init!\r\nRebooting in 1 seconds.."
+    )
+    assert line.ends == []
 
 
 def test_an_endless_printer_is_kept_within_bounds(line: Line) -> None:
