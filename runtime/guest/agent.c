@@ -5,6 +5,7 @@
  * Not a login server and not an init system: it trusts its host completely and keeps nothing on disk.
  *
  *   agent --fd N [--listen ADDR:PORT]                        container, native: the channel is an inherited socket
+ *   agent --connect PATH [--listen ADDR:PORT]                a container of another runtime: a socket mounted into it
  *   agent --port NAME [--no-userland] [--listen ADDR:PORT]   a VM's service: the channel is a virtio-serial port
  *   agent --init --port NAME [--listen ADDR:PORT]            the same, being PID 1
  *   agent --first NAME -- /sbin/init ARG...                  tell NAME that userland begins, then become init
@@ -42,6 +43,7 @@
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -819,8 +821,8 @@ static bool parse_address(char *text)
 
 static _Noreturn void usage(void)
 {
-	fputs("usage: agent --fd N | [--init] --port NAME [--no-userland] | --first NAME -- INIT [ARG...]\n"
-	      "       with --fd and --port: [--listen ADDR:PORT]\n", stderr);
+	fputs("usage: agent --fd N | --connect PATH | [--init] --port NAME [--no-userland] | --first NAME -- INIT [ARG...]\n"
+	      "       with --fd, --connect and --port: [--listen ADDR:PORT]\n", stderr);
 	_exit(2);
 }
 
@@ -843,13 +845,25 @@ static void options(char **argv)
 		mode = PORT;
 }
 
+/* The host listens at `path`; -1 with errno where it does not. */
+static int connect_to(const char *path)
+{
+	struct sockaddr_un host = {.sun_family = AF_UNIX};
+	int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+	if (strlen(path) >= sizeof host.sun_path)
+		usage();
+	strcpy(host.sun_path, path);
+	return connect(fd, (struct sockaddr *)&host, sizeof host) ? -1 : fd;
+}
+
 int main(int argc, char **argv)
 {
-	if (argc >= 3 && strcmp(argv[1], "--fd") == 0) {
+	bool connecting = argc >= 3 && strcmp(argv[1], "--connect") == 0;
+	if (connecting || (argc >= 3 && strcmp(argv[1], "--fd") == 0)) {
 		static const uint8_t userland[HEADER] = {'U'};
-		channel = atoi(argv[2]);
-		if (write(channel, userland, sizeof userland) != sizeof userland) {
-			say("descriptor %s: %s", argv[2], strerror(errno));
+		channel = connecting ? connect_to(argv[2]) : atoi(argv[2]);
+		if (channel < 0 || write(channel, userland, sizeof userland) != sizeof userland) {
+			say("channel %s: %s", argv[2], strerror(errno));
 			return 1;
 		}
 		options(argv + 3);

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from runtime.channel import Channel, Decoder, encode, encode_exec
 from runtime.errors import TareError
 from runtime.identity import Identity
+from runtime.instance import Timeline
 from tests.agent import Agent, build, gone
 
 
@@ -345,6 +346,7 @@ def test_answers_wait_for_room_and_none_is_lost(sock: socket.socket) -> None:
         [],
         ["--port"],
         ["--init"],
+        ["--connect"],
         ["--init", "--port", "x"],
         ["--port", "x", "--listen", "nonsense"],
         ["--port", "x", "--listen", "127.0.0.1:99999"],
@@ -359,6 +361,27 @@ def test_wrong_options_and_init_without_being_pid_1_are_refused(program: Path, o
     done = subprocess.run([*powerless, program, *options], stderr=subprocess.PIPE, timeout=20, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith(b"usage: agent")
+
+
+def test_connecting_to_a_socket_is_as_good_as_an_inherited_one(program: Path, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "channel"))
+        listener.listen()
+        process = subprocess.Popen([program, "--connect", tmp_path / "channel"], stderr=subprocess.PIPE)
+        listener.settimeout(20)
+        channel = Channel(listener.accept()[0], Timeline())
+    try:
+        channel.wait("ready", 20)
+        assert channel.exec(["echo", "here"], 20).stdout == b"here\n"
+    finally:
+        channel.close()
+        process.communicate(timeout=20)
+
+
+def test_where_nobody_listens_the_agent_says_so(program: Path, tmp_path: Path) -> None:
+    done = subprocess.run([program, "--connect", tmp_path / "nobody"], stderr=subprocess.PIPE, timeout=20, check=False)
+    assert done.returncode == 1
+    assert b"nobody: No such file or directory" in done.stderr
 
 
 def test_only_a_virtual_machine_is_configured_from_inside(channel: Channel) -> None:
