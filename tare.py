@@ -28,6 +28,7 @@ COMMANDS = {
     "doctor": "harness.cli",
     "events": "runtime.commands.showing",
     "exec": "runtime.commands.containers",
+    "export": "reports.cli",
     "history": "harness.compare_cli",
     "images": "runtime.cli",
     "import": "runtime.commands.images",

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from harness.results import Outcome, Record
 from workloads.metric import Metric, Phase
 
+TEST_FILE = "harness/test_cells.py"  # where pytest finds the cells, so part of their full names
 _SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
 _RATE = re.compile(r"(\S+)/s")
 

@@ -61,7 +61,9 @@ ALLOWED = {
     "harness.significance": ("harness.intervals",),
     "harness.intervals": (),
     "harness.results": ("workloads.metric", "runtime.errors"),
+    "harness.replay": ("harness.results", "workloads.metric"),
     "reports": ("reports", "harness.results", "harness.stats", "workloads.metric"),
+    "reports.export": ("reports", "harness.results", "harness.replay"),
     "tare": ("runtime.errors", "runtime.driver", "runtime.container.contact"),
 }
 FORBIDDEN = {
