@@ -10,6 +10,7 @@ that lock alone sees no page whose first line is still to come.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -77,11 +78,16 @@ class Entry:
         self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
 
     def note(self, kind: str, value: str) -> None:
-        """Write down that `kind` `value` is about to exist. One line, one write: never torn by another writer."""
+        """Write down that `kind` `value` is about to exist. One line, one write: never torn by another writer.
+
+        Raises OSError when there is no room for all of it: then it must not be made.
+        """
         self._write({"kind": kind, "value": value})
 
     def _write(self, line: dict[str, object]) -> None:
-        os.write(self._fd, json.dumps(line).encode() + b"\n")
+        data = json.dumps(line).encode() + b"\n"
+        if os.write(self._fd, data) != len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
 
     def close(self, gone: bool) -> None:
         """Stop writing; strike the page out if the instance is `gone`, otherwise leave it for the sweep."""
@@ -111,7 +117,11 @@ class Ledger:
             with self._locked(fcntl.LOCK_SH) as same:
                 if same:
                     entry = Entry(self._directory / f"{instance_id}.jsonl", instance_id)
-                    entry._write(head)
+                    try:
+                        entry._write(head)
+                    except BaseException:
+                        entry.close(gone=True)
+                        raise
                     return entry
 
     @contextmanager

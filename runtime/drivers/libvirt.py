@@ -41,6 +41,7 @@ from runtime.vm.plan import (
     vcpu_count,
     write_emulator,
 )
+from runtime.vm.room import room_for
 
 QEMU = "qemu-system-x86_64"
 # (code, variables) as Debian/Ubuntu, Fedora, Arch and openSUSE ship them: raw images without Secure Boot's keys.
@@ -98,6 +99,10 @@ class _Libvirt(Driver):
     def prepare(self, spec: InstanceSpec) -> PreparedGuest:
         """Make the machine's disk, choose the accelerator (a race, once per boot of the host), plan the guest."""
         refuse(spec)
+        with room_for(self.host, "preparing a virtual machine"):
+            return self._prepared(spec)
+
+    def _prepared(self, spec: InstanceSpec) -> PreparedGuest:
         store = ImageStore(self.host.root)
         before = self._images_used.pop_all()
         self._images_used.enter_context(store.using())  # nobody removes the disk from under what will be launched

@@ -10,7 +10,6 @@ in the instance's run directory and then become QEMU: born inside, on v1 and v2,
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import signal
@@ -43,6 +42,7 @@ from runtime.vm.events import Watch
 from runtime.vm.plan import JOINS, Plan, Quota, host_limits, overhead_bytes, require_host_memory
 from runtime.vm.pouring import pouring
 from runtime.vm.quota import VcpuQuota
+from runtime.vm.room import room_for
 from runtime.vm.saved import Saved
 from runtime.vm.sockets import accepting, listening, peer_pid
 from runtime.vm.wiring import Wiring
@@ -91,19 +91,20 @@ class Guest(Instance):
         timeline = Timeline()
         timeline.stamp("request")
         require_host_memory(plan.memory_bytes + overhead_bytes(plan.accelerator))
-        guest = cls(plan, host, connection, timeline)
-        try:
-            guest._make_files()
-            guest._make_cgroup()
-            guest._wiring = Wiring.open(guest._entry, host, plan.spec, guest.id)
-            if plan.seed is not None:
-                nocloud.write(guest._seed, plan.seed, guest.id, guest._wiring.identity)
-            guest._start()
-        except BaseException:
-            guest.stop_timeout_s = 0.0
-            with suppress(TareError, OSError):
-                guest.close()
-            raise
+        with room_for(host):
+            guest = cls(plan, host, connection, timeline)
+            try:
+                guest._make_files()
+                guest._make_cgroup()
+                guest._wiring = Wiring.open(guest._entry, host, plan.spec, guest.id)
+                if plan.seed is not None:
+                    nocloud.write(guest._seed, plan.seed, guest.id, guest._wiring.identity)
+                guest._start()
+            except BaseException:
+                guest.stop_timeout_s = 0.0
+                with suppress(TareError, OSError):
+                    guest.close()
+                raise
         return guest
 
     # --- coming up
@@ -114,10 +115,9 @@ class Guest(Instance):
             make_directory(directory)
         # Its cost belongs to the launch: whoever starts a VM from a shared base disk pays it.
         base = ["-b", str(self._plan.base), "-F", self._plan.base_format]
-        with _room_for(self._files):
-            run(["qemu-img", "create", "-q", "-f", "qcow2", *base, str(self._overlay)], timeout_s=60)
-            if isinstance(self._plan.boot, Firmware):
-                shutil.copyfile(self._plan.boot.variables, self._variables)
+        run(["qemu-img", "create", "-q", "-f", "qcow2", *base, str(self._overlay)], timeout_s=60)
+        if isinstance(self._plan.boot, Firmware):
+            shutil.copyfile(self._plan.boot.variables, self._variables)
         self.timeline.stamp("disk")
 
     def _make_cgroup(self) -> None:
@@ -426,19 +426,3 @@ class Guest(Instance):
             (self._sockets.exists(), str(self._sockets)),
         )
         return [what for there, what in checks if there] + self._wiring.left()
-
-
-@contextmanager
-def _room_for(directory: Path) -> Iterator[None]:
-    """Say what a full file system means. A program of others tells it in words only."""
-    try:
-        yield
-    except (OSError, TareError) as error:
-        full = error.errno == errno.ENOSPC if isinstance(error, OSError) else os.strerror(errno.ENOSPC) in error.why
-        if not full:
-            raise
-        raise TareError(
-            "disk of a virtual machine",
-            f"no space is left below {directory.parent}",
-            "free some, or choose another --root",
-        ) from error

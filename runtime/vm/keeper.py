@@ -31,6 +31,7 @@ from runtime.vm.domain import MIB, Firmware, Tuning
 from runtime.vm.guest import Guest
 from runtime.vm.plan import Plan, on_image
 from runtime.vm.records import CONSOLE, EXITED, OUTPUT, PAUSED, RUNNING, Record, Records, own_keeper
+from runtime.vm.room import room_for
 from runtime.vm.session import Session
 
 DISK = ImageRef("disk")
@@ -236,7 +237,8 @@ class Keeper:
         )
         kept = Kept(guest, record)
         try:
-            self._records.write(record)
+            with room_for(self._host, "record of a virtual machine"):
+                self._records.write(record)
         except BaseException:
             guest.close()
             raise

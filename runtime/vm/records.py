@@ -17,7 +17,7 @@ from typing import Any
 
 from runtime.driver import Host
 from runtime.errors import TareError, UsageError
-from runtime.ledger import boot_id, process_start
+from runtime.ledger import Ledger, boot_id, make_directory, process_start
 
 CONSOLE = "console.log"
 OUTPUT = "output.log"
@@ -62,6 +62,7 @@ class Records:
 
     def __init__(self, host: Host, proc: Path = Path("/proc")) -> None:
         self.base = host.root / "guests"
+        self._run = host.run
         self._proc = proc
 
     def all(self) -> list[Record]:
@@ -86,12 +87,18 @@ class Records:
         return self.base / record.id
 
     def write(self, record: Record) -> None:
-        """Replace the record in one step."""
+        """Replace the record in one step, or leave what was there."""
         directory = self.directory(record)
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_directory(directory)
         partial = directory / f".{_RECORD}"
-        partial.write_text(json.dumps(asdict(record)))
-        partial.rename(directory / _RECORD)
+        try:
+            partial.write_text(json.dumps(asdict(record)))
+            partial.rename(directory / _RECORD)
+        except BaseException:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
+                directory.rmdir()
+            raise
 
     def remove(self, record: Record) -> None:
         """Forget it: the record first, so that a torn removal leaves no guest."""
@@ -106,6 +113,11 @@ class Records:
             if record.status == LOST:
                 self.remove(record)
                 removed.append(f"record of virtual machine {record.name}, whose keeper is dead")
+        living = {instance_id for instance_id, _ in Ledger(self._run, self._proc).live()}
+        for directory in sorted(self.base.glob("tare-*")):
+            if directory.name not in living and not (directory / _RECORD).exists():
+                shutil.rmtree(directory, ignore_errors=True)
+                removed.append(str(directory))
         return removed
 
     def _read(self) -> Iterator[Record]:

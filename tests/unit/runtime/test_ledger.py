@@ -158,3 +158,23 @@ def test_close_and_strike_may_be_repeated(ledger: Ledger, tmp_path: Path) -> Non
 def test_empty_host_has_no_pages(ledger: Ledger) -> None:
     assert list(ledger.stale("container")) == []
     assert ledger.live() == []
+
+
+def test_page_that_has_no_room_for_its_first_line_is_not_left(
+    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger.open("tare-1", "container").close(gone=True)
+    whole = os.write
+    monkeypatch.setattr(os, "write", lambda fd, data: whole(fd, data[:5]))
+    with pytest.raises(OSError, match="No space left"):
+        ledger.open("tare-2", "container")
+    assert not page(tmp_path, "tare-2").exists()
+
+
+def test_note_cut_short_by_a_full_disk_is_told(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = ledger.open("tare-1", "container")
+    whole = os.write
+    monkeypatch.setattr(os, "write", lambda fd, data: whole(fd, data[:5]))
+    with pytest.raises(OSError, match="No space left"):
+        entry.note("dir", "/a")
+    entry.close(gone=True)

@@ -66,9 +66,7 @@ def test_a_guest_that_stands_still_after_a_crash_is_told_of_once(line: Line, wor
 
 
 def test_a_panic_that_reboots_is_not_an_end_that_the_console_tells(line: Line) -> None:
-    line.console.feed(
-        b"[    1.2] Kernel panic - not syncing: Attempted to kill init!\r\nRebooting in 1 seconds.."
-    )
+    line.console.feed(b"[    1.2] Kernel panic - not syncing: Attempted to kill init!\r\nRebooting in 1 seconds..")
     assert line.ends == []
 
 
