@@ -49,6 +49,7 @@ class Options:
     out: Path | None = None
     seed: int | None = None
     resume: Path | None = None
+    time_factor: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +84,9 @@ def draft(options: Options) -> Draft:
     if run is not None:
         _demand_unsaid(options)
     header = run.header if run is not None else None
+    factor = header.settings.get("time_factor") if header else options.time_factor
     profile = find_profile(header.profile if header else options.profile or "quick")
+    profile = profile if factor is None else profile.stretched(factor)
     names = tuple(entry.name for entry in header.drivers) if header else options.drivers or profile.drivers
     drivers = {name: find_driver(name) for name in dict.fromkeys(names)}
     workloads = all_workloads()
@@ -104,9 +107,9 @@ def draft(options: Options) -> Draft:
 
 
 def _demand_unsaid(options: Options) -> None:
-    for name in ("profile", "drivers", "select", "out", "seed"):
+    for name in ("profile", "drivers", "select", "out", "seed", "time_factor"):
         if getattr(options, name) not in (None, (), ""):
-            flag = "-k" if name == "select" else f"--{name}"
+            flag = "-k" if name == "select" else f"--{name.replace('_', '-')}"
             raise UsageError(flag, "a resumed run keeps what it began with", "leave it out beside --resume")
 
 
@@ -267,7 +270,9 @@ def summary(plan: Draft, run: Opened) -> str:
 def command(plan: Draft) -> str:
     """What repeats the run in the same order."""
     words = ["tare", "bench", "--profile", plan.profile.name, "--drivers", ",".join(plan.drivers)]
-    return shlex.join([*words, "--seed", str(plan.seed)])
+    factor = plan.profile.time_factor
+    stretch = [] if factor == 1.0 else ["--time-factor", f"{factor:g}"]
+    return shlex.join([*words, *stretch, "--seed", str(plan.seed)])
 
 
 def ready_image(host: Host, observer: Observer, *, machine: bool) -> dict[str, str]:

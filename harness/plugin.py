@@ -34,6 +34,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--out", type=Path, metavar="DIR", help="Where the results go: a new or empty directory.")
     group.addoption("--seed", type=int, metavar="N", help="Repeat the order of a run that had this seed.")
     group.addoption("--resume", type=Path, metavar="DIR", help="Go on with an interrupted run.")
+    group.addoption("--time-factor", type=float, metavar="F", help="Multiply budget and time-outs.")
     group.addoption("--no-report", action="store_true", help="Leave the report to a later `tare report`.")
 
 
@@ -46,6 +47,7 @@ def pytest_configure(config: pytest.Config) -> None:
         out=option.out,
         seed=option.seed,
         resume=option.resume,
+        time_factor=option.time_factor,
     )
     try:
         plan = bench.draft(options)

@@ -9,6 +9,7 @@ a vm (`_BOOT_S`), all within one CPU.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -48,6 +49,10 @@ class Entry:
         """The parameters on drivers of `kind`."""
         return {**self.params, **self.by_kind.get(kind, {})}
 
+    def stretched(self, factor: float) -> Entry:
+        """The same with `factor` times as much time."""
+        return replace(self, limit_s=factor * self.limit_s, expect_s=factor * self.expect_s)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
@@ -55,7 +60,8 @@ class Profile:
 
     Blocks: at least `min_blocks`, then a look at the widths every `look_every` until the widest key
     metric has a relative CI half-width of `target_half_width`, `max_blocks` are done, or `budget_s`
-    would be exceeded. `ready_s` is how long an instance may take to become ready, by kind.
+    would be exceeded. `ready_s` is how long an instance may take to become ready, by kind. All times but
+    the windows that are measured in have been multiplied by `time_factor`.
     """
 
     name: str
@@ -70,18 +76,35 @@ class Profile:
     key_metrics: tuple[str, ...]
     ready_s: Mapping[Kind, float]
     entries: Mapping[str, Entry]
+    time_factor: float = 1.0
 
     def entry(self, workload: str) -> Entry:
         """How this profile runs `workload`; one it does not mention runs in every block, on every driver."""
-        return self.entries.get(workload, Entry())
+        return self.entries.get(workload) or Entry().stretched(self.time_factor)
 
     def boot_s(self, driver: str) -> float:
         """Expected seconds to launch, wait for and close one instance of `driver`."""
-        return _BOOT_S.get(driver, 0.1)
+        return _BOOT_S.get(driver, 0.1) * self.time_factor
 
     def settings(self) -> dict[str, Any]:
-        """The profile as plain data, for the journal's header."""
-        return asdict(self)
+        """The profile as plain data, for the journal's header; the time factor only where one was asked for."""
+        plain = asdict(self)
+        return {name: value for name, value in plain.items() if name != "time_factor" or value != 1.0}
+
+    def stretched(self, factor: float) -> Profile:
+        """The profile for a host too slow for its times: `factor` times the budget and every bound, the same windows.
+
+        Raises UsageError for a factor below 1, which would cut off what is slow.
+        """
+        if not 1.0 <= factor < math.inf:
+            raise UsageError(f"--time-factor {factor:g}", "must be a number from 1 up", "leave it out for 1")
+        return replace(
+            self,
+            budget_s=factor * self.budget_s,
+            ready_s={kind: factor * ready_s for kind, ready_s in self.ready_s.items()},
+            entries={name: entry.stretched(factor) for name, entry in self.entries.items()},
+            time_factor=factor,
+        )
 
 
 _LIMITS = Limits(cpus=1.0, memory_bytes=512 << 20, swap_bytes=0, pids=512)

@@ -128,6 +128,9 @@ def run_line(view: View) -> str:
     found = [
         header.started_utc[:16].replace("T", " ") + " UTC",
         say("line.profile", profile=header.profile),
+        say("line.time_factor", factor=f"{header.settings['time_factor']:g}")
+        if "time_factor" in header.settings
+        else None,
         say("line.one_block") if blocks == 1 else say("line.blocks", n=blocks),
         say("line.duration", duration=human(took, "s")) if took > 0 else None,
     ]

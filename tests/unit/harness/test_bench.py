@@ -89,7 +89,33 @@ def test_an_interrupted_run_is_resumed_with_its_own_profile_drivers_and_seed(tmp
     assert len(resumed.records) == len(whole.records)
 
 
-@pytest.mark.parametrize("said", [{"seed": 1}, {"profile": "quick"}, {"drivers": ("native",)}, {"select": "x"}])
+def test_times_stretch_by_the_factor_and_windows_do_not(tmp_path: Path) -> None:
+    plain, slow = bench.draft(Options(seed=4)), bench.draft(Options(seed=4, time_factor=20.0))
+    assert slow.profile.budget_s == 20 * plain.profile.budget_s
+    assert slow.profile.boot_s("vm") == 20 * plain.profile.boot_s("vm")
+    assert slow.profile.ready_s == {kind: 20 * ready_s for kind, ready_s in plain.profile.ready_s.items()}
+    assert [one.limit_s for one in slow.planned] == [20 * one.limit_s for one in plain.planned]
+    assert [one.params for one in slow.planned] == [one.params for one in plain.planned]
+    assert "time_factor" not in plain.profile.settings()
+    assert " --time-factor 20 --seed 4" in bench.command(slow)
+    for factor in (0.5, 0.0, float("nan"), float("inf")):
+        with pytest.raises(UsageError, match="from 1 up"):
+            bench.draft(Options(time_factor=factor))
+
+
+def test_a_stretched_run_says_so_and_is_resumed_as_stretched(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(Interrupted):
+        run(tmp_path, Options(seed=4, out=out, time_factor=3.0), Stopping(8))
+    demand_schema(out)
+    resumed = run(tmp_path, Options(resume=out))
+    assert resumed.header.settings["time_factor"] == 3.0
+    assert bench.draft(Options(resume=out)).profile.time_factor == 3.0
+
+
+@pytest.mark.parametrize(
+    "said", [{"seed": 1}, {"profile": "quick"}, {"drivers": ("native",)}, {"select": "x"}, {"time_factor": 2.0}]
+)
 def test_what_a_resumed_run_began_with_cannot_be_said_again(tmp_path: Path, said: dict[str, object]) -> None:
     out = run(tmp_path, Options(out=tmp_path / "out")).directory
     with pytest.raises(UsageError, match="leave it out beside --resume"):
