@@ -1,4 +1,4 @@
-"""Builds the bench images from a recipe: one run of mmdebstrap, its layers, and the guest agent on top.
+"""Builds the bench images from a recipe: one run of mmdebstrap, its layers, and our own programs on top.
 
 A recipe is a TOML file in `recipes/`, which also explains itself. Not for unpacking or keeping layers
 (`store.py`) nor for making a bootable disk of them (`disk.py`).
@@ -24,6 +24,7 @@ from runtime.spec import ImageRef, parse_size
 
 GUEST_SOURCES = Path(__file__).parents[1] / "guest"
 AGENT = "/usr/lib/tare/agent"
+GAUGE = "/usr/lib/tare/gauge"
 _RECIPES = Path(__file__).parent / "recipes"
 _BUILD_LABEL = "org.tare.recipe"
 _NEEDED_BYTES = 2 << 30  # the tree twice, its layers packed and unpacked
@@ -60,7 +61,7 @@ class MachinePart:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Guest:
-    """What lies on top of both, beside the agent."""
+    """What lies on top of both, beside the agent and the gauge."""
 
     files: tuple[File, ...] = ()
 
@@ -142,12 +143,12 @@ def build(
     """
     with store.exclusive(lambda: say("waiting: another process is building")):
         system = fingerprint(recipe.source)
-        agent = fingerprint(recipe.source, *agent_sources())
+        agent = fingerprint(recipe.source, *agent_sources(), _source("gauge.c").read_bytes())
         built = None if force else _current(store, recipe)
         if built is not None and built[0].labels.get(_BUILD_LABEL) == f"{system} {agent}":
             return built
         with store.partial() as work, room_for(f"building {recipe.image}", store.directory):
-            say("[1/5] compiling the guest agent")
+            say("[1/5] compiling the guest agent and the gauge")
             guest = _guest_layer(store, recipe, work)
             if built is not None and built[0].labels.get(_BUILD_LABEL, "").split(" ")[0] == system:
                 base, machine = built[1].layers[0], built[1].layers[1]
@@ -192,10 +193,11 @@ def _name(store: ImageStore, recipe: Recipe, layers: tuple[Layer, Layer, Layer],
 def _guest_layer(store: ImageStore, recipe: Recipe, work: Path) -> Layer:
     tree = work / "guest"
     _write_files(tree, recipe.guest.files)
-    program = tree / AGENT.lstrip("/")
-    program.parent.mkdir(parents=True, exist_ok=True)
-    compile_static(_source("agent.c"), program)
-    program.chmod(0o755)
+    for source, place in (("agent.c", AGENT), ("gauge.c", GAUGE)):
+        program = tree / place.lstrip("/")
+        program.parent.mkdir(parents=True, exist_ok=True)
+        compile_static(_source(source), program)
+        program.chmod(0o755)
     _open_up(tree)
     return _packed(store, recipe, tree, work / "guest.tar")
 

@@ -58,10 +58,10 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
 
     def compile_static(source: Path, program: Path) -> None:
         program.write_bytes(source.read_bytes())
-        runs.append("compile")
+        runs.append(f"compile {source.name}")
 
     runs.clear()
-    sources = grow(tmp_path / "guest", {"agent.c": b"int main;", "configure.h": b""})
+    sources = grow(tmp_path / "guest", {"agent.c": b"int main;", "configure.h": b"", "gauge.c": b"int gauge;"})
     monkeypatch.setattr(recipes, "GUEST_SOURCES", sources)
     monkeypatch.setattr(recipes, "_bootstrap", bootstrap)
     monkeypatch.setattr(recipes, "compile_static", compile_static)
@@ -69,6 +69,7 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
 
 
 runs: list[str] = []
+COMPILED = ["compile agent.c", "compile gauge.c"]
 
 
 def test_both_images_share_their_lowest_layer(recipe: Recipe, tmp_path: Path) -> None:
@@ -86,9 +87,9 @@ def test_nothing_is_built_again_unless_asked(recipe: Recipe, tmp_path: Path) -> 
     store = ImageStore(tmp_path)
     first = build(store, recipe)
     assert build(store, recipe) == first
-    assert runs == ["compile", "bootstrap"]
+    assert runs == [*COMPILED, "bootstrap"]
     assert build(store, recipe, force=True) == first, "the same sources give the same digests"
-    assert runs == ["compile", "bootstrap"] * 2
+    assert runs == [*COMPILED, "bootstrap"] * 2
 
 
 def test_a_new_agent_alone_does_not_bootstrap_again(recipe: Recipe, tmp_path: Path) -> None:
@@ -96,17 +97,18 @@ def test_a_new_agent_alone_does_not_bootstrap_again(recipe: Recipe, tmp_path: Pa
     first, _ = build(store, recipe)
     (tmp_path / "guest/agent.c").write_text("int changed;")
     second, _ = build(store, recipe)
-    assert runs == ["compile", "bootstrap", "compile"]
+    assert runs == [*COMPILED, "bootstrap", *COMPILED]
     assert second.layers[0] == first.layers[0]
     assert second.layers[1] != first.layers[1]
 
 
-def test_what_the_agent_includes_counts_as_its_source(recipe: Recipe, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["configure.h", "gauge.c"])
+def test_what_the_agent_includes_and_the_gauge_count_as_sources(recipe: Recipe, tmp_path: Path, name: str) -> None:
     store = ImageStore(tmp_path)
     build(store, recipe)
-    (tmp_path / "guest/configure.h").write_text("int changed;")
+    (tmp_path / "guest" / name).write_text("int changed;")
     build(store, recipe)
-    assert runs == ["compile", "bootstrap", "compile"]
+    assert runs == [*COMPILED, "bootstrap", *COMPILED]
 
 
 def test_a_failed_bootstrap_shows_the_end_of_its_log(
