@@ -44,6 +44,7 @@ class Tare:
     """`tare` on one state root."""
 
     root: Path
+    variables: dict[str, str] = field(default_factory=dict)
     started: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @property
@@ -52,14 +53,18 @@ class Tare:
 
     @property
     def environment(self) -> dict[str, str]:
-        return {**os.environ, "TARE_ROOT": str(self.root)}
+        return {**os.environ, **self.variables, "TARE_ROOT": str(self.root)}
 
     def argv(self, *words: str) -> list[str]:
         return [sys.executable, str(ROOT / "tare.py"), *words]
 
     def __call__(self, *words: str, data: bytes | None = None, stdin: int | None = None) -> Said:
+        return self.call(self.argv(*words), data=data, stdin=stdin)
+
+    def call(self, argv: list[str], data: bytes | None = None, stdin: int | None = None) -> Said:
+        """Run `argv` with this state root."""
         done = subprocess.run(
-            self.argv(*words),
+            argv,
             input=data,
             stdin=(subprocess.DEVNULL if stdin is None else stdin) if data is None else None,
             capture_output=True,
@@ -134,6 +139,31 @@ def rooted(host: Host) -> Iterator[Tare]:
     finally:
         tare.close()
         shutil.rmtree(directory)
+
+
+@contextmanager
+def rooted_for_machines(host: Host) -> Iterator[Tare]:
+    """The same for virtual machines, which are emulated; what libvirt knows of QEMU is shared with `host`."""
+    root = Path(tempfile.mkdtemp(prefix="tv", dir="/var/tmp"))  # short: libvirt's sockets lie deep below it
+    tare = Tare(root, {"TARE_ACCELERATOR": "tcg"})
+    try:
+        (root / "lib").mkdir()
+        borrow(host, tare.host)
+        yield tare
+        for row in json.loads(tare("vm", "ls", "--json").good()):
+            tare("vm", "rm", "-f", row["id"])
+        tare("clean")
+    finally:
+        tare.close()
+        shutil.rmtree(root)
+
+
+def borrow(host: Host, other: Host) -> None:
+    """Let `other`, which is empty, have the images of `host` and what libvirt knows of its QEMU."""
+    (other.root / "cache").mkdir(parents=True)
+    (host.root / "cache/libvirt").mkdir(parents=True, exist_ok=True)
+    for name in ("images", "cache/libvirt"):
+        (other.root / name).symlink_to(host.root / name)
 
 
 def killed(process: subprocess.Popen[bytes]) -> None:

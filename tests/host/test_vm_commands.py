@@ -4,38 +4,24 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from runtime.commands.vmcontact import reach
 from runtime.driver import Host
-from tests.host.life import IMAGE, Tare
+from tests.host.life import IMAGE, Tare, rooted_for_machines
 
 TIMEOUT_S = 180.0
 RUN = ("vm", "run", "--micro")
 
 
 @pytest.fixture
-def tare(bench_host: Host, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tare]:
-    monkeypatch.setenv("TARE_ACCELERATOR", "tcg")
-    root = Path(tempfile.mkdtemp(prefix="tv", dir="/var/tmp"))  # short: libvirt's sockets lie deep below it
-    (root / "lib/cache").mkdir(parents=True)
-    (root / "lib/images").symlink_to(bench_host.root / "images")
-    (bench_host.root / "cache/libvirt").mkdir(parents=True, exist_ok=True)
-    (root / "lib/cache/libvirt").symlink_to(bench_host.root / "cache/libvirt")
-    made = Tare(root)
-    yield made
-    for row in json.loads(made("vm", "ls", "--json").good()):
-        made("vm", "rm", "-f", row["id"])
-    made("clean")
-    made.close()
-    shutil.rmtree(root)
+def tare(bench_host: Host) -> Iterator[Tare]:
+    with rooted_for_machines(bench_host) as tare:
+        yield tare
 
 
 def test_command_in_a_guest_gives_its_output_and_code_and_leaves_nothing(tare: Tare) -> None:

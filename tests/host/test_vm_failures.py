@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 import signal
-from collections.abc import Callable, Iterator
+import sysconfig
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
+from runtime.command import run
 from runtime.driver import Host
-from runtime.drivers.libvirt import MicrovmDriver, PreparedGuest
+from runtime.drivers.libvirt import FIRMWARE, QEMU, MicrovmDriver, PreparedGuest, VmDriver
 from runtime.errors import TareError
 from runtime.ledger import Ledger
 from runtime.linux import procfs
@@ -20,12 +26,14 @@ from runtime.vm import guest as guests
 from runtime.vm import sweep
 from runtime.vm.accelerator import VARIABLE
 from runtime.vm.adoption import reaping
-from runtime.vm.domain import DirectKernel
+from runtime.vm.domain import MIB, DirectKernel
 from runtime.vm.guest import Guest
 from tests.conftest import skip_or_fail
+from tests.host.life import IMAGE, Said, Tare, borrow, rooted_for_machines
 
 SPEC = InstanceSpec(image=ImageRef.parse("tare/debian:bookworm"))
 READY_S = 180.0
+FILLING = ("sh", "-c", "head -c 64M /dev/urandom >/var/tmp/x; sync")
 
 
 @pytest.fixture(scope="module")
@@ -132,3 +140,203 @@ def test_a_damaged_initrd_is_told_by_the_console(microvm: MicrovmDriver, tmp_pat
     boot = dataclasses.replace(prepared.plan.boot, initrd=tmp_path / "initrd")
     with microvm.launch(changed(prepared, boot=boot)) as guest, pytest.raises(TareError, match=r"last words: .*\S"):
         guest.wait_ready(READY_S)
+
+
+# --- what is not there
+
+
+@pytest.fixture(scope="module")
+def tare(bench_host: Host) -> Iterator[Tare]:
+    with rooted_for_machines(bench_host) as tare:
+        yield tare
+
+
+def without(tare: Tare, hidden: Sequence[Path], *words: str, instead: Path = Path("/dev/null")) -> Said:
+    """`tare` where the files `hidden` are `instead`, for it and its keeper alone."""
+    masks = "".join(f"mount --bind {instead} {path} && " for path in hidden)
+    return tare.call(["unshare", "--mount", "sh", "-c", f'{masks} exec "$@"', "sh", *tare.argv(*words)])
+
+
+def assert_refused(tare: Tare, said: Said, words: str) -> None:
+    """One line that holds `words`, and no trace of a machine."""
+    assert said.code == 125
+    assert said.out == ""
+    assert len(said.err.splitlines()) == 1
+    assert words in said.err
+    assert tare("vm", "ls", "-aq").good() == ""
+    assert traces(tare.host) == []
+
+
+def traces(host: Host) -> list[str]:
+    """What there is of machines: files, sockets, pages, records, QEMU."""
+    places = [host.root / "instances", host.root / "guests", host.run / "vm", host.run / "instances"]
+    files = [str(path) for place in places for path in place.glob("*")]
+    return files + [f"QEMU {pid}" for pid, _, _ in sweep.qemus(host)]
+
+
+def test_without_qemu_a_run_says_what_to_install(tare: Tare) -> None:
+    found = shutil.which(QEMU)
+    assert found is not None
+    said = without(tare, [Path(found)], "vm", "run", "--micro", IMAGE, "true")
+    assert_refused(tare, said, f"QEMU: {QEMU} is not on PATH (run ./bootstrap")
+
+
+def test_without_libvirts_module_a_run_says_what_to_install(tare: Tare) -> None:
+    (module,) = Path(sysconfig.get_path("platlib")).glob("libvirtmod.*.so")
+    said = without(tare, [module], "vm", "run", "--micro", IMAGE, "true")
+    assert_refused(tare, said, "libvirt: ")
+    assert "run ./bootstrap" in said.err
+
+
+@pytest.mark.parametrize(
+    ("uri", "words"),
+    [
+        ("qemu:///system?socket=/nowhere", "connection to qemu:///system: Failed to connect socket to '/nowhere'"),
+        ("xen:///system", "libvirt URI xen:///system: its driver xen is not QEMU"),
+        ("qemu+ssh://elsewhere/system", "it leads to another host"),
+        ("nonsense", "it does not begin with a driver"),
+    ],
+)
+def test_a_libvirt_that_is_not_there_or_is_none_is_refused(tare: Tare, uri: str, words: str) -> None:
+    assert_refused(tare, tare("--connect", uri, "vm", "run", "--micro", IMAGE, "true"), words)
+
+
+def test_without_firmware_a_run_says_what_to_install(tare: Tare) -> None:
+    codes = [Path(code) for code, _ in FIRMWARE if Path(code).exists()]
+    said = without(tare, codes, "vm", "run", IMAGE, "true")
+    assert_refused(tare, said, "UEFI firmware: no readable OVMF image was found (run ./bootstrap")
+
+
+def test_firmware_that_is_none_is_told_in_qemus_words(tare: Tare, tmp_path: Path) -> None:
+    (tmp_path / "code").write_bytes(bytes(5000))
+    codes = [Path(code) for code, _ in FIRMWARE if Path(code).exists()]
+    said = without(tare, codes, "vm", "run", "--rm", IMAGE, "true", instead=tmp_path / "code")
+    assert_refused(tare, said, "system firmware")
+
+
+# --- a full disk
+
+
+@contextmanager
+def small(bench_host: Host, size: str) -> Iterator[Host]:
+    """A state directory with the host's images, of which nothing else may be larger than `size`."""
+    top = Path(tempfile.mkdtemp(prefix="tf", dir="/var/tmp"))
+    try:
+        run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tare-test", str(top)], timeout_s=60)
+        try:
+            host = Host(root=top / "lib", run=top / "run")
+            borrow(bench_host, host)
+            yield host
+        finally:
+            run(["umount", str(top)], timeout_s=60)
+    finally:
+        top.rmdir()
+
+
+def fill(directory: Path) -> None:
+    with (directory / "ballast").open("wb", buffering=0) as ballast, suppress(OSError):
+        while True:
+            ballast.write(bytes(4096))
+
+
+@pytest.mark.parametrize("left", ["nothing", "too little"])
+def test_a_full_disk_keeps_a_machine_from_being_made(
+    microvm: MicrovmDriver, bench_host: Host, monkeypatch: pytest.MonkeyPatch, left: str
+) -> None:
+    with small(bench_host, "128k") as host:
+        monkeypatch.setattr(microvm, "host", host)
+        prepared = microvm.prepare(SPEC)
+        if left == "nothing":
+            fill(host.root)
+        with pytest.raises(TareError, match=f"no space is left below {host.root}"):
+            microvm.launch(prepared)
+        assert traces(host) == []
+
+
+def test_a_disk_that_fills_while_a_guest_runs_is_told_at_once(
+    microvm: MicrovmDriver, bench_host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with small(bench_host, "24m") as host:
+        monkeypatch.setattr(microvm, "host", host)
+        with microvm.launch(microvm.prepare(SPEC)) as guest:
+            guest.wait_ready(READY_S)
+            assert 'error_policy="stop"' in guest.xml().replace("'", '"')
+            with pytest.raises(TareError, match=r"the host's disk is full: QEMU has paused the guest, writing /"):
+                guest.exec(FILLING, 300)
+            assert guest.trouble is not None
+        assert traces(host) == []
+
+
+def test_a_kept_machine_whose_disk_is_full_ends_and_says_why(bench_host: Host) -> None:
+    with small(bench_host, "24m") as host:
+        tare = Tare(host.root.parent, {"TARE_ACCELERATOR": "tcg"})
+        words = (
+            "vm",
+            "run",
+            "--micro",
+            "--name",
+            "fat",
+            IMAGE,
+            "sh",
+            "-c",
+            "head -c 64M /dev/urandom >/var/tmp/x; sync",
+        )
+        process = tare.begin(*words)
+        _, err = process.communicate(timeout=READY_S)
+        assert process.returncode == 125
+        assert b"the host's disk is full" in err
+        assert len(err.splitlines()) == 1
+        assert "the host's disk is full" in tare("vm", "inspect", "fat").good()
+        tare("vm", "rm", "fat").good()
+        assert traces(host) == []
+        tare.close()
+        process = tare.begin("clean")
+        process.communicate(timeout=READY_S)
+
+
+# --- ends of their own
+
+
+def test_a_machine_killed_during_a_command_is_told_of(microvm: MicrovmDriver) -> None:
+    with microvm.launch(microvm.prepare(SPEC)) as guest:
+        guest.wait_ready(READY_S)
+        killer = threading.Timer(0.5, kill, (guest, microvm))
+        killer.start()
+        with pytest.raises(TareError, match="QEMU was ended by SIGKILL"):
+            guest.exec(["sleep", "1000"], 300)
+        killer.join()
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [("", "the guest ended by itself.*Kernel panic"), (" panic=0", "the kernel panicked.*Kernel panic")],
+    ids=["ends", "stands still"],
+)
+def test_a_kernel_that_panics_during_a_command_is_told_of(microvm: MicrovmDriver, more: str, words: str) -> None:
+    prepared = microvm.prepare(SPEC)
+    boot = prepared.plan.boot
+    assert isinstance(boot, DirectKernel)
+    boot = dataclasses.replace(boot, command_line=boot.command_line + more)
+    with microvm.launch(changed(prepared, boot=boot)) as guest:
+        guest.wait_ready(READY_S)
+        with pytest.raises(TareError, match=words):
+            guest.exec(["sh", "-c", "echo c >/proc/sysrq-trigger; sleep 1000"], 300)
+
+
+def test_a_kernel_that_panics_as_it_boots_is_told_of(microvm: MicrovmDriver) -> None:
+    prepared = microvm.prepare(SPEC)
+    boot = prepared.plan.boot
+    assert isinstance(boot, DirectKernel)
+    boot = dataclasses.replace(boot, command_line=f"{boot.command_line} rdinit=/none root=/dev/none panic=0")
+    with microvm.launch(changed(prepared, boot=boot)) as guest, pytest.raises(TareError, match="the kernel panicked"):
+        guest.wait_ready(READY_S)
+
+
+def test_firmware_that_crashes_is_told_of(microvm: MicrovmDriver) -> None:
+    driver = VmDriver(microvm.host)
+    try:
+        prepared = changed(driver.prepare(SPEC), memory_bytes=128 * MIB)  # too little for OVMF to load what boots
+        with driver.launch(prepared) as guest, pytest.raises(TareError, match=r"the firmware crashed.*X64 Exception"):
+            guest.wait_ready(READY_S)
+    finally:
+        driver.close()
