@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness import environment, journal, schedule
+from harness import environment, journal, schedule, tune
 from harness.assignment import Assignment, Observer
 from harness.attempt import one_line, utc
 from harness.journal import Journal
@@ -26,6 +26,7 @@ from harness.results import Cell, DriverEntry, Run, RunHeader
 from harness.runner import Engine
 from harness.schedule import Planned
 from harness.selection import selector
+from runtime import tuning
 from runtime.driver import Driver, Host, Kind, Prepared, find_driver
 from runtime.errors import TareError, UsageError
 from runtime.images import recipe
@@ -50,6 +51,7 @@ class Options:
     seed: int | None = None
     resume: Path | None = None
     time_factor: float | None = None
+    tune: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +65,7 @@ class Draft:
     planned: tuple[Planned, ...]
     out: Path | None
     run: Run | None
+    tune: bool
 
     def units(self) -> dict[str, str]:
         """The unit of every metric, by name."""
@@ -102,7 +105,14 @@ def draft(options: Options) -> Draft:
         raise UsageError("-k", f"no cell matches {options.select!r}", "see the names with: tare bench --list")
     seed = header.seed if header else secrets.randbelow(_SEEDS) if options.seed is None else options.seed
     return Draft(
-        profile=profile, seed=seed, drivers=drivers, workloads=workloads, planned=planned, out=options.out, run=run
+        profile=profile,
+        seed=seed,
+        drivers=drivers,
+        workloads=workloads,
+        planned=planned,
+        out=options.out,
+        run=run,
+        tune=options.tune or (header is not None and "tuned" in header.host),
     )
 
 
@@ -131,11 +141,12 @@ def opened(
     kinds = {name: driver.kind for name, driver in plan.drivers.items()}
     directory = plan.run.directory if plan.run else directory or plan.out
     preflight(host, directory or Path("results"), resumed=plan.run is not None)
-    captured = environment.capture()
-    fingerprint = environment.fingerprint(captured)
-    if plan.run is not None:
-        journal.check_same(plan.run, fingerprint=fingerprint, settings=plan.profile.settings())
     with ExitStack() as stack:
+        tuned = _tuned(plan, host, observer, stack)
+        captured = environment.capture() | tuned
+        fingerprint = environment.fingerprint(captured)
+        if plan.run is not None:
+            journal.check_same(plan.run, fingerprint=fingerprint, settings=plan.profile.settings())
         image = ready_image(host, observer, machine=Kind.VM in {kinds[one.cell.driver] for one in planned})
         drivers = {name: driver(host) for name, driver in plan.drivers.items()}
         for each in drivers.values():
@@ -169,6 +180,18 @@ def opened(
             logs=directory / "logs",
         )
         yield Opened(directory=directory, header=header, engine=Engine(assignment, book, observer))
+
+
+def _tuned(plan: Draft, host: Host, observer: Observer, stack: ExitStack) -> dict[str, dict[str, str]]:
+    """Put back what a killed run changed of the host; change it for this one where asked; what, for its header."""
+    for line in (found := tuning.put_back(host.run)).done + found.left:
+        observer.noted(f"put back after a killed run: {line}")
+    if not plan.tune:
+        return {}
+    changes = stack.enter_context(tune.tuned(host.run))
+    for name, change in changes.items():
+        observer.noted(f"tuned for the run: {name}: {change}")
+    return {"tuned": changes}
 
 
 def preflight(host: Host, directory: Path, *, resumed: bool = False) -> None:
@@ -272,7 +295,7 @@ def command(plan: Draft) -> str:
     words = ["tare", "bench", "--profile", plan.profile.name, "--drivers", ",".join(plan.drivers)]
     factor = plan.profile.time_factor
     stretch = [] if factor == 1.0 else ["--time-factor", f"{factor:g}"]
-    return shlex.join([*words, *stretch, "--seed", str(plan.seed)])
+    return shlex.join([*words, *stretch, *["--tune"] * plan.tune, "--seed", str(plan.seed)])
 
 
 def ready_image(host: Host, observer: Observer, *, machine: bool) -> dict[str, str]:

@@ -30,6 +30,7 @@ def _names(_ctx: click.Context, _parameter: click.Parameter, value: str | None) 
 @click.option("--seed", type=click.IntRange(min=0), help="Repeat the order of a run that had this seed.")
 @click.option("--resume", type=click.Path(path_type=Path), metavar="DIR", help="Go on with an interrupted run.")
 @click.option("--time-factor", type=float, metavar="F", help="Multiply budget and time-outs on a slow host.")
+@click.option("--tune", is_flag=True, help="Set governor, turbo, swap and the like for the run, then put them back.")
 @click.option("--no-report", is_flag=True, help="Leave the report to a later `tare report`.")
 @click.option("--list", "list_only", is_flag=True, help="Name the cells, measure nothing.")
 def bench(
@@ -40,13 +41,15 @@ def bench(
     seed: int | None,
     resume: Path | None,
     time_factor: float | None,
+    tune: bool,
     no_report: bool,
     list_only: bool,
 ) -> int:
     """Measure, and write a report."""
     options = benching.Options(
-        profile=profile, drivers=drivers, select=select, out=out, seed=seed, resume=resume, time_factor=time_factor
-    )
+        profile=profile, drivers=drivers, select=select, out=out, seed=seed, resume=resume, time_factor=time_factor,
+        tune=tune,
+    )  # fmt: skip
     plan = benching.draft(options)
     if list_only:
         click.echo("\n".join(str(one.cell) for one in plan.planned))

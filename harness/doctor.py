@@ -20,6 +20,7 @@ from pathlib import Path
 from harness import environment
 from harness.hostchecks import Check, Sight, Status, host_checks
 from harness.hoststate import host_state
+from runtime import tuning
 from runtime.driver import Driver, Host, Kind, drivers
 from runtime.errors import TareError
 from runtime.images.store import ImageStore
@@ -46,7 +47,7 @@ def checks(host: Host) -> list[Check]:
     found = [*host_checks(sight), check_clone3(), check_tools(), check_firmware(), check_image(host)]
     found.append(check_network(host))
     found += check_drivers(host, drivers(), root=sight.uid == 0)
-    return [*found, check_live(host)]
+    return [*found, check_live(host), check_tuning(host)]
 
 
 def exit_code(found: Sequence[Check]) -> int:
@@ -215,6 +216,20 @@ def check_live(host: Host) -> Check:
     if live:
         return Check("another Tare", Status.WARN, f"{len(live)} of its instances are running: let it end first")
     return Check("another Tare", Status.OK, "none runs")
+
+
+def check_tuning(host: Host) -> Check:
+    """Whether settings of this host are changed for a run, or still are after one that was killed."""
+    try:
+        note = tuning.note(host.run)
+    except TareError as error:
+        return Check("tuning", Status.WARN, f"{error.what} {error.why}", f"cat {host.run / tuning.NOTE}")
+    if note is None:
+        return Check("tuning", Status.OK, "no setting is changed for a run")
+    changes = ", ".join(map(str, note.changes)) or "nothing"
+    if note.live:
+        return Check("tuning", Status.WARN, f"a run that goes on has changed {changes}: let it end first")
+    return Check("tuning", Status.WARN, f"a killed run has left changed {changes}", "tare clean")
 
 
 def to_json(check: Check) -> dict[str, str]:

@@ -35,6 +35,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--seed", type=int, metavar="N", help="Repeat the order of a run that had this seed.")
     group.addoption("--resume", type=Path, metavar="DIR", help="Go on with an interrupted run.")
     group.addoption("--time-factor", type=float, metavar="F", help="Multiply budget and time-outs.")
+    group.addoption("--tune", action="store_true", help="Set governor, turbo, swap and the like for the run.")
     group.addoption("--no-report", action="store_true", help="Leave the report to a later `tare report`.")
 
 
@@ -48,6 +49,7 @@ def pytest_configure(config: pytest.Config) -> None:
         seed=option.seed,
         resume=option.resume,
         time_factor=option.time_factor,
+        tune=option.tune,
     )
     try:
         plan = bench.draft(options)
@@ -131,7 +133,7 @@ class Front:
     @pytest.hookimpl(optionalhook=True)
     def pytest_benchmark_update_machine_info(self, machine_info: dict[str, Any]) -> None:
         """The host goes by its fingerprint: its name is nobody's business."""
-        machine_info["node"] = self.fingerprint[:8]
+        machine_info["node"] = (self.header.fingerprint if self.header else self.fingerprint)[:8]
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_benchmark_update_json(self, output_json: dict[str, Any]) -> None:

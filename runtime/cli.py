@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from runtime import tuning
 from runtime.container.lifecycle import Containers
 from runtime.container.volumes import VolumeStore
 from runtime.driver import Driver, Host, drivers, host_from_env
@@ -107,6 +108,7 @@ def sweep(host: Host) -> Sweep:
     A driver that cannot work on this host is passed over if it left nothing, named if it did.
     """
     done = Sweep()
+    _put_back(host, done)
     ledger, store = Ledger(host.run), ImageStore(host.root)
     for name, kind in sorted(drivers().items()):
         _sweep_driver(name, kind, host, done)
@@ -137,6 +139,17 @@ def sweep(host: Host) -> Sweep:
     finally:
         networks.close()
     return done
+
+
+def _put_back(host: Host, done: Sweep) -> None:
+    """The settings that a killed `tare bench --tune` changed."""
+    try:
+        found = tuning.put_back(host.run)
+    except TareError as error:
+        done.failed.append(str(error))
+        return
+    done.removed += [f"the tuning of {line}" for line in found.done + found.left]
+    done.failed += [f"the tuning of {line}" for line in found.failed]
 
 
 def _sweep_driver(name: str, kind: type[Driver], host: Host, done: Sweep) -> None:

@@ -5,23 +5,26 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
 
-from harness import bench, cli, doctor, environment, profiles
+from harness import bench, cli, doctor, environment, profiles, tune
 from harness.assignment import Observer
 from harness.bench import Options
 from harness.hostchecks import Check, Status
 from harness.results import Run
 from harness.runner import Interrupted
+from runtime import tuning
 from runtime.driver import Prepared
 from runtime.errors import TareError, UsageError
+from runtime.ledger import boot_id
 from runtime.spec import InstanceSpec
 from tests.fakes import FakeDriver, fake_host
-from tests.unit.harness import fakebench
+from tests.unit.harness import fakebench, trees
 from tests.unit.harness.engine import demand_schema
 from tests.unit.harness.test_runner import Stopping
 
@@ -87,6 +90,45 @@ def test_an_interrupted_run_is_resumed_with_its_own_profile_drivers_and_seed(tmp
     assert resumed.header.seed == 4
     assert {(r.cell, r.block) for r in resumed.records} == {(r.cell, r.block) for r in whole.records}
     assert len(resumed.records) == len(whole.records)
+
+
+def test_a_tuned_run_says_so_and_is_resumed_as_tuned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    proc, sys = trees.bare_metal(tmp_path / "host")
+    trees.grow(proc, {"sys/kernel/random/boot_id": "one\n"})
+    huge_pages, out = sys / "kernel/mm/transparent_hugepage/enabled", tmp_path / "out"
+    monkeypatch.setattr(tune, "tuned", partial(tune.tuned, proc=proc, sys=sys))
+    seen: list[str] = []
+
+    def capture() -> dict[str, dict[str, str]]:
+        seen.append(tuning.reading(huge_pages))
+        return {}
+
+    monkeypatch.setattr(environment, "capture", capture)
+    with pytest.raises(Interrupted):
+        run(tmp_path, Options(seed=4, out=out, tune=True), Stopping(8))
+    header = run(tmp_path, Options(resume=out)).header
+    assert " --tune --seed 4" in header.command
+    assert header.host["tuned"]["huge pages"] == "always → madvise"
+    assert seen == ["madvise", "madvise"]
+    assert tuning.reading(huge_pages) == "always"
+    run(tmp_path, Options(seed=4, out=tmp_path / "plain"))
+    assert seen[2:] == ["always"]
+
+
+def test_a_new_run_puts_back_what_a_killed_one_changed(tmp_path: Path) -> None:
+    setting, host = tmp_path / "setting", fake_host(tmp_path / "state")
+    setting.write_text("during")
+    change = {"name": "x", "path": str(setting), "before": "before", "during": "during"}
+    trees.grow(host.run, {tuning.NOTE: json.dumps({"boot": boot_id(), "changes": [change]})})
+    noted: list[str] = []
+
+    class Listening(Observer):
+        def noted(self, text: str) -> None:
+            noted.append(text)
+
+    run(tmp_path, Options(out=tmp_path / "out"), Listening())
+    assert "put back after a killed run: x: before" in noted
+    assert setting.read_text() == "before"
 
 
 def test_times_stretch_by_the_factor_and_windows_do_not(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from harness import doctor, hostchecks
 from harness.hostchecks import Check, Sight, Status
+from runtime import tuning
 from runtime.driver import Driver, Host, Kind
 from runtime.ledger import Ledger
 from tests.fakes import Behaviour, FakeDriver
@@ -286,6 +287,23 @@ def test_a_live_instance_of_another_process_is_seen(host: Host, monkeypatch: pyt
     assert doctor.check_live(host).status is Status.OK
     monkeypatch.setattr("os.getpid", lambda: 1)
     assert doctor.check_live(host).status is Status.WARN
+
+
+def test_settings_changed_for_a_run_are_told_and_those_a_killed_one_left_have_a_mend(tmp_path: Path) -> None:
+    host, setting = Host(root=tmp_path / "lib", run=tmp_path / "run"), tmp_path / "setting"
+    assert doctor.check_tuning(host).status is Status.OK
+    grow(tmp_path, {"setting": "slow", "sys/kernel/x": ""})
+    change = tuning.Change(name="governor", path=str(setting), before="slow", during="fast")
+    with tuning.changed(host.run, [change], sys=tmp_path / "sys"):
+        during = doctor.check_tuning(host)
+        note = (host.run / tuning.NOTE).read_text()
+    assert (during.status, during.mend) == (Status.WARN, "")
+    assert "governor: slow → fast" in during.detail
+    grow(host.run, {tuning.NOTE: note})
+    assert doctor.check_tuning(host).mend == "tare clean"
+    grow(host.run, {tuning.NOTE: "damaged"})
+    assert "by hand" not in doctor.check_tuning(host).detail
+    assert doctor.check_tuning(host).status is Status.WARN
 
 
 @pytest.mark.parametrize("question", [doctor.check_image, doctor.check_live])

@@ -16,8 +16,9 @@ from runtime.errors import TareError
 from runtime.images import recipe
 from runtime.images.disk import Machine
 from runtime.images.store import ImageStore
-from runtime.ledger import Ledger
+from runtime.ledger import Ledger, boot_id
 from runtime.spec import ImageRef
+from runtime.tuning import NOTE
 from tests.unit.runtime.images.trees import archive, member
 
 
@@ -69,6 +70,22 @@ def test_clean_says_when_there_is_nothing(host: Host) -> None:
     assert call("clean") == "nothing to clean\n"
     assert json.loads(call("clean", "--json")) == {"removed": [], "live": [], "failed": []}
     assert not host.root.exists(), "cleaning must not make anything"
+
+
+def test_clean_puts_back_what_a_killed_run_tuned_and_names_what_it_cannot(host: Host, tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("one", "two")]
+    paths[0].write_text("during")
+    changes = [{"name": path.name, "path": str(path), "before": "before", "during": "during"} for path in paths]
+    host.run.mkdir()
+    (host.run / NOTE).write_text(json.dumps({"boot": boot_id(), "changes": changes}))
+    said = call("clean")
+    assert "removed the tuning of one: before" in said
+    assert "not removed: the tuning of two: [Errno 2]" in said
+    assert paths[0].read_text() == "before"
+    paths[1].write_text("during")
+    assert call("clean") == "removed the tuning of two: before\n"
+    (host.run / NOTE).write_text("damaged")
+    assert "not removed: note" in call("clean")
 
 
 def test_a_broken_driver_does_not_stop_the_others() -> None:
