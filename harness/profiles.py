@@ -116,6 +116,8 @@ _NO_VM = ("native", "container", "microvm")
 def _entries(
     *,
     seconds: float,
+    small_s: float,
+    disk_s: float,
     disk_mib: float,
     repeats: int,
     ramp_s: float,
@@ -126,6 +128,9 @@ def _entries(
 ) -> dict[str, Entry]:
     """Every workload's entry: `seconds` long windows, `repeats` launches more of what launches in milliseconds.
 
+    `small_s` is the window of what does a million things a second, `disk_s` of each pattern on the disk. sysbench
+    takes whole seconds.
+
     `rare` drivers are so for what is about hardware. `drivers` restricts workloads, by name.
     """
     light = {Kind.NATIVE: {"repeats": repeats}, Kind.CONTAINER: {"repeats": repeats}}
@@ -135,14 +140,16 @@ def _entries(
         Kind.VM: {"cap": machines, "width": 2, "time_s": ramp_s},
     }
     window = {"seconds": seconds}
-    session = Entry(params=window, expect_s=seconds + 0.55, limit_s=20 + 5 * seconds, rare=rare)
+    session = Entry(params={**window, "small_s": small_s}, limit_s=20 + 5 * seconds + 10 * small_s, rare=rare)
+    whole_s = max(1, round(seconds))
     entries = {
         "startup": Entry(by_kind=light, expect_s=0.1),
         "teardown": Entry(expect_s=0.0),
         "idle": Entry(params={"seconds": 2 * seconds}, expect_s=2 * seconds + 0.3, limit_s=session.limit_s),
-        "overhead_cpu": session,
-        "overhead_memory": session,
-        "overhead_disk": replace(session, params={**window, "size_mib": disk_mib}, expect_s=2 * seconds + 1),
+        "overhead_cpu": replace(session, expect_s=whole_s + small_s + 0.1),
+        "overhead_memory": replace(session, expect_s=whole_s + 2 * small_s + 0.5),
+        "overhead_kernel": replace(session, expect_s=4 * small_s + 0.1),
+        "overhead_disk": replace(session, params={"seconds": disk_s, "size_mib": disk_mib}, expect_s=5 * disk_s + 2),
         "leakage": Entry(params=window, expect_s=4 * seconds + 2.3, boots=2, limit_s=60 + 10 * seconds, rare=rare),
         "footprint": Entry(expect_s=0.6),
         "growth": Entry(once=True, expect_s=1.0, boots=1, limit_s=300),
@@ -178,6 +185,8 @@ _QUICK = Profile(
     ready_s=_READY_S,
     entries=_entries(
         seconds=0.5,
+        small_s=0.15,
+        disk_s=0.3,
         disk_mib=32,
         repeats=5,
         ramp_s=20.0,
@@ -198,6 +207,8 @@ _SMOKE = replace(
     budget_s=85.0,
     entries=_entries(
         seconds=0.2,
+        small_s=0.05,
+        disk_s=0.1,
         disk_mib=8,
         repeats=2,
         ramp_s=2.0,
@@ -206,6 +217,7 @@ _SMOKE = replace(
         drivers={
             "overhead_cpu": _NO_VM,
             "overhead_memory": _NO_VM,
+            "overhead_kernel": _NO_VM,
             "overhead_disk": _NO_VM,
             "leakage": ("native", "container"),
             "growth": ("container",),
@@ -224,7 +236,9 @@ _STANDARD = replace(
     max_blocks=40,
     target_half_width=0.02,
     budget_s=2640.0,
-    entries=_entries(seconds=1.5, disk_mib=64, repeats=10, ramp_s=90.0, containers=1000, machines=24),
+    entries=_entries(
+        seconds=1.5, small_s=0.5, disk_s=1.0, disk_mib=64, repeats=10, ramp_s=90.0, containers=1000, machines=24
+    ),
 )
 
 # One block: sessions 5 × 20 s, boots 37 s, leakage 20 + 20 + 35 + 85: about 5 min; twenty take 100 min.
@@ -235,7 +249,9 @@ _FULL = replace(
     min_blocks=20,
     max_blocks=80,
     budget_s=6 * 3600.0,
-    entries=_entries(seconds=4.0, disk_mib=256, repeats=20, ramp_s=600.0, containers=4000, machines=64),
+    entries=_entries(
+        seconds=4.0, small_s=1.0, disk_s=3.0, disk_mib=256, repeats=20, ramp_s=600.0, containers=4000, machines=64
+    ),
 )
 
 PROFILES = {profile.name: profile for profile in (_SMOKE, _QUICK, _STANDARD, _FULL)}

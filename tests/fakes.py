@@ -22,7 +22,7 @@ import pytest
 from runtime.driver import Driver, Host, Kind, Prepared
 from runtime.errors import TareError
 from runtime.instance import Availability, DiskPaths, ExecResult, Instance, LimitReading, Timeline, Usage
-from runtime.spec import ImageRef, InstanceSpec
+from runtime.spec import ImageRef, InstanceSpec, NetworkMode
 
 # Seconds from the request to spawned, userland, ready; then from closing to stopped, removed.
 PHASES = {
@@ -125,6 +125,7 @@ class FakeInstance(Instance):
             ("sysbench cpu", self._sysbench_cpu),
             ("sysbench memory", self._sysbench_memory),
             ("fio ", self._fio),
+            ("gauge ", self._gauge),
             ("oom_score_adj", self._allocate),
             ("of=/var/tmp", self._write_file),
         ):
@@ -173,10 +174,27 @@ class FakeInstance(Instance):
         seconds = _number(text, "--runtime", 500) / 1000
         size = 4096 if "--bs=4k" in text else 1 << 20
         ios = round(self._rate(20_000 if size == 4096 else 500) * seconds)
-        write = {"io_bytes": ios * size, "total_ios": ios, "runtime": round(seconds * 1000)}
+        done = {"io_bytes": ios * size, "total_ios": ios, "runtime": round(seconds * 1000)}
         idle = {"io_bytes": 0, "total_ios": 0, "runtime": 0}
-        job = {"jobname": "tare", "error": 0, "read": idle, "write": write}
+        ways = {"read": done, "write": idle} if re.search("--rw=(rand)?read", text) else {"read": idle, "write": done}
+        job = {"jobname": "tare", "error": 0, **ways}
         return self._timed(argv, seconds, json.dumps({"fio version": "fio-3.33", "jobs": [job]}))
+
+    def _gauge(self, argv: tuple[str, ...], text: str, timeout_s: float) -> ExecResult:
+        word = argv[1]
+        if word in ("nothing", "serve"):
+            return ExecResult(argv, 0, b"", b"", 1_000_000)
+        if word == "place":
+            address = ["192.0.2.1"] if self._on_host else [f"10.87.0.{self.ordinal + 2}"]
+            place = {"addresses": address, "gateway": "192.0.2.254" if self._on_host else "10.87.0.1"}
+            return ExecResult(argv, 0, json.dumps(place).encode(), b"", 1_000_000)
+        seconds = float(argv[2]) or 0.001
+        work = {"work": round(self._rate(1e6) * seconds), "elapsed_s": seconds}
+        return self._timed(argv, seconds, json.dumps(work))
+
+    @property
+    def _on_host(self) -> bool:
+        return self.driver.kind is Kind.NATIVE or self.spec.network.mode is NetworkMode.HOST
 
     def _stress(self, argv: tuple[str, ...], text: str, timeout_s: float) -> ExecResult:
         """Burn until interrupted, killed or out of time, as the real one does."""

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from workloads.base import Invalid
 
 PROBE = ("fio", "--version")
 
 
+Direction = Literal["read", "write"]
+
+
 @dataclass(frozen=True, slots=True)
-class Written:
-    """What one job wrote: totals, and the milliseconds of its own clock they took, in seconds."""
+class Moved:
+    """What one job read or wrote: totals, and the milliseconds of its own clock they took, in seconds."""
 
     operations: int
     bytes: int
@@ -28,31 +31,34 @@ def layout_argv(path: str, size_mib: int) -> tuple[str, ...]:
     )
 
 
-def write_argv(path: str, size_mib: int, seconds: float, *, pattern: str, block: str) -> tuple[str, ...]:
-    """Write into the laid-out file for `seconds`, one request at a time, past the page cache.
+def run_argv(
+    path: str, size_mib: int, seconds: float, *, pattern: str, block: str, flush: bool = False
+) -> tuple[str, ...]:
+    """Work on the laid-out file for `seconds`, one request at a time.
 
-    `pattern` is fio's rw (`write`, `randwrite`), `block` its bs (`4k`, `1M`).
+    `pattern` is fio's rw (`read`, `write`, `randread`, `randwrite`), `block` its bs (`4k`, `1M`). Past the page
+    cache, or, with `flush`, through it and every write followed by an fsync.
     """
     return (
         *("fio", f"--name={pattern}", f"--filename={path}", f"--size={size_mib}M", f"--rw={pattern}", f"--bs={block}"),
-        *("--direct=1", "--ioengine=psync", "--time_based", f"--runtime={round(seconds * 1000)}ms"),
-        *("--randrepeat=1", "--output-format=json"),
+        *("--fsync=1" if flush else "--direct=1", "--ioengine=psync", "--time_based"),
+        *(f"--runtime={round(seconds * 1000)}ms", "--randrepeat=1", "--output-format=json"),
     )
 
 
-def parse(output: bytes) -> Written:
-    """Read the JSON of a single writing job. Raises Invalid when it is none, reports an error, or wrote nothing."""
+def parse(output: bytes, direction: Direction) -> Moved:
+    """Read the JSON of a single job. Raises Invalid when it is none, reports an error, or moved nothing that way."""
     text = output.decode(errors="replace")
     start = text.find("{")  # warnings come first, as plain text
     try:
         report: dict[str, Any] = json.loads(text[start:]) if start >= 0 else {}
         (job,) = report["jobs"]
-        error, write = int(job["error"]), job["write"]
-        written = Written(int(write["total_ios"]), int(write["io_bytes"]), int(write["runtime"]) / 1000)
+        error, done = int(job["error"]), job[direction]
+        moved = Moved(int(done["total_ios"]), int(done["io_bytes"]), int(done["runtime"]) / 1000)
     except (ValueError, KeyError, TypeError) as problem:
         raise Invalid("fio", f"no report in its output: {text.strip()[-200:] or 'it said nothing'}") from problem
     if error:
         raise Invalid("fio", f"its job ended with error {error}: {text[: max(start, 0)].strip()[-200:]}")
-    if written.operations == 0 or written.elapsed_s == 0:
-        raise Invalid("fio", "it wrote nothing")
-    return written
+    if moved.operations == 0 or moved.elapsed_s == 0:
+        raise Invalid("fio", f"no {direction} in its report")
+    return moved

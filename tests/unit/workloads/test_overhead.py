@@ -13,18 +13,25 @@ from tests.unit.workloads.visits import one, visit
 from workloads.base import Invalid, Workload
 from workloads.overhead_cpu import OverheadCpu
 from workloads.overhead_disk import OverheadDisk
+from workloads.overhead_kernel import OverheadKernel
 from workloads.overhead_memory import OverheadMemory
 
-ALL = [OverheadCpu, OverheadMemory, OverheadDisk]
+ALL = [OverheadCpu, OverheadMemory, OverheadKernel, OverheadDisk]
 
 
 def test_rates_are_what_the_tools_did_over_their_time(tmp_path: Path) -> None:
     context, _ = visit(tmp_path, seconds=2, size_mib=8)
-    assert one(list(OverheadCpu().measure(context)), "overhead.cpu_events").value == 1000
-    assert one(list(OverheadMemory().measure(context)), "overhead.memory_bandwidth").value == 8000
+    cpu, memory = list(OverheadCpu().measure(context)), list(OverheadMemory().measure(context))
+    assert one(cpu, "overhead.cpu_events").value == 1000
+    assert one(cpu, "overhead.cpu_float").value == 1e6
+    assert one(memory, "overhead.memory_bandwidth").value == 8000
+    assert one(memory, "overhead.memory_latency").value == 1e-6
+    assert {sample.value for sample in OverheadKernel().measure(context)} == {1e6}
     disk = list(OverheadDisk().measure(context))
     assert one(disk, "overhead.disk_randwrite_iops").value == 20_000
     assert one(disk, "overhead.disk_seqwrite_bandwidth").value == 500 << 20
+    assert one(disk, "overhead.disk_seqread_bandwidth").value == 500 << 20
+    assert one(disk, "overhead.disk_randread_iops").value == one(disk, "overhead.disk_fsync_iops").value == 20_000
 
 
 @pytest.mark.parametrize("workload", ALL)
@@ -39,6 +46,10 @@ def test_guest_clock_off_the_hosts_pace_is_invalid(workload: type[Workload], pac
     ("workload", "command"),
     [
         (OverheadCpu, "sysbench cpu"),
+        (OverheadCpu, "gauge float"),
+        (OverheadMemory, "gauge triad"),
+        (OverheadMemory, "gauge chase"),
+        (OverheadKernel, "gauge spawn"),
         (OverheadMemory, "sysbench memory"),
         (OverheadDisk, "--rw=randwrite"),
         (OverheadDisk, "--name=layout"),
