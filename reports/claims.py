@@ -279,6 +279,7 @@ def judge(evidence: Evidence) -> tuple[Row, ...]:
 
 
 def _rows(evidence: Evidence) -> Iterator[Row]:
+    from reports import mechanisms  # noqa: F401 - registers its rules
     from reports.rules import RULES
 
     for claim in evidence.claims.claims:

@@ -58,11 +58,14 @@ def combine(container: Half, vm: Half) -> tuple[Ruling, Message]:
 
 def settle(
     evidence: Evidence, claim: Claim, container: Sequence[Estimate], vm: Sequence[Estimate],
-    ruled: tuple[Ruling, Message], contrast: Contrast,
+    ruled: tuple[Ruling, Message], contrast: Contrast, deciding: Sequence[Estimate] = (),
 ) -> Row:  # fmt: skip
-    """The row of a claim, after the refusals that stand above any rule: no figures, smoke, emulation, few blocks."""
+    """The row of a claim, after the refusals that stand above any rule: no figures, smoke, emulation, few blocks.
+
+    `deciding` are the estimates without which nothing is ruled; by default the first of either side.
+    """
     ruling, reason = ruled
-    deciding = (container[0], vm[0])
+    deciding = deciding or (container[0], vm[0])
     needed = int(claim.limits.get("blocks", stats.MIN_BLOCKS))
     n = min(estimate.n for estimate in deciding)
     if all(estimate.why is not None and estimate.why.key == "absent.no_workload" for estimate in deciding):

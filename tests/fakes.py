@@ -75,6 +75,7 @@ class FakeInstance(Instance):
         self.commands: list[tuple[str, ...]] = []
         self.closed = self.paused = False
         self.running = 0
+        self._shown = ""
         self._dead = threading.Event()
         self._interrupt = threading.Event()
         self._cpu_ns = 10_000_000
@@ -120,6 +121,8 @@ class FakeInstance(Instance):
         if "--version" in text or ("--memory-total-size=" in text and _number(text, "--memory-total-size") <= 64):
             return ExecResult(argv, 0, b"fake 1.0\n", b"", 5_000_000)
         for word, answer in (
+            ("msgget", self._beacon),
+            ("/proc/self/ns/", self._look),
             ("kill -INT", self._kill_antagonist),
             ("stress-ng", self._stress),
             ("sysbench cpu", self._sysbench_cpu),
@@ -132,6 +135,15 @@ class FakeInstance(Instance):
             if word in text:
                 return answer(argv, text, timeout_s)
         return ExecResult(argv, 0, b"", b"", 1_000_000)
+
+    def _beacon(self, argv: tuple[str, ...], text: str, timeout_s: float) -> ExecResult:
+        self._shown = argv[-5]  # the nonce
+        return ExecResult(argv, 0, b"mounted 0\n", b"", 1_000_000)
+
+    def _look(self, argv: tuple[str, ...], text: str, timeout_s: float) -> ExecResult:
+        """Its own namespaces: it sees what it shows itself, and nothing of the host's."""
+        own = self._shown == "".join(argv[4:6])
+        return ExecResult(argv, 0, look(self.id, own), b"", 1_000_000)
 
     def _timed(self, argv: tuple[str, ...], seconds: float, stdout: str, threads: float = 1.0) -> ExecResult:
         """A finished tool that took `seconds` and used as many CPUs as its threads and limit allow."""
@@ -353,6 +365,14 @@ def register(
 def fake_host(directory: Path) -> Host:
     """A host whose roots lie below `directory`."""
     return Host(root=directory / "lib", run=directory / "run")
+
+
+def look(name: str, own: bool) -> bytes:
+    """What a look for stimuli prints on the side called `name`; `own` says whether the stimuli are made there."""
+    seen = {kind: int(own and kind != "mount") for kind in ("pid", "net", "mount", "ipc", "user")}
+    links = [f"link-{kind} {kind}:[{name}]" for kind in ("mnt", "uts", "ipc", "pid", "net", "user", "cgroup", "time")]
+    lines = [*(f"{kind} {value}" for kind, value in seen.items()), f"boot {name}", f"name {name}", *links, "path /"]
+    return "\n".join([*lines, f"line 1 0 0:1 / / rw - {name}"]).encode()
 
 
 def _number(text: str, name: str, default: float | None = None) -> float:

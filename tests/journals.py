@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.results import JOURNAL, Cell, DriverEntry, Event, Facts, Line, Outcome, Record, RunHeader, to_json
+from workloads.base import find_workload
 from workloads.metric import Better, Metric, Phase, Sample
 
 KINDS = {"native": "native", "container": "container", "docker": "container", "microvm": "vm", "vm": "vm"}
@@ -107,6 +108,8 @@ class Synthetic:
     unheld: Sequence[str] = ()
     seed: int = 7
     text: str = ""
+    given: Mapping[tuple[str, str], Sequence[Sample]] = field(default_factory=dict)
+    """Samples of cells (workload, driver) measured once, of metrics that the workloads of this repository define."""
 
     def write(self, directory: Path) -> Path:
         """Write journal.jsonl below `directory` and return `directory`."""
@@ -133,7 +136,7 @@ class Synthetic:
             )
             yield Facts(driver=driver, facts=facts | {"init": self.text or "agent"}, limits=limits)
         for block in range(self.blocks):
-            cells = list(self.cells())
+            cells = [cell for cell in self.cells() if block == 0 or (cell.workload, cell.driver) not in self.given]
             rng.shuffle(cells)
             for position, cell in enumerate(cells):
                 yield self._record(cell, block, position, rng)
@@ -153,6 +156,8 @@ class Synthetic:
                 yield Cell(workload, driver, driver)
                 if driver == "native" and self.twin:
                     yield Cell(workload, driver, "native~aa")
+        for workload, driver in self.given:
+            yield Cell(workload, driver, driver)
 
     def _header(self) -> RunHeader:
         metrics = [
@@ -166,7 +171,7 @@ class Synthetic:
             seed=self.seed,
             command=f"tare bench --profile {self.profile} --seed {self.seed}",
             drivers=tuple(self._driver(name) for name in self.drivers),
-            metrics=(*metrics, *RAMP, *LEAKS),
+            metrics=(*metrics, *RAMP, *LEAKS, *(m for name, _ in self.given for m in find_workload(name).metrics)),
             cells=tuple(self.cells()),
             host={
                 "synthetic": {"note": "made-up figures: nothing in this run was measured"},
@@ -216,7 +221,9 @@ class Synthetic:
         )
 
     def _samples(self, cell: Cell, rng: random.Random) -> Iterator[Sample]:
-        if cell.workload == "density":
+        if (cell.workload, cell.driver) in self.given:
+            yield from self.given[cell.workload, cell.driver]
+        elif cell.workload == "density":
             yield from self._ramp(cell.driver, rng)
         elif cell.workload == "leakage":
             yield from self._leaks(cell.driver, rng)

@@ -6,7 +6,8 @@ import contextlib
 import itertools
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,10 @@ import pytest
 from runtime.driver import Kind
 from runtime.errors import TareError
 from runtime.spec import ImageRef, InstanceSpec, Limits
-from tests.fakes import Behaviour, FakeDriver, FakeInstance, fake_host
+from tests.fakes import Behaviour, FakeDriver, FakeInstance, fake_host, look
 from workloads import idle
 from workloads.base import Context, Stage, Workload, all_workloads
+from workloads.isolation import namespaces
 from workloads.metric import Metric, Sample
 
 SPEC = InstanceSpec(
@@ -37,6 +39,25 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fakes have no boot to wait for."""
     monkeypatch.setattr(idle, "QUIET_WINDOW_S", 0.0)
     monkeypatch.setattr(idle, "QUIET_SHARE", math.inf)
+
+
+@pytest.fixture(autouse=True)
+def untouched_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fakes have no host around them on which anything could be done."""
+    shown: list[str] = []
+
+    @contextlib.contextmanager
+    def beacon(directory: Path, signal: namespaces.Signal) -> Iterator[None]:
+        shown.append(signal.nonce)
+        yield
+        shown.clear()
+
+    def seen(signal: namespaces.Signal) -> namespaces.View:
+        view = namespaces.parse(look("host", bool(shown)))
+        return replace(view, seen={**view.seen, "mount": bool(shown)})
+
+    monkeypatch.setattr(namespaces, "outside_beacon", beacon)
+    monkeypatch.setattr(namespaces, "outside_look", seen)
 
 
 DEATH_IS_A_RESULT = {"density"}  # it ends the ramp and is named as what limited it: see its unit tests
