@@ -7,28 +7,25 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import signal
 import socket
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runtime.cgroups.detect import open_cgroup
 from runtime.channel import Channel
 from runtime.container import storage
 from runtime.container.client import LauncherClient
-from runtime.container.instance import KILL_TIMEOUT_S, Holdings, LaunchedInstance
+from runtime.container.instance import Holdings, LaunchedInstance
+from runtime.container.leftovers import Leftovers
 from runtime.container.plan import Plan, Program
 from runtime.driver import Driver, Host, Prepared
 from runtime.errors import TareError
 from runtime.images.store import ImageStore
 from runtime.instance import Instance, Timeline
-from runtime.ledger import Ledger, Resource, Stale, new_id, process_start
-from runtime.linux import procfs
-from runtime.linux.pidfd import Pidfd
+from runtime.ledger import Ledger, new_id, process_start
 from runtime.network.network import Networks
 from runtime.spec import InstanceSpec
 
@@ -58,6 +55,7 @@ class LauncherDriver(Driver):
         self.launcher = LauncherClient()
         self.networks = Networks(host.root, host.run)
         self._ledger = Ledger(host.run)
+        self._leftovers = Leftovers(self.name, self._ledger, self.networks)
         self._images_used = ExitStack()
 
     def prepare(self, spec: InstanceSpec) -> PreparedImage:
@@ -147,33 +145,11 @@ class LauncherDriver(Driver):
 
     def leftovers(self) -> list[str]:
         """What is still there of instances whose owner is dead."""
-        return [f"{stale.id}: {item.kind} {item.value}" for stale in self._stale() for item in self._present(stale)]
+        return self._leftovers.lines()
 
     def sweep(self) -> list[str]:
         """Kill, remove and strike out, instance by instance."""
-        removed = []
-        for stale in self._stale():
-            present = list(self._present(stale))
-            _remove(present)
-            self.networks.sweep(stale.id, [(item.kind, item.value) for item in present])
-            remaining = list(self._present(stale))
-            if remaining:
-                raise TareError(
-                    f"sweeping {stale.id}", f"{remaining[0].kind} {remaining[0].value} is still there", "try again"
-                )
-            self._ledger.strike(stale.id)
-            removed += [f"{stale.id}: {item.kind} {item.value}" for item in present]
-        return removed + self.networks.retire()
-
-    def _stale(self) -> list[Stale]:
-        return list(self._ledger.stale(self.name))
-
-    def _present(self, stale: Stale) -> Iterator[Resource]:
-        """What of a stale page still exists; a network's things are its own to look for."""
-        yield from _present(stale)
-        for item in stale.resources if stale.same_boot else ():
-            if self.networks.holds(stale.id, item.kind, item.value):
-                yield item
+        return self._leftovers.sweep()
 
     def own_cpu_s(self) -> float:
         """What the launcher has used."""
@@ -192,55 +168,3 @@ def _tail(holdings: Holdings) -> str:
         return (holdings.directory / storage.CONSOLE).read_text(errors="replace")[-400:]
     except OSError:
         return ""
-
-
-def _present(stale: Stale) -> Iterator[Resource]:
-    """What of a stale page still exists; beside the noted, every process that lives on its files."""
-    directories = [Path(item.value) for item in stale.resources if item.kind == "dir" and stale.same_boot]
-    found = {pid for directory in directories for pid in procfs.with_mount_below(directory)}
-    for item in stale.resources:
-        if _exists(item, stale.same_boot):
-            yield item
-            found -= {_pid(item)} if item.kind == "pid" else set()
-    yield from (Resource("pid", f"{pid}:{process_start(pid)}") for pid in found)
-
-
-def _exists(item: Resource, same_boot: bool) -> bool:
-    match item.kind:
-        case "dir":
-            return Path(item.value).is_dir()
-        case "cgroup":
-            return open_cgroup(item.value).exists()
-        case "pid":
-            return same_boot and _runs(item)
-    return False
-
-
-def _remove(items: list[Resource]) -> None:
-    """Cgroups first: a frozen process can only die when they are thawed."""
-    for item in items:
-        if item.kind == "cgroup":
-            open_cgroup(item.value).remove()
-    for item in items:
-        if item.kind == "pid":
-            _kill(item)
-    for item in items:
-        if item.kind == "dir":
-            storage.remove(item.value)
-
-
-def _kill(item: Resource) -> None:
-    with suppress(ProcessLookupError), Pidfd.of(_pid(item)) as process:
-        if _runs(item):
-            process.signal(signal.SIGKILL)
-            process.wait(KILL_TIMEOUT_S)
-
-
-def _runs(item: Resource) -> bool:
-    """Whether exactly this process runs; a zombie does not."""
-    start = item.value.partition(":")[2]
-    return str(process_start(_pid(item))) == start and procfs.state(_pid(item)) not in (None, "Z", "X")
-
-
-def _pid(item: Resource) -> int:
-    return int(item.value.partition(":")[0])

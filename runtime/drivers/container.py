@@ -22,22 +22,21 @@ from runtime.cgroups.cgroup import Cgroup
 from runtime.cgroups.detect import Hierarchies, detect, open_cgroup
 from runtime.container import defaults, storage
 from runtime.container.client import LauncherClient
-from runtime.container.config import MountPoint
 from runtime.container.connecting import connected, joined
 from runtime.container.instance import Holdings, LaunchedInstance
 from runtime.container.launching import LauncherDriver, PreparedImage
-from runtime.container.options import HOST, PRIVATE, Options
+from runtime.container.options import Options
 from runtime.container.plan import HostFacts, Place, Plan, Rootfs, Template
+from runtime.container.specified import check_mounts, files_for, options_for
 from runtime.driver import Host, Kind
 from runtime.errors import TareError, UsageError
 from runtime.instance import Availability, Timeline, Usage
 from runtime.ledger import Ledger, process_start
 from runtime.linux import capabilities, procfs
 from runtime.linux.seccomp import default_program
-from runtime.network import names
 from runtime.network.attachment import Attachment
 from runtime.network.ports import Port
-from runtime.spec import InstanceSpec, Limits, Mount, MountKind, NetworkMode
+from runtime.spec import InstanceSpec, Limits, NetworkMode
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,24 +131,12 @@ class ContainerDriver(LauncherDriver):
         """Named volumes belong to `tare run`; what else is asked for must exist."""
         if spec.network.container is not None:
             self._network_of(spec.network.container)
-        for mount in spec.mounts:
-            if mount.kind is MountKind.VOLUME:
-                raise TareError(f"volume {mount.source}", "this driver binds host paths only", "use -v /PATH:/DST")
-            if mount.kind is MountKind.BIND and not Path(mount.source).exists():
-                raise TareError(f"mount {mount.source}", "no such path on the host", "create it first")
+        check_mounts(spec)
 
     def prepare(self, spec: InstanceSpec) -> PreparedContainer:
         """As every driver on the launcher; makes what the plans of all launches share."""
         image = super().prepare(spec)
-        options = Options(
-            argv=image.program.argv,
-            entrypoint=(),
-            env=tuple(f"{key}={value}" for key, value in spec.env),
-            network=HOST if spec.network.mode is NetworkMode.HOST else PRIVATE,
-            mounts=tuple(_mount(mount) for mount in spec.mounts),
-            no_new_privileges=True,
-        )
-        template = self._template(image.config, options, image.layers)
+        template = self._template(image.config, options_for(spec, image.program.argv), image.layers)
         fields = {field.name: getattr(image, field.name) for field in dataclasses.fields(image)}
         return PreparedContainer(**fields, template=template)
 
@@ -163,7 +150,8 @@ class ContainerDriver(LauncherDriver):
         spec, hostname = prepared.spec, prepared.spec.hostname or holdings.entry.id
         group = self._make_cgroup(holdings, spec.limits)
         attachment = self._connect(spec, holdings) if spec.network.mode is NetworkMode.BRIDGE else None
-        place = self._place(prepared.layers, holdings, group, _files(spec, hostname, attachment))
+        files = files_for(spec, hostname, attachment.address if attachment else None)
+        place = self._place(prepared.layers, holdings, group, files)
         plan = prepared.template.at(place, hostname=hostname, streams=prepared.streams)
         if attachment is not None:
             return connected(plan, attachment)
@@ -211,26 +199,3 @@ class ContainerDriver(LauncherDriver):
         """The handle."""
         assert holdings.cgroup is not None
         return ContainerInstance(prepared.spec, timeline, holdings, prepared.layers, holdings.cgroup)
-
-
-def _files(spec: InstanceSpec, hostname: str, attachment: Attachment | None) -> list[tuple[str, str]]:
-    """Names: the instance's own without a network, the host's with the host's."""
-    mode = spec.network.mode
-    files = [("/etc/hostname", f"{hostname}\n")]
-    if mode is NetworkMode.HOST:
-        found = (Path("/etc") / name for name in ("hosts", "resolv.conf"))
-        return files + [(str(path), path.read_text()) for path in found if path.exists()]
-    files.append(("/etc/hosts", names.hosts_file(hostname, attachment.address if attachment else None)))
-    if mode is not NetworkMode.NONE:
-        files.append(("/etc/resolv.conf", names.resolv_conf(names.host_resolv_conf())))
-    return files
-
-
-def _mount(mount: Mount) -> MountPoint:
-    access = "ro" if mount.read_only else "rw"
-    if mount.kind is MountKind.TMPFS:
-        return MountPoint(
-            destination=mount.target, type="tmpfs", source="tmpfs", options=("nosuid", "nodev", "mode=1777", access)
-        )
-    source = str(Path(mount.source).resolve())
-    return MountPoint(destination=mount.target, type="bind", source=source, options=("rbind", access))

@@ -49,6 +49,12 @@ def with_mount_below(directory: Path, proc: Path = PROC) -> tuple[int, ...]:
     return tuple(pid for pid in pids(proc) if needle in _text(proc / str(pid) / "mountinfo"))
 
 
+def with_variable(name: str, value: str, proc: Path = PROC) -> tuple[int, ...]:
+    """Every living process that began with `name`=`value` in its environment."""
+    needle = f"\0{name}={value}\0".encode()
+    return tuple(pid for pid in pids(proc) if needle in b"\0" + _bytes(proc / str(pid) / "environ"))
+
+
 def pss_bytes(processes: Iterable[int], proc: Path = PROC) -> int:
     """The processes' proportional set size: private pages, and a fair part of each shared one."""
     rows = (line for pid in processes for line in _text(proc / str(pid) / "smaps_rollup").splitlines())
@@ -78,6 +84,13 @@ def io_bytes(processes: Iterable[int], proc: Path = PROC) -> tuple[int, int]:
         sum(int(row[1]) for row in rows if len(row) == 2 and row[0] == key) for key in ("read_bytes:", "write_bytes:")
     )
     return read, written
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
 
 
 def _text(path: Path) -> str:
