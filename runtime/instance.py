@@ -8,13 +8,12 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import field
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from runtime.errors import TareError
-from runtime.record import ordered_record, record
+from runtime.record import field, ordered_record, record
 
 
 class Timeline:

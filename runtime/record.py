@@ -8,26 +8,69 @@ values of which very many are made: making, comparing and hashing one costs some
 
 from __future__ import annotations
 
-import sys
-from typing import TYPE_CHECKING, Any, TypeVar, dataclass_transform
+import _thread
 
+TYPE_CHECKING = False  # as typing's: what launches does without that module, a fifth of all it would hold
 if TYPE_CHECKING:
-    from dataclasses import field as _field
-else:
-    _field = None
+    from collections.abc import Callable, Mapping
+    from dataclasses import Field
+    from typing import Any, TypeVar, dataclass_transform
 
-_T = TypeVar("_T")
+    _T = TypeVar("_T")
+else:
+
+    def dataclass_transform(**_: object) -> Callable[[type], type]:  # noqa: D103
+        return lambda function: function
+
+
 _MISSING: Any = object()
 _set = object.__setattr__
+_asking = _thread.RLock()
 
 
-@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(_field,))
+class _Said:
+    """What `field` was told, until a dataclass's field is made of it."""
+
+    __slots__ = ("default", "factory", "metadata")
+
+    def __init__(self, default: Any, factory: Any, metadata: Any) -> None:
+        self.default = default
+        self.factory = factory
+        self.metadata = metadata
+
+    def field(self) -> Field[Any]:
+        """The same as a dataclass has it."""
+        import dataclasses
+
+        if self.factory is not _MISSING:
+            return dataclasses.field(default_factory=self.factory, metadata=self.metadata)  # type: ignore[no-any-return]
+        if self.default is not _MISSING:
+            return dataclasses.field(default=self.default, metadata=self.metadata)  # type: ignore[no-any-return]
+        return dataclasses.field(metadata=self.metadata)  # type: ignore[no-any-return]
+
+
+def field(
+    *,
+    default: Any = _MISSING,
+    default_factory: Callable[[], Any] = _MISSING,
+    metadata: Mapping[str, Any] | None = None,
+) -> Any:
+    """As `dataclasses.field`, for records: a default made anew each time, a name elsewhere."""
+    return _Said(default, default_factory, metadata)
+
+
+def replace(value: _T, **changes: Any) -> _T:
+    """As `dataclasses.replace`, for records: the same with some fields changed."""
+    return type(value)(**{**vars(value), **changes})
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(field,))
 def record(cls: type[_T]) -> type[_T]:
     """Make a class of annotated fields a frozen value, given by name, equal where all of it is equal."""
     return _made(cls, _initialise)
 
 
-@dataclass_transform(frozen_default=True, field_specifiers=(_field,))
+@dataclass_transform(frozen_default=True, field_specifiers=(field,))
 def ordered_record(cls: type[_T]) -> type[_T]:
     """The same, given by position or by name."""
     return _made(cls, _initialise_in_order)
@@ -35,7 +78,7 @@ def ordered_record(cls: type[_T]) -> type[_T]:
 
 def _made(cls: type[_T], initialise: Any) -> type[_T]:
     cls.__doc__ = cls.__doc__ or cls.__name__  # else dataclass writes one, and looks long for what to say
-    initial, factories = _declared(cls)
+    initial, factories, said = _declared(cls)
     shared: dict[str, Any] = {
         "_names": tuple(initial),
         "_initial": initial,
@@ -45,7 +88,7 @@ def _made(cls: type[_T], initialise: Any) -> type[_T]:
         ),
         "_check": getattr(cls, "__post_init__", None),
         "__match_args__": tuple(initial),
-        "__dataclass_fields__": _Fields(cls),
+        "__dataclass_fields__": _Fields(cls, said),
         "__init__": initialise,
         "__repr__": _represent,
         "__eq__": _equals,
@@ -56,46 +99,50 @@ def _made(cls: type[_T], initialise: Any) -> type[_T]:
     for name, value in shared.items():
         if not (name in ("__repr__", "__eq__", "__hash__") and name in vars(cls)):
             setattr(cls, name, value)
-    if any(map(_is_field, vars(cls).values())):
-        # These are read once: two threads that ask at the same time must not both do it.
-        shared["__dataclass_fields__"].__get__(None)
+    for name in initial:
+        if isinstance(vars(cls).get(name), _Said):
+            if initial[name] is _MISSING:
+                delattr(cls, name)
+            else:
+                setattr(cls, name, initial[name])
     return cls
 
 
-def _is_field(value: object) -> bool:
-    module = sys.modules.get("dataclasses")  # without it nobody has called field()
-    return module is not None and isinstance(value, module.Field)
-
-
-def _declared(cls: type) -> tuple[dict[str, Any], tuple[tuple[str, Any], ...]]:
-    """The fields with their defaults, those of the classes above first, and what makes a default anew each time."""
+def _declared(cls: type) -> tuple[dict[str, Any], tuple[tuple[str, Any], ...], dict[str, _Said]]:
+    """The fields with their defaults, those of the classes above first; what makes a default anew; what was said."""
     initial: dict[str, Any] = {}
     factories: dict[str, Any] = {}
+    said: dict[str, _Said] = {}
     for base in reversed(cls.__mro__[1:]):
         initial |= vars(base).get("_initial", {})
         factories |= vars(base).get("_factories", ())
     for name in vars(cls).get("__annotations__", {}):
         value = vars(cls).get(name, _MISSING)
         factories.pop(name, None)
-        if _is_field(value):
-            missing = sys.modules["dataclasses"].MISSING
-            if value.default_factory is not missing:
-                factories[name] = value.default_factory
-            value = _MISSING if value.default is missing else value.default
+        if isinstance(value, _Said):
+            said[name] = value
+            if value.factory is not _MISSING:
+                factories[name] = value.factory
+            value = value.default
         initial[name] = value
-    return initial, tuple(factories.items())
+    return initial, tuple(factories.items()), said
 
 
 class _Fields:
     """The fields of a record as a dataclass has them, made when the first asks: what launches need not import that."""
 
-    def __init__(self, cls: type) -> None:
+    def __init__(self, cls: type, said: dict[str, _Said]) -> None:
         self._cls = cls
+        self._said = said
 
     def __get__(self, instance: object, owner: type | None = None) -> Any:
         import dataclasses
 
-        dataclasses.dataclass(init=False, repr=False, eq=False, match_args=False)(self._cls)
+        with _asking:  # two threads that ask at the same time must not both do it
+            if vars(self._cls)["__dataclass_fields__"] is self:
+                for name, said in self._said.items():
+                    setattr(self._cls, name, said.field())
+                dataclasses.dataclass(init=False, repr=False, eq=False, match_args=False)(self._cls)
         return vars(self._cls)["__dataclass_fields__"]  # no longer this
 
 

@@ -7,13 +7,12 @@ nonsensical spec; nothing here knows how any backend carries it out.
 from __future__ import annotations
 
 import re
-from dataclasses import field
 from enum import StrEnum
 from pathlib import PurePosixPath
 from typing import Self
 
 from runtime.errors import UsageError
-from runtime.record import ordered_record, record
+from runtime.record import field, ordered_record, record
 
 _NAME = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*")
 _REGISTRY = re.compile(r"[A-Za-z0-9.-]+(?::[0-9]+)?")

@@ -9,15 +9,15 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.cgroups.files import write
 from runtime.errors import TareError
 from runtime.instance import LimitReading
+from runtime.record import ordered_record
 
 
-@dataclass(frozen=True, slots=True)
+@ordered_record
 class Control:
     """Limit `name` as text for the file `path`: `value` to write, `shown` to read when it holds.
 

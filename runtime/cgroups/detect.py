@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from runtime.cgroups.cgroup import Cgroup, Wanted
@@ -16,11 +15,12 @@ from runtime.cgroups.paths import PARENT, inside
 from runtime.cgroups.v1 import V1Cgroup
 from runtime.cgroups.v2 import V2Cgroup
 from runtime.errors import TareError
+from runtime.record import field, ordered_record
 
 NEEDED = ("cpu", "memory", "pids")
 
 
-@dataclass(frozen=True, slots=True)
+@ordered_record
 class Hierarchies:
     """Mount points: of each v1 controller, of the v2 hierarchy (if mounted), and the controllers v2 offers."""
 

@@ -8,12 +8,11 @@ None and empty mean "not asked for".
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field
 from typing import Final
 
 from runtime.cgroups.weights import bfq_weight, cpu_shares
 from runtime.errors import TareError
-from runtime.record import record
+from runtime.record import field, record
 from runtime.spec import Limits
 
 PERIOD_US: Final = 100_000

@@ -7,10 +7,9 @@ The readers of the two versions are `v1_statistics` and `v2_statistics`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field
 
 from runtime.instance import Usage
-from runtime.record import record
+from runtime.record import field, record
 
 
 @record

@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import select
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 
@@ -23,6 +22,7 @@ from runtime.cgroups.v2_controls import V2Controls, needed
 from runtime.cgroups.v2_statistics import io, statistics
 from runtime.errors import TareError
 from runtime.instance import LimitReading, Usage
+from runtime.record import replace
 from runtime.spec import Limits
 
 WANTED = ("cpuset", "io", "cpu", "memory", "pids")

@@ -7,13 +7,12 @@ whose JSON name is not simply its camel case carries it in its metadata. Not wha
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field
 
 from runtime.cgroups.resources import Resources
 from runtime.linux.profile import Seccomp as Seccomp  # noqa: PLC0414 - a part of Config, to be had from here
 from runtime.linux.profile import SyscallArgument as SyscallArgument  # noqa: PLC0414
 from runtime.linux.profile import SyscallRule as SyscallRule  # noqa: PLC0414
-from runtime.record import record
+from runtime.record import field, record
 
 
 @record

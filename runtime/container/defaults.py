@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Mapping, Sequence
-from dataclasses import field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +34,7 @@ from runtime.container.users import Identity, identify
 from runtime.errors import UsageError
 from runtime.linux import capabilities
 from runtime.linux.profile import default_profile
-from runtime.record import record
+from runtime.record import field, record, replace
 
 OCI_VERSION = "1.2.0"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

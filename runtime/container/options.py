@@ -6,12 +6,11 @@ Not what becomes of it (`defaults`), nor how it is written on a command line (`r
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field
 
 from runtime.cgroups.resources import DeviceRule, Resources
 from runtime.container.config import ConsoleSize, Device, MountPoint, Rlimit, Seccomp, TimeOffset
 from runtime.linux import capabilities
-from runtime.record import record
+from runtime.record import field, record
 
 SHM_BYTES = 64 << 20
 PRIVATE = "private"

@@ -10,14 +10,13 @@ from __future__ import annotations
 import platform
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import field, replace
 from pathlib import Path
 from typing import Any
 
 from runtime.container import decode
 from runtime.container.config import Seccomp, SyscallArgument, SyscallRule
 from runtime.errors import UsageError
-from runtime.record import record
+from runtime.record import field, record, replace
 
 # GOARCH, which `includes` and `excludes` speak of, by what uname says.
 _GO_NAMES = {

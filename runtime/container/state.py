@@ -12,7 +12,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, field, fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from runtime.container import storage
 from runtime.container.names import check_name, random_name
 from runtime.errors import TareError
 from runtime.ledger import boot_id
-from runtime.record import record
+from runtime.record import field, record
 
 DOCUMENT, FACTS, RUN, PAUSED, LOCK, LOGS = "config.json", "container.json", "run.json", "paused", "lock", "logs"
 NAMES_LOCK = "names.lock"

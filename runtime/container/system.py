@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import posixpath
-from dataclasses import replace
 
 from runtime.container.config import MountPoint
 from runtime.container.options import HOST, PRIVATE, Options
+from runtime.record import replace
 
 MASKED = (
     "/proc/acpi",

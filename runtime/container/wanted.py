@@ -6,12 +6,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import field
 from typing import Any
 
 from runtime.container.options import Options
 from runtime.container.state import Settings
-from runtime.record import record
+from runtime.record import field, record
 
 CONTAINER = "container:"
 _PLACE = "/container:"

@@ -8,11 +8,12 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from runtime.record import ordered_record, record
+from runtime.record import field, ordered_record, record, replace
 
 
 @record
@@ -21,7 +22,7 @@ class Point:
 
     x: int
     y: int = 0
-    names: Mapping[str, str] = dataclasses.field(default_factory=dict, metadata={"name": "n"})
+    names: Mapping[str, str] = field(default_factory=dict, metadata={"name": "n"})
 
     @property
     def sum(self) -> int:
@@ -70,8 +71,8 @@ def test_what_is_missing_or_unknown_is_named() -> None:
 
 def test_the_tools_for_dataclasses_take_it_for_one() -> None:
     point = Point(x=1, names={"a": "b"})
-    assert dataclasses.replace(point, y=5) == Point(x=1, y=5, names={"a": "b"})
-    assert [field.name for field in dataclasses.fields(Point)] == ["x", "y", "names"]
+    assert dataclasses.replace(point, y=5) == replace(point, y=5) == Point(x=1, y=5, names={"a": "b"})
+    assert [each.name for each in dataclasses.fields(Point)] == ["x", "y", "names"]
     assert dataclasses.asdict(point) == {"x": 1, "y": 0, "names": {"a": "b"}}
     assert copy.deepcopy(point) == pickle.loads(pickle.dumps(point)) == point
     match point:
@@ -87,7 +88,7 @@ class Line:
 
     start: int
     end: int = 9
-    marks: list[int] = dataclasses.field(default_factory=list)
+    marks: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if self.start > self.end:
@@ -127,15 +128,42 @@ class Arrow(Line):
 
 def test_a_record_inherits_fields() -> None:
     assert Arrow(1, 2, [3], "x") == Arrow(start=1, end=2, marks=[3], name="x")
-    assert [field.name for field in dataclasses.fields(Arrow)] == ["start", "end", "marks", "name"]
+    assert [each.name for each in dataclasses.fields(Arrow)] == ["start", "end", "marks", "name"]
     with pytest.raises(ValueError, match="backwards"):
         Arrow(5, 4)
 
 
-def test_a_process_that_launches_does_without_dataclasses() -> None:
+def test_the_default_of_a_field_is_the_class_s_too() -> None:
+    @record
+    class Named:
+        given: int = field(metadata={"name": "g"})
+        plain: str = field(default="x", metadata={"name": "p"})
+
+    assert (Named.plain, hasattr(Named, "given")) == ("x", False)
+    with pytest.raises(TypeError, match="Named needs 'given'"):
+        Named()  # type: ignore[call-arg]
+    assert [(each.name, each.metadata["name"]) for each in dataclasses.fields(Named)] == [
+        ("given", "g"),
+        ("plain", "p"),
+    ]
+    assert (Named.plain, Named(given=1).plain) == ("x", "x")
+
+
+def test_threads_that_ask_for_fields_at_once_get_the_same() -> None:
+    @record
+    class Fresh:
+        first: int = field(default=1, metadata={"name": "f"})
+
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: dataclasses.fields(Fresh)[0].metadata["name"], range(64)))
+    assert found == ["f"] * 64
+
+
+@pytest.mark.parametrize("module", ["runtime.container.launcher", "runtime.cgroups.detect"])
+def test_a_process_that_launches_does_without_dataclasses(module: str) -> None:
     source = Path(__file__).resolve().parents[3]
-    code = "import sys; sys.path.insert(0, sys.argv[1]); import runtime.container.launcher; print(*sys.modules)"
+    code = f"import sys; sys.path.insert(0, sys.argv[1]); import {module}; print(*sys.modules)"
     command = [sys.executable, "-I", "-S", "-c", code, str(source)]
     loaded = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
-    assert "runtime.container.steps" in loaded
+    assert module in loaded
     assert not {"dataclasses", "inspect", "ast"} & set(loaded)
