@@ -55,6 +55,10 @@ class Driver(ABC):
 
     name: ClassVar[str]
     kind: ClassVar[Kind]
+    optional: ClassVar[bool] = False
+    """Whether a host may well be without what it drives, or refuse it: then it is skipped, with its reason."""
+    ways: ClassVar[tuple[str, ...]] = ()
+    """The forms in which what an instance has become can travel to a host that has its image, by name."""
     _registry: ClassVar[dict[str, type[Driver]]] = {}
 
     def __init__(self, host: Host) -> None:
@@ -88,6 +92,14 @@ class Driver(ABC):
     @abstractmethod
     def sweep(self) -> list[str]:
         """Remove all leftovers and return what was removed, one line each."""
+
+    def pack(self, instance: Instance, way: str, parcel: Path) -> None:
+        """Write what a paused, flushed instance has become to the new file `parcel`, in one of `ways`."""
+        raise UsageError(f"driver {self.name}", f"what an instance has become does not travel as {way}", "leave it out")
+
+    def unpack(self, way: str, parcel: Path, target: Path) -> None:
+        """Make of a `parcel` that arrived what instances can be launched from, at the new path `target`."""
+        raise UsageError(f"driver {self.name}", f"what an instance has become does not travel as {way}", "leave it out")
 
     def own_cpu_s(self) -> float:
         """CPU seconds used by processes of the driver itself, its instances left out; 0 where it has none."""

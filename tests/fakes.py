@@ -129,6 +129,7 @@ class FakeInstance(Instance):
             ("sysbench memory", self._sysbench_memory),
             ("fio ", self._fio),
             ("gauge ", self._gauge),
+            ("iperf3 --client", self._iperf3),
             ("oom_score_adj", self._allocate),
             ("of=/var/tmp", self._write_file),
         ):
@@ -203,6 +204,11 @@ class FakeInstance(Instance):
         seconds = float(argv[2]) or 0.001
         work = {"work": round(self._rate(1e6) * seconds), "elapsed_s": seconds}
         return self._timed(argv, seconds, json.dumps(work))
+
+    def _iperf3(self, argv: tuple[str, ...], text: str, timeout_s: float) -> ExecResult:
+        seconds = _number(text, "--time")
+        sums = {"bytes": round(self._rate(1e9) * seconds), "seconds": seconds}
+        return self._timed(argv, seconds, json.dumps({"end": {"sum_sent": sums, "sum_received": sums}}))
 
     @property
     def _on_host(self) -> bool:
@@ -328,6 +334,19 @@ class FakeDriver(Driver):
         if self.behaviour.launch_s:
             time.sleep(self.behaviour.launch_s)
         return instance
+
+    @property
+    def ways(self) -> tuple[str, ...]:  # type: ignore[override] # as with name and kind
+        return {Kind.CONTAINER: ("layer",), Kind.VM: ("whole disk", "changed clusters")}.get(self.kind, ())
+
+    def pack(self, instance: Instance, way: str, parcel: Path) -> None:
+        assert isinstance(instance, FakeInstance)
+        assert instance.paused
+        whole = [instance.directory, self.host.root / "image"] if way == "whole disk" else [instance.directory]
+        parcel.write_bytes(b"".join(path.read_bytes() for each in whole for path in sorted(each.iterdir())))
+
+    def unpack(self, way: str, parcel: Path, target: Path) -> None:
+        parcel.rename(target)
 
     def leftovers(self) -> list[str]:
         return [f"dir {each.directory}" for each in self.instances if each.closed and each.directory.exists()]

@@ -12,6 +12,7 @@ import hashlib
 import os
 import platform
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,7 +31,9 @@ from runtime.container.plan import HostFacts, Place, Plan, Rootfs, Template
 from runtime.container.specified import check_mounts, files_for, options_for
 from runtime.driver import Host, Kind
 from runtime.errors import TareError, UsageError
-from runtime.instance import Availability, Timeline, Usage
+from runtime.images import layers
+from runtime.images.pack import pack
+from runtime.instance import Availability, Instance, Timeline, Usage
 from runtime.ledger import Ledger, process_start
 from runtime.linux import capabilities, procfs
 from runtime.linux.seccomp import default_program
@@ -72,6 +75,7 @@ class ContainerDriver(LauncherDriver):
 
     name = "container"
     kind = Kind.CONTAINER
+    ways = ("layer",)
 
     def __init__(self, host: Host) -> None:
         super().__init__(host)
@@ -194,6 +198,18 @@ class ContainerDriver(LauncherDriver):
             guard_devices=True,
             hierarchies=self._hierarchies,
         )
+
+    def pack(self, instance: Instance, way: str, parcel: Path) -> None:
+        """The writable layer as an image's layer, as `tare commit` makes it."""
+        (directory,) = instance.disk_paths().exclusive
+        with parcel.open("wb") as file:
+            pack(directory / "upper", file, epoch_s=int(time.time()), upper=True)
+
+    def unpack(self, way: str, parcel: Path, target: Path) -> None:
+        """The layer's directory."""
+        target.mkdir(mode=0o700)
+        with parcel.open("rb") as file:
+            layers.unpack(file, target)
 
     def instance(self, prepared: PreparedImage, timeline: Timeline, holdings: Holdings) -> ContainerInstance:
         """The handle."""

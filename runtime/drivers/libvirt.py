@@ -22,10 +22,10 @@ from runtime.driver import Driver, Host, Kind, Prepared
 from runtime.errors import TareError, UsageError
 from runtime.images.disk import Machine
 from runtime.images.store import Image, ImageStore
-from runtime.instance import Availability
+from runtime.instance import Availability, Instance
 from runtime.network.network import Networks
 from runtime.spec import ImageRef, InstanceSpec
-from runtime.vm import accelerator, sweep, tuning, wiring
+from runtime.vm import accelerator, parcels, sweep, tuning, wiring
 from runtime.vm.accelerator import Accelerator
 from runtime.vm.connection import Connection, connect, import_libvirt
 from runtime.vm.domain import MIB, DirectKernel, Firmware, Tuning
@@ -70,6 +70,7 @@ class _Libvirt(Driver):
     """What all of them share. Without a `tuning`, the environment's is used (TARE_VM_TUNING)."""
 
     kind = Kind.VM
+    ways = parcels.WAYS
     stop_timeout_s: ClassVar[float]
     boots_firmware: ClassVar[bool]
     quota: ClassVar[Quota] = Quota.DOMAIN
@@ -121,6 +122,14 @@ class _Libvirt(Driver):
         """Start one guest."""
         assert isinstance(prepared, PreparedGuest)
         return Guest.launch(prepared.plan, self.host, self._connect())
+
+    def pack(self, instance: Instance, way: str, parcel: Path) -> None:
+        """The overlay's content, with or without the disk under it."""
+        parcels.pack(instance.disk_paths().exclusive[0], way, parcel)
+
+    def unpack(self, way: str, parcel: Path, target: Path) -> None:
+        """A disk is used as it is."""
+        parcel.rename(target)
 
     def leftovers(self) -> list[str]:
         """QEMU processes, control groups, disks, sockets and pages whose owner is dead."""

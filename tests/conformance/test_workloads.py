@@ -16,7 +16,8 @@ from runtime.driver import Kind
 from runtime.errors import TareError
 from runtime.spec import ImageRef, InstanceSpec, Limits
 from tests.fakes import Behaviour, FakeDriver, FakeInstance, fake_host, look
-from workloads import idle
+from tests.unit.workloads.visits import Shelf
+from workloads import delivery, idle
 from workloads.base import Context, Stage, Workload, all_workloads
 from workloads.isolation import namespaces
 from workloads.metric import Metric, Sample
@@ -25,7 +26,17 @@ SPEC = InstanceSpec(
     image=ImageRef("tare/debian", tag="bookworm"), limits=Limits(cpus=0.9, memory_bytes=256 << 20, pids=512)
 )
 # Small enough for seconds; every name a workload reads from a profile.
-PARAMS = {"seconds": 0.02, "size_mib": 1, "repeats": 2, "cap": 25, "width": 1, "time_s": 20, "idle_s": 0.01, "hogs": 4}
+PARAMS = {
+    "seconds": 0.02,
+    "small_s": 0.02,
+    "size_mib": 1,
+    "repeats": 2,
+    "cap": 25,
+    "width": 1,
+    "time_s": 20,
+    "idle_s": 0.01,
+    "hogs": 4,
+}
 WORKLOADS = all_workloads()
 CASES = [
     pytest.param(workload, kind, id=f"{name}-{kind}")
@@ -56,6 +67,7 @@ def untouched_host(monkeypatch: pytest.MonkeyPatch) -> None:
         view = namespaces.parse(look("host", bool(shown)))
         return replace(view, seen={**view.seen, "mount": bool(shown)})
 
+    monkeypatch.setattr(delivery, "serving", lambda directory: contextlib.nullcontext(Shelf()))
     monkeypatch.setattr(namespaces, "outside_beacon", beacon)
     monkeypatch.setattr(namespaces, "outside_look", seen)
 
@@ -69,19 +81,25 @@ class Visit:
     def __init__(self, workload: type[Workload], kind: Kind, directory: Path, behaviour: Behaviour) -> None:
         self.workload = workload()
         self.driver = FakeDriver(fake_host(directory), name=str(kind), kind=kind, behaviour=behaviour)
+        self.native = FakeDriver(fake_host(directory / "peer"), name="peer", kind=Kind.NATIVE, behaviour=behaviour)
         prepared = self.driver.prepare(SPEC)
         own = workload.stage is Stage.OWN
         self.shared: FakeInstance | None = None if own else self.driver.launch(prepared)
         self.context = Context(
             driver=self.driver,
             prepared=prepared,
-            launch=lambda: self.driver.launch(prepared),
+            launch=lambda spec=None: self.driver.launch(self.driver.prepare(spec) if spec else prepared),
+            peer=lambda: self.native.launch(self.native.prepare(SPEC)),
             params=dict(PARAMS),
             rng=random.Random(7),
             instance=self.shared,
         )
         if workload.stage is Stage.TEARDOWN and self.shared is not None:
             self.shared.close()
+
+    @property
+    def instances(self) -> list[FakeInstance]:
+        return [*self.driver.instances, *self.native.instances]
 
     def measure(self) -> list[Sample]:
         return list(self.workload.measure(self.context))
@@ -105,9 +123,9 @@ def test_workload_closes_what_it_launches_and_nothing_else(
 ) -> None:
     visit = Visit(workload, kind, tmp_path, Behaviour())
     visit.measure()
-    open_now = visit.driver.open_instances()
+    open_now = [each for each in visit.instances if not each.closed]
     assert open_now == ([visit.shared] if visit.shared and workload.stage is not Stage.TEARDOWN else [])
-    assert all(not instance.running and not instance.paused for instance in visit.driver.instances)
+    assert all(not instance.running and not instance.paused for instance in visit.instances)
 
 
 @pytest.mark.parametrize(("workload", "kind"), CASES)
@@ -123,12 +141,12 @@ def test_instance_that_dies_at_any_command_is_an_exception_never_a_number(
 ) -> None:
     visit = Visit(workload, kind, tmp_path / "whole", Behaviour())
     visit.measure()
-    commands = sum(len(instance.commands) for instance in visit.driver.instances)
+    commands = sum(len(instance.commands) for instance in visit.instances)
     for ordinal in range(commands if workload.name not in DEATH_IS_A_RESULT else 0):
         visit = Visit(workload, kind, tmp_path / str(ordinal), Behaviour(reply=dying_at(ordinal)))
         with pytest.raises(TareError, match="gone"):
             visit.measure()
-        assert [each for each in visit.driver.open_instances() if each is not visit.shared] == []
+        assert [each for each in visit.instances if not each.closed and each is not visit.shared] == []
 
 
 def dying_at(ordinal: int) -> Callable[[FakeInstance, Sequence[str]], None]:
@@ -146,12 +164,12 @@ def dying_at(ordinal: int) -> Callable[[FakeInstance, Sequence[str]], None]:
 @pytest.mark.parametrize(("workload", "kind"), CASES)
 def test_workload_passes_the_first_failed_launch_on(workload: type[Workload], kind: Kind, tmp_path: Path) -> None:
     whole = Visit(workload, kind, tmp_path / "whole", Behaviour())
-    launched = len(whole.driver.instances)
+    launched = len(whole.instances)
     whole.measure()
     visit = Visit(workload, kind, tmp_path, Behaviour())
     visit.driver.behaviour.fail_launch = lambda ordinal: TareError("launch", "told to fail")
     expected = pytest.raises(TareError, match="told to fail")
-    with expected if len(whole.driver.instances) > launched else contextlib.nullcontext():
+    with expected if len(whole.instances) > launched else contextlib.nullcontext():
         visit.measure()
 
 
