@@ -30,12 +30,29 @@ OUTPUT_MAX = 64 << 20  # bytes of one command, both streams together
 KILL_TIMEOUT_S = 5.0  # from killing a command to learning that it is dead
 SEND_TIMEOUT_S = 10  # an agent that does not read is taken for lost
 _HEADER = struct.Struct("<BII")
+_MORE = struct.Struct("<BHHI")
+_TERMINAL, _INPUT = 1, 2
+WINDOW_BYTES = 1 << 20  # of a command's output that may be under way, where whoever takes it may be slow
+INPUT_BYTES = 64 << 10  # of one input frame, which the agent keeps until the command has taken it
 CONFIGURE_TIMEOUT_S = 30.0  # for what is applied on the way to readiness; a slow guest's whole boot lies outside
 ENTROPY_BYTES = 64  # what fills the kernel's generator twice
+_LOOK_S = 0.2  # how often whoever waits for input to be taken asks whether that is still wanted
 _COMPLAINT_MAX = 400  # bytes of a guest's complaint that are shown
 Output: TypeAlias = Callable[[int, bytes], None]
 """Is told what a command prints on stream 1 or 2. Called by the one thread that reads for all: it must not wait."""
-_FROM_GUEST = frozenset(b"UAR!OEXPC")
+_FROM_GUEST = frozenset(b"UAR!OEXPCI")
+
+
+@dataclass(frozen=True, slots=True)
+class Streams:
+    """What a command has beside its output: input, a terminal of (rows, columns).
+
+    With `window_bytes` it waits, as at a full pipe, while so much of its output has not been granted (0: never).
+    """
+
+    input: bool = False
+    terminal: tuple[int, int] | None = None
+    window_bytes: int = 0
 
 
 def encode(kind: str, frame_id: int, payload: bytes = b"") -> bytes:
@@ -51,6 +68,13 @@ def encode_exec(argv: Sequence[str], env: Mapping[str, str]) -> bytes:
     if not argv or any("\0" in word for word in words):
         raise TareError("command", "it is empty or holds a NUL byte", "give a program and its arguments")
     return struct.pack("<I", len(argv)) + b"".join(os.fsencode(word) + b"\0" for word in words)
+
+
+def encode_more(argv: Sequence[str], env: Mapping[str, str], streams: Streams) -> bytes:
+    """The payload of an execute frame for a command with input, a terminal, or output that waits for its taker."""
+    rows, columns = streams.terminal or (0, 0)
+    flags = (_TERMINAL if streams.terminal is not None else 0) | (_INPUT if streams.input else 0)
+    return _MORE.pack(flags, rows, columns, streams.window_bytes) + encode_exec(argv, env)
 
 
 class Decoder:
@@ -88,6 +112,7 @@ class _Request:
     sent_ns: int = 0
     answered_ns: int = 0
     output: Output | None = None
+    taken: threading.Event = field(default_factory=threading.Event)
 
     def keep(self, kind: str, payload: bytes) -> None:
         if self.output is not None:
@@ -101,7 +126,12 @@ class _Request:
 
     def finish(self, payload: bytes, now_ns: int) -> None:
         self.answer, self.answered_ns = payload, now_ns
+        self.end()
+
+    def end(self) -> None:
+        """Let all go on that wait for it."""
         self.done.set()
+        self.taken.set()
 
 
 class Channel:
@@ -173,13 +203,18 @@ class Channel:
 
     @contextlib.contextmanager
     def running(
-        self, argv: Sequence[str], output: Output, *, env: Mapping[str, str] | None = None
+        self,
+        argv: Sequence[str],
+        output: Output,
+        *,
+        env: Mapping[str, str] | None = None,
+        streams: Streams | None = None,
     ) -> Iterator[Command]:
         """Run `argv` inside for as long as it takes, its output told as it comes; killed if the block ends before it.
 
         Thread-safe. Raises TareError when the agent is lost.
         """
-        with self._request("X", encode_exec(argv, env or {}), output) as (number, request):
+        with self._request("T", encode_more(argv, env or {}, streams or Streams()), output) as (number, request):
             command = Command(self, number, request)
             try:
                 yield command
@@ -292,8 +327,10 @@ class Channel:
     def _lose(self, why: str) -> None:
         if self._lost is None:
             self._lost = why
-        for event in (*self._seen.values(), *(request.done for request in list(self._requests.values()))):
+        for event in self._seen.values():
             event.set()
+        for request in list(self._requests.values()):
+            request.end()
 
     def _receive(self, buffer: memoryview) -> bool:
         """Take what has arrived; False when there will be no more. Called by the reader only."""
@@ -334,6 +371,8 @@ class Channel:
             return  # the rest of a command that nobody waits for any more
         elif kind in "OE":
             request.keep(kind, payload)
+        elif kind == "I":
+            request.taken.set()
         else:
             if kind in "XP":
                 self._timeline.stamp("answered", now_ns)
@@ -373,17 +412,58 @@ class Command:
         self._channel = channel
         self._number = number
         self._request = request
+        self._granted = 0
+        self._lock = threading.Lock()
 
     def wait(self) -> int:
         """Its exit code, once it has ended. Raises TareError when the agent is lost before."""
         self._request.done.wait()
         return int.from_bytes(self._channel._answer(self._request), "little", signed=True)
 
+    def type(self, data: bytes, abandoned: Callable[[], bool] = lambda: False) -> bool:
+        """Give it input (none: its end), by one thread at a time; returns when it has been taken.
+
+        False when it never will be: the command has ended, the agent is lost, or it is `abandoned`, asked now and then.
+        """
+        for start in range(0, max(1, len(data)), INPUT_BYTES):
+            self._request.taken.clear()
+            if not self._say("I", data[start : start + INPUT_BYTES]):
+                return False
+            while not self._request.taken.wait(_LOOK_S):
+                if abandoned():
+                    return False
+        return not self._request.done.is_set()
+
+    def grant(self, size: int) -> None:
+        """So many bytes of its output have been taken by whom they were for. Thread-safe; never from an Output."""
+        with self._lock:
+            self._granted += size
+            if self._granted < WINDOW_BYTES // 4:
+                return
+            granted, self._granted = self._granted, 0
+        self._say("W", struct.pack("<I", granted))
+
+    def resize(self, rows: int, columns: int) -> None:
+        """Give its terminal another size; its foreground processes get SIGWINCH."""
+        self._say("Z", struct.pack("<HH", rows, columns))
+
+    def signal(self, number: int) -> None:
+        """Send a signal to its process."""
+        self._say("K", struct.pack("<I", number))
+
     def kill(self) -> None:
         """End it, with its process group; one that has ended, or whose agent is lost, is no error."""
-        if not self._request.done.is_set():
-            with contextlib.suppress(TareError):
-                self._channel._send(encode("K", self._number))
+        self._say("K")
+
+    def _say(self, kind: str, payload: bytes = b"") -> bool:
+        """Send a frame about it; False once it has ended or the agent is lost."""
+        if self._request.done.is_set():
+            return False
+        try:
+            self._channel._send(encode(kind, self._number, payload))
+        except TareError:
+            return False
+        return True
 
 
 class _Reader:

@@ -9,13 +9,20 @@
  *   agent --port NAME [--no-userland] [--listen ADDR:PORT]   a VM's service: the channel is a virtio-serial port
  *   agent --init --port NAME [--listen ADDR:PORT]            the same, being PID 1
  *   agent --first NAME -- /sbin/init ARG...                  tell NAME that userland begins, then become init
+ *   agent --files WORD...                                    a command that moves files (files.h)
  *
  * Frames both ways: u8 type, u32 id, u32 length (little endian), payload.
  *   to the host   U userland   R service ready (u16 port)   ! service failed (text)   P pong
  *                 A a virtual machine's agent hears   C configured (text: why not)
  *                 O, E output of command id   X its exit code (i32; 128 + signal; 126, 127 not executable, not found)
+ *                 I command id's input has been taken
  *   to the agent  X execute (u32 argc, argc words, then K=V words, each ending in NUL; no K=V: the agent's own)
- *                 K kill command id's process group   P ping   S stop   C configure (configure.h)
+ *                 T the same with more before it: u8 1 on a terminal + 2 with input, u16 rows, u16 columns,
+ *                   u32 bytes of output that may be under way (0: any)
+ *                 I input of command id (none: its end), the next after the answer   W so many more bytes of output
+ *                 Z its terminal's size (u16 rows, u16 columns)
+ *                 K kill command id's process group, or (u32) send that signal to its process
+ *                 P ping   S stop   C configure (configure.h)
  *
  * A command ends with its first process: the rest of its process group is killed then, and what the pipes hold
  * at that moment is its whole output. A process that made a session of its own lives on, as under `docker exec`.
@@ -49,20 +56,23 @@
 #include <unistd.h>
 
 #include "configure.h"
+#include "files.h"
 
 enum {
 	HEADER = 9,
-	PAYLOAD_MAX = 1 << 20,  /* of a frame from the host */
-	CHUNK = 64 << 10,       /* of a command's output */
-	OUT_SOFT = 256 << 10,   /* with more than this unsent, commands are not read */
+	MORE = 9,                 /* what T has before X's */
+	PAYLOAD_MAX = 1 << 20,    /* of a frame from the host */
+	CHUNK = 64 << 10,         /* of a command's output */
+	TERMINAL_MAX = 128 << 10, /* more than one can hold */
+	OUT_SOFT = 256 << 10,     /* with more than this unsent, commands are not read */
 	OUT_MAX = 2 << 20,
-	SPARE = 4 << 10,        /* room for the small answers to one frame */
+	SPARE = 4 << 10,          /* room for the small answers to one frame */
 	COMMANDS = 256,
 	CLIENTS = 16,
 	FIRST_WAIT_MS = 2000,
 };
 
-enum { CHANNEL, SIGNALS, LISTENER, SELF, CLIENT, COMMAND = CLIENT + CLIENTS, POLLED = COMMAND + 2 * COMMANDS };
+enum { CHANNEL, SIGNALS, LISTENER, SELF, CLIENT, COMMAND = CLIENT + CLIENTS, POLLED = COMMAND + 3 * COMMANDS };
 
 static enum { FD, PORT, INIT } mode;
 static const char *port_name;
@@ -79,10 +89,13 @@ static size_t in_end, out_begin, out_end;
 static struct command {
 	pid_t pid; /* 0: the slot is free */
 	uint32_t id;
-	int fd[2];
+	int fd[3];       /* its output, its error output, its input: our ends; of a terminal 0 and 2 */
 	int64_t left[2]; /* bytes still to be read, once the process has ended; before that -1, until end of file */
+	int64_t window;  /* bytes that may still be sent to the host */
+	uint8_t *input;  /* what it has not taken yet, from `taken` to `typed` */
+	size_t taken, typed;
 	int32_t code;
-	bool ended, mute;
+	bool ended, mute, terminal;
 } commands[COMMANDS];
 
 static struct client {
@@ -163,6 +176,11 @@ static void store32(uint8_t *at, uint32_t value)
 		at[i] = (uint8_t)(value >> 8 * i);
 }
 
+static uint16_t load16(const uint8_t *at)
+{
+	return (uint16_t)(at[0] | at[1] << 8);
+}
+
 static uint32_t load32(const uint8_t *at)
 {
 	return at[0] | (uint32_t)at[1] << 8 | (uint32_t)at[2] << 16 | (uint32_t)at[3] << 24;
@@ -227,6 +245,17 @@ static void announce_service(void)
 		put('!', 0, service_error, strlen(service_error));
 }
 
+static void close_end(struct command *c, int which)
+{
+	if (c->fd[which] >= 0)
+		close(c->fd[which]);
+	c->fd[which] = -1;
+	if (which == 2) {
+		free(c->input);
+		c->input = NULL;
+	}
+}
+
 /* The host went away from a virtio port: what it asked for dies, and the next host is told everything anew. */
 static void hang_up(void)
 {
@@ -238,11 +267,8 @@ static void hang_up(void)
 		if (!c->ended)
 			kill(-c->pid, SIGKILL);
 		c->mute = true;
-		for (int i = 0; i < 2; i++) {
-			if (c->fd[i] >= 0)
-				close(c->fd[i]);
-			c->fd[i] = -1;
-		}
+		for (int i = 0; i < 3; i++)
+			close_end(c, i);
 		if (c->ended)
 			c->pid = 0;
 	}
@@ -280,7 +306,7 @@ static void flush(void)
 /* ---- commands -------------------------------------------------------------------------------------------- */
 
 /* vfork: the parent stands still until the exec, so the group exists and a failure is known when this returns. */
-__attribute__((noinline)) static pid_t spawn(char **argv, int out_fd, int err_fd, int *error)
+__attribute__((noinline)) static pid_t spawn(char **argv, const int fd[3], bool terminal, int *error)
 {
 	static volatile int failure;
 	sigset_t none;
@@ -289,7 +315,9 @@ __attribute__((noinline)) static pid_t spawn(char **argv, int out_fd, int err_fd
 	pid_t pid = vfork();
 	if (pid == 0) {
 		setsid();
-		if (dup2(null, 0) == 0 && dup2(out_fd, 1) == 1 && dup2(err_fd, 2) == 2) {
+		if (terminal)
+			ioctl(fd[2], TIOCSCTTY, 0);
+		if (dup2(fd[2], 0) == 0 && dup2(fd[0], 1) == 1 && dup2(fd[1], 2) == 2) {
 			close_range(3, ~0U, 0);
 			signal(SIGPIPE, SIG_DFL);
 			sigprocmask(SIG_SETMASK, &none, NULL);
@@ -310,7 +338,41 @@ static struct command *command(uint32_t id)
 	return NULL;
 }
 
-static void start(uint32_t id, char **argv, char **env)
+static void set_size(int terminal, const uint8_t *size)
+{
+	struct winsize window = {.ws_row = load16(size), .ws_col = load16(size + 2)};
+	ioctl(terminal, TIOCSWINSZ, &window);
+}
+
+/* Make a command's streams: our ends and its own, in the order of `fd`. False with errno, and what was made in them. */
+static bool make_ends(int ours[3], int theirs[3], uint8_t flags, const uint8_t *size)
+{
+	int unlock = 0;
+	if (flags & 1) {
+		ours[0] = open("/dev/ptmx", O_RDWR | O_NOCTTY | O_CLOEXEC);
+		if (ours[0] < 0 || ioctl(ours[0], TIOCSPTLCK, &unlock) < 0)
+			return false;
+		set_size(ours[0], size);
+		theirs[0] = ioctl(ours[0], TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC);
+		theirs[1] = fcntl(theirs[0], F_DUPFD_CLOEXEC, 0);
+		theirs[2] = fcntl(theirs[0], F_DUPFD_CLOEXEC, 0);
+		ours[2] = fcntl(ours[0], F_DUPFD_CLOEXEC, 0);
+		return theirs[0] >= 0 && theirs[1] >= 0 && theirs[2] >= 0 && ours[2] >= 0;
+	}
+	for (int i = 0, ends[2]; i < 3; i++) {
+		if (i == 2 && !(flags & 2)) {
+			theirs[2] = fcntl(null, F_DUPFD_CLOEXEC, 0);
+			return theirs[2] >= 0;
+		}
+		if (pipe2(ends, O_CLOEXEC) < 0)
+			return false;
+		ours[i] = ends[i == 2];
+		theirs[i] = ends[i != 2];
+	}
+	return true;
+}
+
+static void start(uint32_t id, char **argv, char **env, uint8_t flags, const uint8_t *size, uint32_t window)
 {
 	struct command *c = commands;
 	while (c < commands + COMMANDS && c->pid)
@@ -319,29 +381,31 @@ static void start(uint32_t id, char **argv, char **env)
 		refuse(id, 126, argv[0], EAGAIN);
 		return;
 	}
-	int pipes[2][2] = {{-1, -1}, {-1, -1}}, error = 0;
+	int ours[3] = {-1, -1, -1}, theirs[3] = {-1, -1, -1}, error = 0;
 	pid_t pid = -1;
-	if (pipe2(pipes[0], O_CLOEXEC) < 0 || pipe2(pipes[1], O_CLOEXEC) < 0) {
+	if (!make_ends(ours, theirs, flags, size)) {
 		error = errno;
 	} else {
 		char **own = environ;
 		environ = env[0] ? env : own; /* execvp looks for PATH here */
-		pid = spawn(argv, pipes[0][1], pipes[1][1], &error);
+		pid = spawn(argv, theirs, flags & 1, &error);
 		environ = own;
 	}
-	for (int i = 0; i < 2; i++)
-		if (pipes[i][1] >= 0)
-			close(pipes[i][1]);
+	for (int i = 0; i < 3; i++) {
+		if (theirs[i] >= 0)
+			close(theirs[i]);
+		if (ours[i] >= 0 && pid < 0)
+			close(ours[i]);
+		else if (ours[i] >= 0)
+			fcntl(ours[i], F_SETFL, O_NONBLOCK);
+	}
 	if (pid < 0) {
-		for (int i = 0; i < 2; i++)
-			if (pipes[i][0] >= 0)
-				close(pipes[i][0]);
 		refuse(id, error == ENOENT ? 127 : 126, argv[0], error);
 		return;
 	}
-	*c = (struct command){.pid = pid, .id = id, .fd = {pipes[0][0], pipes[1][0]}, .left = {-1, -1}};
-	for (int i = 0; i < 2; i++)
-		fcntl(c->fd[i], F_SETFL, O_NONBLOCK);
+	*c = (struct command){.pid = pid, .id = id, .left = {-1, -1}, .terminal = flags & 1};
+	c->window = window ? window : INT64_MAX / 2;
+	memcpy(c->fd, ours, sizeof ours);
 }
 
 static void finish(struct command *c)
@@ -353,23 +417,61 @@ static void finish(struct command *c)
 	c->pid = 0;
 }
 
+/* What has been written to a terminal's other end counts, too: poll sees to that. */
+static bool readable(int fd)
+{
+	struct pollfd set = {.fd = fd, .events = POLLIN};
+	return poll(&set, 1, 0) > 0 && set.revents & POLLIN;
+}
+
 /* Move one chunk of a command's output (0) or error output (1) into a frame. */
 static void pass(struct command *c, int which)
 {
 	int64_t left = c->left[which];
 	size_t want = left < 0 || left > CHUNK ? CHUNK : (size_t)left;
+	want = (int64_t)want > c->window ? (size_t)c->window : want;
 	uint8_t *at = room(want);
 	ssize_t size = read(c->fd[which], at + HEADER, want);
 	if (size < 0 && (errno == EINTR || (errno == EAGAIN && !c->ended)))
 		return;
 	if (size > 0) {
 		seal("OE"[which], c->id, (size_t)size);
-		if (left < 0 || (c->left[which] -= size) > 0)
+		c->window -= size;
+		if (left < 0 || ((c->left[which] -= size) > 0 && (!c->terminal || readable(c->fd[which]))))
 			return;
 	}
-	close(c->fd[which]);
-	c->fd[which] = -1;
+	close_end(c, which);
 	finish(c);
+}
+
+/* Give a command what it takes of its input now, and say so once that is all. */
+static void feed(struct command *c)
+{
+	ssize_t size = write(c->fd[2], c->input + c->taken, c->typed - c->taken);
+	if (size < 0 && (errno == EAGAIN || errno == EINTR))
+		return;
+	c->taken = size < 0 ? c->typed : c->taken + (size_t)size; /* who has closed its input wants none */
+	if (c->taken < c->typed)
+		return;
+	free(c->input);
+	c->input = NULL;
+	put('I', c->id, NULL, 0);
+}
+
+static void type(struct command *c, const char *payload, size_t length)
+{
+	if (c->input)
+		fatal("malformed frame: input %u", c->id);
+	if (!length && !c->terminal)
+		close_end(c, 2);
+	if (c->fd[2] < 0 || !length || !(c->input = malloc(length))) {
+		put('I', c->id, NULL, 0);
+		return;
+	}
+	memcpy(c->input, payload, length);
+	c->taken = 0;
+	c->typed = length;
+	feed(c);
 }
 
 static void ended(struct command *c, int32_t code)
@@ -377,12 +479,11 @@ static void ended(struct command *c, int32_t code)
 	kill(-c->pid, SIGKILL);
 	c->ended = true;
 	c->code = code;
+	close_end(c, 2);
 	for (int i = 0; i < 2; i++) {
-		int held = 0;
-		if (c->fd[i] >= 0 && (ioctl(c->fd[i], FIONREAD, &held) < 0 || held == 0)) {
-			close(c->fd[i]);
-			c->fd[i] = -1;
-		}
+		int held = c->terminal && c->fd[i] >= 0 && readable(c->fd[i]) ? TERMINAL_MAX : 0;
+		if (c->fd[i] >= 0 && ((!c->terminal && ioctl(c->fd[i], FIONREAD, &held) < 0) || held == 0))
+			close_end(c, i);
 		c->left[i] = held;
 	}
 	finish(c);
@@ -407,7 +508,7 @@ static void reap(void)
 
 /* ---- frames from the host -------------------------------------------------------------------------------- */
 
-static void execute(uint32_t id, char *payload, size_t length)
+static void execute(uint32_t id, char *payload, size_t length, uint8_t flags, const uint8_t *size, uint32_t window)
 {
 	uint32_t argc = length >= 4 ? load32((uint8_t *)payload) : 0, words = 0;
 	for (size_t i = 4; i < length; i++)
@@ -421,7 +522,7 @@ static void execute(uint32_t id, char *payload, size_t length)
 	}
 	for (uint32_t i = 0; i < words; i++, word += strlen(word) + 1)
 		list[i < argc ? i : i + 1] = word; /* argv, NULL, env, NULL */
-	start(id, list, list + argc + 1);
+	start(id, list, list + argc + 1, flags, size, window);
 	free(list);
 }
 
@@ -432,17 +533,34 @@ static void tell_configured(uint32_t id, char *payload, size_t length)
 	put('C', id, why, why ? strlen(why) : 0);
 }
 
-static void obey(char type, uint32_t id, char *payload, size_t length)
+static void obey(char kind, uint32_t id, char *payload, size_t length)
 {
-	struct command *c;
-	switch (type) {
+	const uint8_t *more = (uint8_t *)payload;
+	struct command *c = strchr("KIWZ", kind) ? command(id) : NULL;
+	switch (kind) {
 	case 'X':
-		execute(id, payload, length);
+		execute(id, payload, length, 0, NULL, 0);
+		break;
+	case 'T':
+		if (length < MORE)
+			fatal("malformed frame: execute %u", id);
+		execute(id, payload + MORE, length - MORE, more[0], more + 1, load32(more + 5));
 		break;
 	case 'K':
-		c = command(id);
 		if (c && !c->ended)
-			kill(-c->pid, SIGKILL);
+			kill(length == 4 ? c->pid : -c->pid, length == 4 ? (int)load32(more) : SIGKILL);
+		break;
+	case 'I':
+		if (c)
+			type(c, payload, length);
+		break;
+	case 'W':
+		if (c && length == 4)
+			c->window += load32(more);
+		break;
+	case 'Z':
+		if (c && c->terminal && length == 4)
+			set_size(c->fd[2], more);
 		break;
 	case 'P':
 		put('P', id, payload, length);
@@ -456,7 +574,7 @@ static void obey(char type, uint32_t id, char *payload, size_t length)
 		kill(1, SIGRTMIN + 4); /* systemd(1): power off, as `systemctl poweroff` */
 		break;
 	default:
-		fatal("malformed frame: type %d", type);
+		fatal("malformed frame: type %d", kind);
 	}
 }
 
@@ -742,9 +860,10 @@ static nfds_t watch(struct pollfd *set)
 	set[SELF] = (struct pollfd){.fd = self, .events = asked ? POLLIN : POLLOUT};
 	for (int i = 0; i < CLIENTS; i++)
 		set[CLIENT + i] = (struct pollfd){.fd = clients[i].fd, .events = POLLIN};
-	for (int i = 0; i < 2 * COMMANDS; i++) {
-		struct command *c = &commands[i / 2];
-		set[COMMAND + i] = (struct pollfd){.fd = c->pid && reading ? c->fd[i % 2] : -1, .events = POLLIN};
+	for (int i = 0; i < 3 * COMMANDS; i++) {
+		struct command *c = &commands[i / 3];
+		bool wanted = c->pid && (i % 3 == 2 ? c->input != NULL : reading && c->window > 0);
+		set[COMMAND + i] = (struct pollfd){.fd = wanted ? c->fd[i % 3] : -1, .events = i % 3 == 2 ? POLLOUT : POLLIN};
 		if (c->pid)
 			count = (nfds_t)(COMMAND + i + 1);
 	}
@@ -775,9 +894,13 @@ static void turn(void)
 	if (set[LISTENER].revents)
 		welcome();
 	for (nfds_t i = COMMAND; i < count && unsent() <= OUT_SOFT; i++) {
-		struct command *c = &commands[(i - COMMAND) / 2];
-		int which = (i - COMMAND) % 2;
-		if (set[i].revents && c->pid && c->fd[which] == set[i].fd)
+		struct command *c = &commands[(i - COMMAND) / 3];
+		int which = (i - COMMAND) % 3;
+		if (!set[i].revents || !c->pid || c->fd[which] != set[i].fd)
+			continue;
+		if (which == 2 && c->input)
+			feed(c);
+		else if (which < 2 && c->window > 0)
 			pass(c, which);
 	}
 	flush();
@@ -871,6 +994,8 @@ int main(int argc, char **argv)
 		close_range(4, ~0U, 0); /* whatever else the launcher left open */
 		fcntl(channel, F_SETFD, FD_CLOEXEC);
 		fcntl(channel, F_SETFL, O_NONBLOCK);
+	} else if (argc >= 3 && strcmp(argv[1], "--files") == 0) {
+		return files(argv + 2);
 	} else if (argc >= 5 && strcmp(argv[1], "--first") == 0 && strcmp(argv[3], "--") == 0) {
 		be_first(argv[2], argv + 4);
 	} else {

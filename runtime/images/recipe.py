@@ -159,7 +159,7 @@ def build(
 
 def agent_sources() -> tuple[bytes, ...]:
     """All that the guest agent is compiled from. Raises TareError when it is not there."""
-    return tuple(_source(name).read_bytes() for name in ("agent.c", "configure.h"))
+    return tuple(_source(name).read_bytes() for name in ("agent.c", "configure.h", "files.h"))
 
 
 def _source(name: str) -> Path:

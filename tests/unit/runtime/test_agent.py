@@ -253,7 +253,7 @@ def test_agent_takes_its_commands_along(agent: Agent, fifo: Path, way: str) -> N
     ("data", "message"),
     [
         (b"GET / HTTP/1.1\r\n", "malformed frame"),
-        (b"Z" + bytes(8), "malformed frame: type 90"),
+        (b"z" + bytes(8), "malformed frame: type 122"),
         (struct.pack("<BII", ord("P"), 1, (1 << 20) + 1), "malformed frame: 1048577 bytes"),
         (encode("X", 7), "malformed frame: execute 7"),
         (encode("X", 7, struct.pack("<I", 0) + b"env=1\0"), "malformed frame: execute 7"),

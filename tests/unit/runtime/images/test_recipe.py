@@ -61,7 +61,9 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
         runs.append(f"compile {source.name}")
 
     runs.clear()
-    sources = grow(tmp_path / "guest", {"agent.c": b"int main;", "configure.h": b"", "gauge.c": b"int gauge;"})
+    sources = grow(
+        tmp_path / "guest", {"agent.c": b"int main;", "configure.h": b"", "files.h": b"", "gauge.c": b"int gauge;"}
+    )
     monkeypatch.setattr(recipes, "GUEST_SOURCES", sources)
     monkeypatch.setattr(recipes, "_bootstrap", bootstrap)
     monkeypatch.setattr(recipes, "compile_static", compile_static)
@@ -102,7 +104,7 @@ def test_a_new_agent_alone_does_not_bootstrap_again(recipe: Recipe, tmp_path: Pa
     assert second.layers[1] != first.layers[1]
 
 
-@pytest.mark.parametrize("name", ["configure.h", "gauge.c"])
+@pytest.mark.parametrize("name", ["configure.h", "files.h", "gauge.c"])
 def test_what_the_agent_includes_and_the_gauge_count_as_sources(recipe: Recipe, tmp_path: Path, name: str) -> None:
     store = ImageStore(tmp_path)
     build(store, recipe)

@@ -75,6 +75,7 @@ def test_the_agent_is_compiled_anew_when_what_it_includes_has_changed(
     host = Host(root=tmp_path / "root", run=tmp_path / "run")
     for text in ("", "", "int changed;"):
         (tmp_path / "agent.c").write_text("")
-        (tmp_path / "configure.h").write_text(text)
+        (tmp_path / "configure.h").write_text("")
+        (tmp_path / "files.h").write_text(text)
         nocloud.agent_program(host)
     assert len(compiled) == 2
