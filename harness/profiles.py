@@ -153,6 +153,8 @@ def _entries(
         "leakage": Entry(params=window, expect_s=4 * seconds + 2.3, boots=2, limit_s=60 + 10 * seconds, rare=rare),
         "footprint": Entry(expect_s=0.6),
         "growth": Entry(once=True, expect_s=1.0, boots=1, limit_s=300),
+        "namespaces": Entry(once=True, expect_s=1.0),
+        "delivery": Entry(drivers=("container", "microvm", "vm"), once=True, expect_s=2.0, boots=1, limit_s=300),
         "enforcement": Entry(once=True, params={"seconds": 1.0}, expect_s=2.5, limit_s=120),
         "density": Entry(
             drivers=("container", "microvm", "vm"),
