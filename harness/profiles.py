@@ -131,7 +131,7 @@ def _entries(
     `small_s` is the window of what does a million things a second, `disk_s` of each pattern on the disk. sysbench
     takes whole seconds.
 
-    `rare` drivers are so for what is about hardware. `drivers` restricts workloads, by name.
+    `rare` drivers are so for what is about hardware; with any, the network is looked at once. `drivers` restricts workloads, by name.
     """
     light = {Kind.NATIVE: {"repeats": repeats}, Kind.CONTAINER: {"repeats": repeats}}
     # A container ramp ends by its cap: a thousand take some 15 s.
@@ -153,8 +153,23 @@ def _entries(
         "leakage": Entry(params=window, expect_s=4 * seconds + 2.3, boots=2, limit_s=60 + 10 * seconds, rare=rare),
         "footprint": Entry(expect_s=0.6),
         "growth": Entry(once=True, expect_s=1.0, boots=1, limit_s=300),
-        "namespaces": Entry(once=True, expect_s=1.0),
-        "delivery": Entry(drivers=("container", "microvm", "vm"), once=True, expect_s=2.0, boots=1, limit_s=300),
+        "network": Entry(
+            drivers=("native", "container", "microvm", "vm"),
+            rare=rare,
+            once=bool(rare),
+            params={"small_s": small_s},
+            expect_s=2 * max(1, round(small_s)) + 4 * small_s + 1,
+            boots=1,
+            limit_s=120 + 20 * small_s,
+        ),
+        "namespaces": Entry(once=True, expect_s=0.4),
+        "delivery": Entry(
+            drivers=("container", "microvm", "vm"),
+            once=True,
+            expect_s=4.0,
+            boots=1,
+            limit_s=300,
+        ),
         "enforcement": Entry(once=True, params={"seconds": 1.0}, expect_s=2.5, limit_s=120),
         "density": Entry(
             drivers=("container", "microvm", "vm"),
@@ -195,7 +210,12 @@ _QUICK = Profile(
         containers=1000,
         machines=16,
         rare=("microvm", "vm"),
-        drivers={"leakage": _NO_VM, "growth": _NO_VM, "density": ("container", "microvm")},
+        drivers={
+            "leakage": _NO_VM,
+            "growth": _NO_VM,
+            "delivery": ("container", "microvm"),
+            "density": ("container", "microvm"),
+        },
     ),
 )
 
@@ -223,6 +243,9 @@ _SMOKE = replace(
             "overhead_disk": _NO_VM,
             "leakage": ("native", "container"),
             "growth": ("container",),
+            "network": ("native", "container"),
+            "namespaces": ("native", "container"),
+            "delivery": ("container",),
             "enforcement": ("container",),
             "density": ("container",),
         },
