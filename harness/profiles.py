@@ -131,7 +131,8 @@ def _entries(
     `small_s` is the window of what does a million things a second, `disk_s` of each pattern on the disk. sysbench
     takes whole seconds.
 
-    `rare` drivers are so for what is about hardware; with any, the network is looked at once. `drivers` restricts workloads, by name.
+    `rare` drivers are so for what is about hardware; with any, the network is looked at once.
+    `drivers` restricts workloads, by name.
     """
     light = {Kind.NATIVE: {"repeats": repeats}, Kind.CONTAINER: {"repeats": repeats}}
     # A container ramp ends by its cap: a thousand take some 15 s.

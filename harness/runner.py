@@ -21,7 +21,7 @@ from harness.hoststate import HostState, host_state
 from harness.journal import Journal
 from harness.results import Cell, Event, Facts, Outcome, Record
 from harness.schedule import Forecast, Planned, Visit
-from runtime.driver import Driver, Prepared
+from runtime.driver import Driver, Kind, Prepared
 from runtime.errors import TareError
 from runtime.instance import Instance
 from workloads import parity
@@ -236,7 +236,8 @@ class Engine:
         context = Context(
             driver=driver,
             prepared=prepared,
-            launch=lambda: self._start(driver, prepared),
+            launch=lambda spec=None: self._start(driver, driver.prepare(spec) if spec else prepared),
+            peer=self._peer,
             params=one.params,
             rng=schedule.cell_rng(self._work.seed, visit.block, one.cell),
             instance=instance,
@@ -292,6 +293,14 @@ class Engine:
             self._close(instance)
             raise
         return instance
+
+    def _peer(self) -> Instance:
+        """A native instance, which is in the host's own network. Raises TareError where no such driver takes part."""
+        usable = [driver for name, driver in self._work.drivers.items() if name not in self._work.unusable]
+        native = next((driver for driver in usable if driver.kind is Kind.NATIVE), None)
+        if native is None:
+            raise TareError("the host's end of a network", "the native driver takes no part", "add native to --drivers")
+        return self._start(native, self._prepare(native))
 
     def _close(self, instance: Instance) -> str:
         """Close, in any case forget, and return in one line what went wrong, or an empty string."""

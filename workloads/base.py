@@ -13,12 +13,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 import workloads
 from runtime.driver import Driver, Kind, Prepared
 from runtime.errors import TareError, UsageError
 from runtime.instance import Instance
+from runtime.spec import InstanceSpec
 from workloads.metric import Metric, Sample
 
 
@@ -40,18 +41,27 @@ class Invalid(TareError):
     """The measurement ran but a validity gate rejects it; counted as a failure, never as a number."""
 
 
+class Launch(Protocol):
+    """Starts further instances on the visit's driver."""
+
+    def __call__(self, spec: InstanceSpec | None = None) -> Instance:
+        """A fresh instance, ready, of the visit's spec or of another one; the workload closes it."""
+
+
 @dataclass(slots=True)
 class Context:
     """What a workload may use while it measures.
 
     `instance` is the visit's shared one (None in stage OWN). `launch()` starts a further fresh
-    instance, ready, which the workload closes. `params` come from the profile. `say` reports progress
-    in a few words. `deadline_ns` (monotonic) is when the cell's time is over; long ramps must look.
+    instance, ready, which the workload closes. `peer()` does so with the same image's programs in the
+    host's own network: the other end of an instance's. `params` come from the profile. `say` reports
+    progress in a few words. `deadline_ns` (monotonic) is when the cell's time is over; long ramps must look.
     """
 
     driver: Driver
     prepared: Prepared
-    launch: Callable[[], Instance]
+    launch: Launch
+    peer: Callable[[], Instance]
     params: dict[str, float] = field(default_factory=dict)
     rng: random.Random = field(default_factory=random.Random)
     instance: Instance | None = None

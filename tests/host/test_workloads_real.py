@@ -11,6 +11,7 @@ from statistics import median
 import pytest
 
 from runtime.driver import Driver, Host, find_driver
+from runtime.drivers.native import NativeDriver
 from runtime.instance import Instance
 from runtime.spec import ImageRef, InstanceSpec, Limits
 from tests.conftest import skip_or_fail
@@ -51,8 +52,15 @@ def measure(driver: Driver, workload: str, limits: Limits = LIMITS, **params: fl
     """One visit of one workload; the driver must be left without a trace."""
     prepared = driver.prepare(InstanceSpec(image=ImageRef.parse("tare/debian:bookworm"), limits=limits))
 
-    def launch() -> Instance:
-        instance = driver.launch(prepared)
+    def launch(spec: InstanceSpec | None = None) -> Instance:
+        instance = driver.launch(driver.prepare(spec) if spec else prepared)
+        instance.wait_ready(READY_S)
+        return instance
+
+    peers = NativeDriver(driver.host)
+
+    def peer() -> Instance:
+        instance = peers.launch(peers.prepare(prepared.spec))
         instance.wait_ready(READY_S)
         return instance
 
@@ -63,12 +71,14 @@ def measure(driver: Driver, workload: str, limits: Limits = LIMITS, **params: fl
         if shared is not None and measured.stage is Stage.TEARDOWN:
             shared.timeline.stamp("closing")
             shared.close()
-        context = Context(driver, prepared, launch, params=params, rng=random.Random(3), instance=shared)
+        context = Context(driver, prepared, launch, peer, params=params, rng=random.Random(3), instance=shared)
         return list(measured.measure(context))
     finally:
         if shared is not None:
             shared.close()
         assert driver.leftovers() == []
+        assert peers.leftovers() == []
+        peers.close()
 
 
 def value(samples: list[Sample], metric: str, **labels: str) -> float:
@@ -91,16 +101,29 @@ def value(samples: list[Sample], metric: str, **labels: str) -> float:
         "idle",
         "overhead_cpu",
         "overhead_memory",
+        "overhead_kernel",
         "overhead_disk",
         "leakage",
     ],
 )
 def test_workload_measures_a_real_instance(driver: Driver, workload: str) -> None:
-    samples = measure(driver, workload, seconds=1, size_mib=32)
+    samples = measure(driver, workload, seconds=1, small_s=0.1, size_mib=32)
     assert {sample.metric for sample in samples} >= {
         metric.name for metric in find_workload(workload).metrics if metric.name != "idle.memory_cgroup"
     }
     assert all(math.isfinite(sample.value) for sample in samples)
+
+
+def test_a_container_on_a_bridge_has_a_network_of_its_own_and_can_be_reached(container: Driver) -> None:
+    samples = measure(container, "network", small_s=0.1)
+    for metric in ("network.own", "network.reached", "network.published"):
+        assert value(samples, metric) == 1
+    for metric in ("network.connect", "network.host_mode_connect"):
+        assert value(samples, metric) > value(samples, metric.replace("connect", "round_trip"))
+
+
+def test_native_has_the_hosts_network_and_nothing_of_its_own(native: Driver) -> None:
+    assert value(measure(native, "network", small_s=0.1), "network.own") == 0
 
 
 def test_half_the_quota_gives_about_half_the_work(container: Driver) -> None:

@@ -10,6 +10,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -197,6 +198,25 @@ def test_instances_a_failing_workload_forgot_are_closed(tmp_path: Path) -> None:
     run = bench.run()
     assert bench.open_instances() == []
     assert {r.reason for r in run.records if r.cell.workload == "own"} == {"ValueError: oh no"}
+
+
+def test_a_workload_gets_a_native_peer_and_instances_of_other_specs_which_are_closed_behind_it(tmp_path: Path) -> None:
+    seen: list[tuple[Kind, str | None]] = []
+
+    def forget(context: Context) -> Iterator[Sample]:
+        for instance in (context.peer(), context.launch(replace(SPEC, hostname="other"))):
+            assert isinstance(instance, FakeInstance)
+            seen.append((instance.driver.kind, instance.spec.hostname))
+        yield Sample("own.value", 1.0)
+
+    own = {"own": workload("own", Stage.OWN, forget)}
+    bench = Bench(tmp_path / "with", workloads=own, kinds={"native": Kind.NATIVE, "container": Kind.CONTAINER})
+    bench.run()
+    assert (Kind.CONTAINER, "other") in seen
+    assert {kind for kind, hostname in seen if hostname is None} == {Kind.NATIVE}
+    assert bench.open_instances() == []
+    alone = Bench(tmp_path / "without", workloads=own, kinds={"container": Kind.CONTAINER}).run()
+    assert all("add native to --drivers" in record.reason for record in alone.records)
 
 
 def test_a_cell_that_hangs_is_ended_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,52 @@
+"""iperf3 3.12: command lines and what its JSON says. Not what the figures mean; workloads decide that."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from workloads.base import Invalid
+
+PROBE = ("iperf3", "--version")
+# Until somebody listens on port `$0` (in hexadecimal): the server goes to the background before it does.
+_AWAIT = 'until grep -q ":$0 [0-9A-F]*:0000 0A " /proc/net/tcp /proc/net/tcp6; do sleep 0.02; done'
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """`bytes` that the other end received, and the seconds of the sender's clock it took."""
+
+    bytes: int
+    elapsed_s: float
+
+
+def server_argv(port: int) -> tuple[str, ...]:
+    """A server for one client, in the background, on every address."""
+    return ("iperf3", "--server", "--one-off", "--daemon", "--port", str(port))
+
+
+def await_argv(port: int) -> tuple[str, ...]:
+    """Wait until the server listens."""
+    return ("/bin/sh", "-c", _AWAIT, f"{port:04X}")
+
+
+def client_argv(address: str, port: int, seconds: float) -> tuple[str, ...]:
+    """Send one TCP stream for `seconds`: whole ones, at least one."""
+    return ("iperf3", "--client", address, "--port", str(port), "--time", str(max(1, round(seconds))), "--json")
+
+
+def parse(output: bytes) -> Stream:
+    """Read a client's report. Raises Invalid when it is none, says an error, or nothing was received."""
+    text = output.decode(errors="replace")
+    try:
+        report: dict[str, Any] = json.loads(text)
+        if "error" in report:
+            raise Invalid("iperf3", str(report["error"]))
+        end = report["end"]
+        stream = Stream(int(end["sum_received"]["bytes"]), float(end["sum_sent"]["seconds"]))
+    except (ValueError, KeyError, TypeError) as problem:
+        raise Invalid("iperf3", f"no report in its output: {text.strip()[-200:] or 'it said nothing'}") from problem
+    if stream.bytes <= 0 or not stream.elapsed_s > 0:
+        raise Invalid("iperf3", "nothing was received")
+    return stream
