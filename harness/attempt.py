@@ -60,14 +60,14 @@ def attempt(
 
     What the host did is told since `before`.
     """
-    started_utc, started_ns, suspended_ns = utc(), time.monotonic_ns(), _suspended_ns()
+    started_utc, started_ns = utc(), time.monotonic_ns()
     samples: tuple[Sample, ...] = ()
     reason, hung = "", False
     try:
         with guard.limit(hard_s, workload.name):
             samples = tuple(workload.measure(context))
         _demand_valid(workload, samples)
-        if _suspended_ns() - suspended_ns > _SUSPENDED_NS:
+        if host_state().suspended_ns - before.suspended_ns > _SUSPENDED_NS:
             raise TareError(workload.name, "the host was suspended in the middle of it")
     except Exception as error:  # noqa: BLE001 - whatever it raises is a counted failure, the run goes on
         reason, hung = log.reason(error, where), isinstance(error, Overdue)
@@ -105,8 +105,3 @@ def one_line(error: Exception) -> str:
 def utc() -> str:
     """The wall clock now, ISO 8601, UTC, milliseconds."""
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _suspended_ns() -> int:
-    """How long the host has been suspended since it booted: time that CLOCK_MONOTONIC does not count."""
-    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) - time.clock_gettime_ns(time.CLOCK_MONOTONIC)

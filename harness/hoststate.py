@@ -21,10 +21,12 @@ class HostState:
     """One reading. `ticks` are the fields of /proc/stat's first line, user to steal, summed over all CPUs.
 
     `stalled_us` holds the totals of /proc/pressure by name, like `cpu_some`; `frequency_hz` is the mean
-    over up to 8 frequency policies. What the host does not tell is empty or None.
+    over up to 8 frequency policies. What the host does not tell is empty or None. `suspended_ns` is how long
+    it has slept since it booted: time that `at_ns`, the monotonic clock, does not count.
     """
 
     at_ns: int
+    suspended_ns: int = 0
     ticks: tuple[int, ...] = ()
     stalled_us: Mapping[str, int] = field(default_factory=dict)
     load_1min: float | None = None
@@ -58,11 +60,16 @@ def host_state(proc: Path = PROC, sys: Path = SYS) -> HostState:
     load = _read(proc / "loadavg")
     return HostState(
         at_ns=time.monotonic_ns(),
+        suspended_ns=_suspended_ns(),
         ticks=tuple(map(int, _read(proc / "stat").partition("\n")[0].split()[1:9])),
         stalled_us=dict(_stalled(proc / "pressure")),
         load_1min=float(load.split()[0]) if load else None,
         frequency_hz=_frequency(sys / "devices/system/cpu/cpufreq"),
     )
+
+
+def _suspended_ns() -> int:
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) - time.clock_gettime_ns(time.CLOCK_MONOTONIC)
 
 
 def _read(path: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.results import Outcome, ResultsError, Run
+from harness.results import Outcome, Record, ResultsError, Run
 from runtime.driver import Host, find_driver
 from tests.fixtures import bench_host  # noqa: F401 - a fixture
 from tests.unit.harness.engine import demand_schema
@@ -70,32 +71,33 @@ def test_a_smoke_run_measures_every_cell_and_leaves_nothing(host: Host, tmp_path
     assert leftovers(host) == []
 
 
-def test_a_run_killed_in_the_middle_is_cleaned_and_resumed(host: Host, tmp_path: Path) -> None:
-    out = tmp_path / "out"
+def test_a_run_killed_and_interrupted_again_and_again_is_cleaned_and_resumed(host: Host, tmp_path: Path) -> None:
+    out, rng = tmp_path / "out", random.Random(2)
+    kept: tuple[Record, ...] = ()
+    ways = (signal.SIGKILL, signal.SIGINT, signal.SIGKILL, signal.SIGTERM)
+    words: tuple[str, ...] = (*SMALL, "--seed", "2", "--out", str(out))
     with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [*BENCH, *SMALL, "--seed", "2", "--out", str(out)], env=environment(host), stdout=log, stderr=log
-        )
-        await_records(process, out, 4)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    before = Run.load(out)
-    assert tare(host, "clean").returncode == 0
-    assert leftovers(host) == []
-    done = tare(host, "bench", "--resume", str(out), "--no-report")
+        for number in ways:
+            process = subprocess.Popen([*BENCH, *words], env=environment(host), stdout=log, stderr=log)
+            await_records(process, out, len(kept) + rng.randint(1, 4))
+            process.send_signal(number)
+            process.wait()
+            assert tare(host, "clean").returncode == 0
+            assert leftovers(host) == []
+            before, kept = kept, Run.load(out).records
+            assert kept[: len(before)] == before
+            words = ("--resume", str(out), "--no-report")
+    done = tare(host, "bench", *words)
     assert done.returncode == 0, done.stdout + done.stderr
     run = Run.load(out)
     demand_schema(out)
-    assert run.records[: len(before.records)] == before.records
+    assert run.records[: len(kept)] == kept
     keys = [(record.cell, record.block) for record in run.records]
     assert len(keys) == len(set(keys))
     assert {record.cell for record in run.records} == set(run.header.cells)
     assert all(record.outcome is Outcome.OK for record in run.records)
-    assert [event.event for event in run.events if event.event in ("started", "resumed", "finished")] == [
-        "started",
-        "resumed",
-        "finished",
-    ]
+    turns = [event.event for event in run.events if event.event in ("started", "resumed", "finished")]
+    assert turns == ["started", *["resumed"] * len(ways), "finished"]
 
 
 def test_ctrl_c_in_the_middle_leaves_a_clean_host_and_says_how_to_go_on(host: Host, tmp_path: Path) -> None:
