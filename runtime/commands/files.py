@@ -1,6 +1,6 @@
 """`tare diff`, `tare cp` and `tare commit`: what lies in a container, seen, moved, kept as an image.
 
-Only words and paths; the work is done by `runtime.container.{changes,copying,placing}` and the image store.
+Only words and paths; the work is done by `runtime.container.changes`, `runtime.files` and the image store.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from typing import Any
 import click
 
 from runtime.container import changes, storage
-from runtime.container.copying import Owner, Sink, TreeSink, copy, same_owner, tree_entries
-from runtime.container.placing import Side, destination, source
 from runtime.container.rootdir import Bound, ContainerFiles, making_as, opened, pseudo_devices
 from runtime.container.state import PAUSED, Record, StateDirectory
-from runtime.container.tarring import TarSink, tar_entries
 from runtime.driver import host_from_env
 from runtime.errors import TareError, UsageError
+from runtime.files.copying import Owner, Sink, TreeSink, copy, same_owner, tree_entries
+from runtime.files.placing import Side, destination, source
+from runtime.files.tarring import TarSink, tar_entries
 from runtime.spec import ImageRef
 
 _OURS = ("HOSTNAME=", "HOME=", "TERM=")  # variables that every container gets, whatever its image says

@@ -19,7 +19,8 @@ from runtime.container.storage import overlay_options
 from runtime.errors import TareError
 from runtime.ledger import process_start
 from runtime.linux import syscalls
-from runtime.linux.syscalls import MNT_DETACH, MS_BIND, MS_RDONLY, MS_REC, MS_REMOUNT, MS_SLAVE, RESOLVE_IN_ROOT
+from runtime.linux.inside import open_inside
+from runtime.linux.syscalls import MNT_DETACH, MS_BIND, MS_RDONLY, MS_REC, MS_REMOUNT, MS_SLAVE
 from runtime.record import ordered_record, record
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -207,14 +208,6 @@ def making_as(uid: int, gid: int) -> Iterator[None]:
     finally:
         syscalls.setfsids(*mine)
         syscalls.prctl(syscalls.PR_SET_SECUREBITS, before)
-
-
-def open_inside(root: int, path: str, flags: int) -> int:
-    """Open `path`, absolute or not, as if `root` were the root directory; links lead nowhere else.
-
-    Raises OSError as open(2) does; a link of /proc that leads out is ELOOP.
-    """
-    return syscalls.openat2(root, os.fsencode(path) or b".", flags, RESOLVE_IN_ROOT)
 
 
 # File systems made of kernel objects: their files are no data, and reading some of them waits for ever.

@@ -20,11 +20,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from runtime.container.copying import TreeSink, copy, tree_entries
-from runtime.container.rootdir import open_inside, opened_layers
+from runtime.container.rootdir import opened_layers
 from runtime.errors import TareError, UsageError
+from runtime.files.copying import TreeSink, copy, tree_entries
 from runtime.images.layout import room_for, write_durably
 from runtime.images.store import remove_tree
+from runtime.linux.inside import open_inside
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{1,254}")
 _DATA, _FACTS = "_data", "volume.json"

@@ -16,13 +16,14 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from runtime.container.rootdir import open_inside, opened_layers
+from runtime.container.rootdir import opened_layers
 from runtime.container.state import RUN, Record, StateDirectory, write_json
 from runtime.container.volumes import VolumeStore
 from runtime.errors import TareError
 from runtime.images.pack import pack
 from runtime.images.store import ImageStore
 from runtime.ledger import boot_id, process_start
+from runtime.linux.inside import open_inside
 from runtime.spec import ImageRef
 from tare import tare
 from tests.conftest import skip_or_fail

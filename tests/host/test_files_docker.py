@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from runtime.container.changes import changes
-from runtime.container.copying import TreeSink, copy, tree_entries
-from runtime.container.placing import Side, destination, source
 from runtime.errors import TareError
+from runtime.files.copying import TreeSink, copy, tree_entries
+from runtime.files.placing import Side, destination, source
 from tests.engines import DockerEngine, docker_engine
 
 PROGRAMS = ("sh", "mkdir", "rm", "mv", "touch", "ln", "chmod", "cp", "cat")

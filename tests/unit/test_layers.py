@@ -45,6 +45,7 @@ ALLOWED = {
         "runtime.errors",
         "runtime.command",
     ),
+    "runtime.files": ("runtime.files", "runtime.linux", "runtime.images", "runtime.record", "runtime.errors"),
     "runtime.instance": ("runtime.spec", "runtime.record", "runtime.errors"),
     "runtime.identity": ("runtime.record", "runtime.errors"),
     "runtime.channel": ("runtime.instance", "runtime.identity", "runtime.errors"),

@@ -13,8 +13,8 @@ from contextlib import nullcontext
 from decimal import Decimal
 from typing import BinaryIO, cast
 
-from runtime.container.copying import KEPT, Entry
 from runtime.errors import TareError
+from runtime.files.copying import KEPT, Entry
 from runtime.images.layers import XATTR
 
 

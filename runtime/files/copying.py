@@ -1,4 +1,4 @@
-"""Files copied into and out of a container, or as a tar stream: what `tare cp` and a fresh volume do.
+"""Files copied into and out of an instance, or as a tar stream: what `tare cp` and a fresh volume do.
 
 A copy is a sequence of entries from a source (a tree, a tar) into a sink (a tree, a tar; those of archives are in
 `tarring`). A tree is only ever walked by descriptors, a component at a time, never through a symbolic link: what is

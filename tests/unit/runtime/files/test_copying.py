@@ -14,10 +14,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from runtime.container.copying import TreeSink, copy, tree_entries
-from runtime.container.placing import Side, destination, source
-from runtime.container.tarring import TarSink, tar_entries
 from runtime.errors import TareError
+from runtime.files.copying import TreeSink, copy, tree_entries
+from runtime.files.placing import Side, destination, source
+from runtime.files.tarring import TarSink, tar_entries
 
 Copy = Callable[[str, str], None]
 
