@@ -12,7 +12,7 @@ from pathlib import Path
 
 from runtime.cgroups.controls import Batch, demand, put, replace_all
 from runtime.cgroups.devices import USUAL
-from runtime.cgroups.files import family, kill_members, members, remove_directories, write
+from runtime.cgroups.files import absent, family, kill_members, members, remove_directories, write
 from runtime.cgroups.resources import DeviceRule, Resources
 from runtime.cgroups.statistics import Statistics
 from runtime.cgroups.threads import ThreadGroup
@@ -20,6 +20,7 @@ from runtime.errors import TareError
 from runtime.instance import LimitReading, Usage
 from runtime.spec import Limits
 
+_MAKING_ATTEMPTS = 100
 Wanted = Limits | Resources
 """What a group is asked for, in either form. Messages and readings use the names of the form that was given."""
 
@@ -68,13 +69,15 @@ class Cgroup(ABC):
         An empty group of that name, which may have anybody's limits, is made anew. Raises TareError for one in
         use, and, leaving nothing, when the host lacks a control that the group was opened for.
         """
-        try:
-            self._make()
-        except FileExistsError as error:
-            if any(members(path) for top in self.possible_directories() for path in family(top)):
-                raise TareError(f"cgroup {self.id}", f"{error.filename} has processes", "choose another name") from None
-            self.remove()
-            self._make()
+        for last in (False,) * _MAKING_ATTEMPTS + (True,):
+            try:
+                self._make_anew()
+            except OSError as error:
+                if last or not absent(error):
+                    raise
+                self.remove()  # those above went while it was made: nobody was in them (`parents`)
+            else:
+                break
         try:
             if self._wanted is not None:
                 batches = list(self._batches(self._wanted))
@@ -85,6 +88,15 @@ class Cgroup(ABC):
         except BaseException:
             self.remove()
             raise
+
+    def _make_anew(self) -> None:
+        try:
+            self._make()
+        except FileExistsError as error:
+            if any(members(path) for top in self.possible_directories() for path in family(top)):
+                raise TareError(f"cgroup {self.id}", f"{error.filename} has processes", "choose another name") from None
+            self.remove()
+            self._make()
 
     @abstractmethod
     def _make(self) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from runtime.container.contact import Contact, connect
 from runtime.driver import Host
 from runtime.errors import TareError
+from runtime.ledger import make_directory
 
 _SOURCE = str(Path(__file__).resolve().parents[2])
 _BOOT = (
@@ -51,8 +53,7 @@ def summon(host: Host) -> VmContact:
         contact = reach(host)
         if contact is not None:
             return contact
-        where.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with (where / "keeper.log").open("ab") as log:
+        with _log(where) as log:
             keeper = subprocess.Popen(
                 [sys.executable, "-I", "-c", _BOOT, _SOURCE, str(host.root), str(host.run)],
                 stdin=subprocess.DEVNULL,
@@ -64,6 +65,14 @@ def summon(host: Host) -> VmContact:
         with keeper.stdout as said:
             said.read()  # its end says that somebody listens
     raise TareError(VmContact.keeper, "it does not start", f"see {where / 'keeper.log'}")
+
+
+def _log(where: Path) -> IO[bytes]:
+    """The keeper's log, opened; `tare clean` may remove its directory at any time before."""
+    while True:
+        make_directory(where)
+        with suppress(FileNotFoundError):
+            return (where / "keeper.log").open("ab")
 
 
 def _directory(host: Host) -> Path:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -24,6 +25,7 @@ from typing import Any
 from runtime.driver import Host, find_driver
 from runtime.errors import TareError
 from runtime.images import cloud
+from runtime.ledger import make_directory
 from runtime.protocol import SOCKET, VERSION
 from runtime.spec import ImageRef, InstanceSpec, Limits, NetworkMode, NetworkSpec, Ready
 from runtime.vm import nocloud, uri
@@ -38,6 +40,7 @@ DISK = ImageRef("disk")
 """Stands for a cloud image, which no store knows by name."""
 DISK_MEMORY_BYTES = 1024 * MIB
 _MACHINE = ImageRef.parse("tare/debian:bookworm")
+_LOCK = "keeper.lock"
 LINGER_S = 1.0
 _PATIENCE_S = 10.0
 """How long it waits for whoever had it started."""
@@ -402,11 +405,49 @@ def spec_of(wanted: dict[str, Any]) -> InstanceSpec:
 
 @contextmanager
 def held(where: Path) -> Iterator[None]:
-    """Hold the lock under which keepers begin and end."""
-    descriptor = os.open(where / "keeper.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    """Hold the lock under which keepers begin and end; `where` is there then, and stays."""
+    path = where / _LOCK
+    while True:
+        make_directory(where)
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except FileNotFoundError:
+            continue
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if _is_at(descriptor, path):
+                yield
+                return
+        finally:
+            os.close(descriptor)
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Whether `path` is still what was opened, and not gone or another's since (`retire`)."""
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def retire(host: Host) -> list[str]:
+    """Remove what keepers leave for the next one, lock and log, unless there is one; returns what went."""
+    where = directory(host)
+    if not where.exists():
+        return []
+    with held(where):
+        if _listens(where):
+            return []
+        shutil.rmtree(where)
+    return [str(where)]
+
+
+def _listens(where: Path) -> bool:
+    """Whether there is a keeper. A socket's address holds 107 bytes only, so it is named through a descriptor."""
+    descriptor = os.open(where, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
+            return probe.connect_ex(f"/proc/self/fd/{descriptor}/{SOCKET}") == 0
     finally:
         os.close(descriptor)
 
@@ -415,14 +456,13 @@ def main(root: str, run: str) -> None:
     """Become the keeper of this state, unless there is one. The end of standard output says that one listens."""
     host = Host(Path(root), Path(run))
     where = directory(host)
-    os.chdir(where)  # a socket's address holds 107 bytes only
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)
     os.umask(0o077)
     with held(where):
-        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
-            if probe.connect_ex(SOCKET) == 0:
-                return
+        if _listens(where):
+            return
+        os.chdir(where)  # a socket's address holds 107 bytes only
         Path(SOCKET).unlink(missing_ok=True)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         listener.bind(SOCKET)
