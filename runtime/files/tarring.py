@@ -90,14 +90,14 @@ def _entry(tar: tarfile.TarFile, member: tarfile.TarInfo) -> Entry:
     if kind is None and not hard:
         raise TareError("archive", f"{member.name!r} is of an unknown kind", "send a tar archive of files")
     return Entry(
-        path=_inside(member.name),
+        path=inside(member.name),
         mode=(kind or stat.S_IFREG) | stat.S_IMODE(member.mode),
         uid=member.uid,
         gid=member.gid,
         size=member.size,
         mtime_ns=int(Decimal(member.pax_headers.get("mtime", str(member.mtime))) * 10**9),
         device=os.makedev(member.devmajor, member.devminor) if member.isdev() else 0,
-        link=_inside(member.linkname) if hard else member.linkname,
+        link=inside(member.linkname) if hard else member.linkname,
         hard=hard,
         attributes=tuple(
             (key.removeprefix(XATTR), value.encode("utf-8", "surrogateescape"))
@@ -108,7 +108,8 @@ def _entry(tar: tarfile.TarFile, member: tarfile.TarInfo) -> Entry:
     )
 
 
-def _inside(name: str) -> str:
+def inside(name: str) -> str:
+    """`name` as the path of an entry. Raises TareError when it leads outside what is copied."""
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if ".." in parts:
         raise TareError("archive", f"{name!r} leads outside", "do not use this archive")
