@@ -163,6 +163,7 @@ def _entries(
             boots=1,
             limit_s=120 + 20 * small_s,
         ),
+        "layers": Entry(drivers=_NO_VM, once=True, expect_s=0.5, boots=2, limit_s=300),
         "namespaces": Entry(once=True, expect_s=0.4),
         "delivery": Entry(
             drivers=("container", "microvm", "vm"),
@@ -246,6 +247,7 @@ _SMOKE = replace(
             "growth": ("container",),
             "network": ("native", "container"),
             "namespaces": ("native", "container"),
+            "layers": ("container",),
             "delivery": ("container",),
             "enforcement": ("container",),
             "density": ("container",),

@@ -10,9 +10,11 @@ from dataclasses import replace
 
 from reports.claims import CONTAINER, Claim, Contrast, Estimate, Evidence, Row, Ruling
 from reports.frame import Message
-from reports.rules import rule, settle
+from reports.rules import rule, settle, short_names
+from reports.units import human
 
 NAMESPACES = ("mount", "uts", "ipc", "pid", "net", "user", "cgroup")  # the claim's seven; time came later
+LAYER, WHOLE, CHANGED = "layer", "whole disk", "changed clusters"  # the ways of a delivery
 
 
 def separated(evidence: Evidence, metric: str, label: str, direction: str) -> dict[str, bool]:
@@ -52,9 +54,106 @@ def namespaces(evidence: Evidence, claim: Claim) -> Row:
     return _settled(evidence, claim, container, vm, ruled)
 
 
+def _fulfilled(evidence: Evidence, metrics: Sequence[str], label: str) -> list[str]:
+    """Which yes-or-no metrics were measured and said yes in every block."""
+    found = {metric: evidence.frame.blocks(metric, label).values() for metric in metrics}
+    return [metric for metric, values in found.items() if values and all(value == 1 for value in values)]
+
+
+@rule
+def network(evidence: Evidence, claim: Claim) -> Row:
+    """A container has addresses of its own, and its host reaches it over the bridge and through NAT."""
+    asked = claim.metrics[:3]
+
+    def count(label: str) -> Estimate:
+        estimate = evidence.estimate(asked[0], label)
+        if estimate.value is None:
+            return estimate
+        note = Message("note.of", {"total": len(asked)})
+        value = float(len(_fulfilled(evidence, asked, label)))
+        return replace(estimate, unit="count", value=value, interval=None, note=note)
+
+    container, vm = ([count(label) for label in side] for side in evidence.sides(claim))
+    yes = _fulfilled(evidence, asked, CONTAINER)
+    no = [metric for metric in asked if metric not in yes]
+    if not no:
+        ruled = Ruling.CONFIRMED, Message("half.network.all")
+    elif yes:
+        names: dict[str, object] = {"names": short_names(yes), "rest": short_names(no)}
+        ruled = Ruling.QUALIFIED, Message("half.network.some", names)
+    else:
+        ruled = Ruling.REFUTED, Message("half.network.none")
+    return _settled(evidence, claim, container, vm, ruled)
+
+
 def _settled(
     evidence: Evidence, claim: Claim, container: Sequence[Estimate], vm: Sequence[Estimate],
     ruled: tuple[Ruling, Message], contrast: Contrast | None = None,
 ) -> Row:  # fmt: skip
     """As `settle`, with the container's figure alone deciding."""
     return settle(evidence, claim, container, vm, ruled, contrast or Contrast(unit="×"), deciding=container[:1])
+
+
+@rule
+def layers(evidence: Evidence, claim: Claim) -> Row:
+    """Changes stay with their instance, and neither a further instance nor a changed image takes much of an image."""
+    image, marginal, stored, apart = claim.metrics[:4]
+    container, vm = ([evidence.estimate(marginal, label) for label in side] for side in evidence.sides(claim))
+    first = evidence.estimate(image, CONTAINER).value
+    parts = {"instance": container[0].value, "image": evidence.estimate(stored, CONTAINER, way=LAYER).value}
+    seen = [labels for _, value, labels in evidence.frame.values(apart, CONTAINER) if value != 1]
+    kept = evidence.frame.values(apart, CONTAINER)
+    missing = [name for name, value in parts.items() if value is None] + ["layers.apart"] * (not kept)
+    values: dict[str, object] = {name: percent(value, first) for name, value in parts.items() if value is not None}
+    if first is None or missing:
+        ruled = Ruling.UNMEASURABLE, Message("half.layers.open", {"missing": ", ".join(missing) or image})
+    elif seen:
+        ruled = Ruling.REFUTED, Message("half.layers.seen")
+    elif max(value for value in parts.values() if value is not None) <= claim.limits["share"] * first:
+        ruled = Ruling.CONFIRMED, Message("half.layers.thin", values)
+    else:
+        ruled = Ruling.REFUTED, Message("half.layers.thick", values)
+    return _settled(evidence, claim, container, vm, ruled)
+
+
+def percent(value: float, whole: float | None) -> str:
+    """`value` as a share of `whole`, in words."""
+    return human(value / whole, "1") if whole else "?"
+
+
+@rule
+def delivery(evidence: Evidence, claim: Claim) -> Row:
+    """A layer is a small part of the disk that would have to travel, and arrives sooner."""
+    metric, seconds = claim.metrics[:2]
+    containers, vms = evidence.sides(claim)
+    container = [evidence.estimate(metric, label, way=LAYER) for label in containers]
+    vm = [_whole_disk(evidence, metric, label) for label in vms]
+    layer, whole = container[0].value, vm[0].value
+    changed = evidence.estimate(metric, vm[0].label, way=CHANGED).value
+    times = [
+        evidence.estimate(seconds, label, way=way, step="total").value
+        for label, way in ((CONTAINER, LAYER), (vm[0].label, WHOLE))
+    ]
+    contrast = Contrast(unit="×")
+    if layer is None or whole is None or None in times:
+        ruled = Ruling.UNMEASURABLE, Message("half.delivery.open")
+    else:
+        contrast = Contrast(unit="×", value=whole / layer, n=min(container[0].n, vm[0].n))
+        ruled = _incremental(layer, whole, changed, sooner=times[0] < times[1], share=claim.limits["share"])  # type: ignore[operator]
+    return settle(evidence, claim, container, vm, ruled, contrast)
+
+
+def _incremental(
+    layer: float, whole: float, changed: float | None, *, sooner: bool, share: float
+) -> tuple[Ruling, Message]:
+    if layer > share * whole:
+        return Ruling.REFUTED, Message("half.delivery.large", {"share": percent(layer, whole)})
+    if not sooner:
+        return Ruling.QUALIFIED, Message("half.delivery.later")
+    if changed is not None and changed <= share * whole:
+        return Ruling.QUALIFIED, Message("half.delivery.both", {"changed": human(changed, "B")})
+    return Ruling.CONFIRMED, Message("half.delivery.layer", {"share": percent(layer, whole)})
+
+
+def _whole_disk(evidence: Evidence, metric: str, label: str) -> Estimate:
+    return replace(evidence.estimate(metric, label, way=WHOLE), note=Message("note.whole_disk"))

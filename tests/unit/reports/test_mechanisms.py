@@ -6,12 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 
 import pytest
 
+from reports import render
 from reports.claims import Row, Ruling
 from reports.mechanisms import NAMESPACES
 from reports.sections.base import View
 from workloads.metric import Sample
 
 Judge = Callable[..., Row]
+Given = dict[tuple[str, str], list[Sample]]
 
 
 @pytest.fixture
@@ -60,3 +62,79 @@ def test_what_is_seen_outside_alone_does_not_count_against_the_view_inside(ruled
 
 def test_machine_alone_rules_nothing(ruled: Judge) -> None:
     assert ruled("namespaces", {("namespaces", "vm"): looks()}).ruling is Ruling.UNMEASURABLE
+
+
+def parcels(layer: float = 1.1e6, whole: float = 3e8, changed: float = 4e6, slow: str = "whole disk") -> Given:
+    """A delivery by container and microvm; `slow` takes longest."""
+
+    def way(name: str, size: float) -> list[Sample]:
+        labels = {"way": name}
+        seconds = 9.0 if name == slow else 1.0
+        return [
+            Sample("delivery.bytes", size, labels=labels),
+            Sample("delivery.stored", size, labels=labels),
+            Sample("delivery.seconds", seconds, labels={**labels, "step": "total"}),
+        ]
+
+    machine = [*way("whole disk", whole), *way("changed clusters", changed)]
+    return {("delivery", "container"): way("layer", layer), ("delivery", "microvm"): machine}
+
+
+def test_a_disk_whose_changes_travel_alone_qualifies_the_claim(ruled: Judge) -> None:
+    row = ruled("delivery", parcels())
+    assert (row.ruling, row.reason.key) == (Ruling.QUALIFIED, "half.delivery.both")
+    assert row.vm[0].label == "microvm"
+    assert row.contrast is not None
+    assert row.contrast.value == pytest.approx(3e8 / 1.1e6)
+
+
+@pytest.mark.parametrize(
+    ("shape", "ruling", "key"),
+    [
+        ({"changed": 1e8}, Ruling.CONFIRMED, "half.delivery.layer"),
+        ({"slow": "layer"}, Ruling.QUALIFIED, "half.delivery.later"),
+        ({"layer": 2e8}, Ruling.REFUTED, "half.delivery.large"),
+    ],
+)
+def test_a_layer_against_a_whole_disk(ruled: Judge, shape: dict[str, float], ruling: Ruling, key: str) -> None:
+    row = ruled("delivery", parcels(**shape))  # type: ignore[arg-type]
+    assert (row.ruling, row.reason.key) == (ruling, key)
+
+
+def test_a_container_alone_says_nothing_about_disks(ruled: Judge) -> None:
+    given = parcels()
+    del given["delivery", "microvm"]
+    assert ruled("delivery", given).ruling is Ruling.UNMEASURABLE
+
+
+@pytest.mark.parametrize(
+    ("apart", "layer", "scale", "ruling", "key"),
+    [
+        (1.0, 1.1e6, 1.0, Ruling.CONFIRMED, "half.layers.thin"),
+        (0.0, 1.1e6, 1.0, Ruling.REFUTED, "half.layers.seen"),
+        (1.0, 1e8, 1.0, Ruling.REFUTED, "half.layers.thick"),
+        (1.0, 1.1e6, 1000.0, Ruling.REFUTED, "half.layers.thick"),
+    ],
+)
+def test_layers_are_shared_and_thin(
+    ruled: Judge, apart: float, layer: float, scale: float, ruling: Ruling, key: str
+) -> None:
+    given = parcels(layer=layer) | {("layers", "container"): [Sample("layers.apart", apart)]}
+    row = ruled("layers", given, scale={("growth.marginal_allocated", "container"): scale})
+    assert (row.ruling, row.reason.key) == (ruling, key)
+
+
+def test_layers_without_a_delivery_are_open(ruled: Judge) -> None:
+    row = ruled("layers", {("layers", "container"): [Sample("layers.apart", 1.0)]})
+    assert (row.ruling, row.reason.values["missing"]) == (Ruling.UNMEASURABLE, "image")
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_every_mechanism_has_its_section(view_of: Callable[..., View], language: str) -> None:
+    given = parcels() | {
+        ("layers", "container"): [Sample("layers.apart", 1.0, labels={"where": "image"})],
+        ("namespaces", "container"): looks("user"),
+    }
+    page = render.page(view_of(language=language, given=given))
+    for slug in ("namespaces-matrix", "delivery-steps", "delivery-bytes", "layers-parts"):
+        assert f'id="{slug}"' in page, slug
