@@ -12,11 +12,13 @@ import json
 import os
 import stat
 import struct
+import tempfile
 from pathlib import Path
 from typing import IO, Final, Literal
 
 from runtime.command import run
 from runtime.errors import TareError, UsageError
+from runtime.images.partitions import HEAD_BYTES, has_efi_system
 from runtime.record import ordered_record
 
 VIRTUAL_BYTES_MAX: Final = 8 << 40
@@ -103,6 +105,18 @@ def open(path: Path) -> CloudImage:  # noqa: A001 - read as cloud.open
         found = CloudImage(path, image_format, virtual_bytes, _digest(file), _identity(info))
     found.require_unchanged()
     return found
+
+
+def require_uefi(image: CloudImage) -> None:
+    """Raise UsageError for a disk that only a BIOS could boot: firmware would find nothing and wait for ever."""
+    with tempfile.TemporaryDirectory() as scratch:
+        part = Path(scratch) / "head"
+        count = min(HEAD_BYTES, image.virtual_bytes) // 512
+        command = ["qemu-img", "dd", "-f", image.format, "-O", "raw", "bs=512", f"count={count}"]
+        run([*command, f"if={image.path}", f"of={part}"], timeout_s=60)
+        head = part.read_bytes()
+    if not has_efi_system(head):
+        raise _refused(image.path, "no EFI system partition: only a BIOS boots it", "get its variant for UEFI")
 
 
 def _raw(path: Path, head: bytes, size: int) -> int:

@@ -252,10 +252,12 @@ class Keeper:
     def _on_disk(self, plan: Plan, spec: InstanceSpec, disk: dict[str, Any]) -> Plan:
         """`plan` for a user's cloud image; without a limit with more memory, as such a system starts more."""
         assert isinstance(plan.boot, Firmware)  # the only driver for it boots so
+        image = cloud.open(Path(disk["path"]))
+        cloud.require_uefi(image)
         seed = nocloud.Seed(nocloud.agent_program(self._host), disk["user_data"], tuple(disk["ssh_keys"]))
         memory_bytes = DISK_MEMORY_BYTES if spec.limits.memory_bytes is None else plan.memory_bytes
         ours = replace(plan, spec=spec, env=spec.env, memory_bytes=memory_bytes)
-        return on_image(ours, cloud.open(Path(disk["path"])), seed, plan.boot)
+        return on_image(ours, image, seed, plan.boot)
 
     def _watch(self, kept: Kept) -> None:
         """See the guest end by itself, or stand still for ever: a full disk of the host, a crash."""

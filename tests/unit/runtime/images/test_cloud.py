@@ -11,6 +11,7 @@ import pytest
 from runtime.command import run
 from runtime.errors import TareError, UsageError
 from runtime.images import cloud
+from runtime.images.partitions import has_efi_system
 
 MIB = 1 << 20
 
@@ -112,3 +113,48 @@ def test_change_is_told_and_a_mere_touch_is_none(image: Path) -> None:
     image.unlink()
     with pytest.raises(TareError, match="went away"):
         found.require_unchanged()
+
+
+TABLES = {
+    "a GPT with one": ("label: gpt\nsize=8M, type=linux\nsize=8M, type=uefi\n", True),
+    "a GPT with one behind many": ("label: gpt\n" + "size=1M, type=linux\n" * 30 + "size=8M, type=uefi\n", True),
+    "a GPT without": ("label: gpt\nsize=1M, type=21686148-6449-6E6F-744E-656564454649\nsize=8M, type=linux\n", False),
+    "an MBR with one": ("label: dos\nsize=8M, type=83\nsize=8M, type=ef\n", True),
+    "an MBR without": ("label: dos\nsize=8M, type=83, bootable\n", False),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("kind", ["raw", "qcow2"])
+def test_a_disk_that_only_a_bios_boots_is_refused(tmp_path: Path, name: str, kind: str) -> None:
+    table, boots = TABLES[name]
+    disk = tmp_path / "disk"
+    with disk.open("wb") as file:
+        file.truncate(64 * MIB)
+    run(["sh", "-c", 'printf %s "$1" | sfdisk -q "$2"', "sh", table, str(disk)], timeout_s=60)
+    patch(disk, 510, b"\x55\xaa")
+    path = tmp_path / "image"
+    run(["qemu-img", "convert", "-f", "raw", "-O", kind, str(disk), str(path)], timeout_s=60)
+    found = cloud.open(path)
+    if boots:
+        cloud.require_uefi(found)
+    else:
+        with pytest.raises(UsageError, match="no EFI system partition: only a BIOS boots it"):
+            cloud.require_uefi(found)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [(2, 128, 0), (2, 1 << 31, 128), (1 << 60, 128, 128), (2, 128, 1 << 31), (2, 0, 128)],
+)
+def test_an_absurd_table_is_none(place: tuple[int, int, int]) -> None:
+    head = bytearray(1 << 20)
+    head[510:512] = b"\x55\xaa"
+    head[512:520] = b"EFI PART"
+    struct.pack_into("<QII", head, 512 + 72, *place)
+    assert not has_efi_system(bytes(head))
+
+
+def test_a_short_disk_has_none() -> None:
+    assert not has_efi_system(b"")
+    assert not has_efi_system(bytes(510) + b"\x55\xaa")
