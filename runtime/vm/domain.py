@@ -84,7 +84,7 @@ class Domain:
     instead of one hot-pluggable port each, for fewer buses to scan. `more_disks` are raw images, which the guest
     finds as vdb and so on and may write to; `seed`, a raw image it may only read, comes after them.
     `translation_cache_mib` is TCG's. Without a `uuid`, libvirt draws one. Of the host's `security_models` (as libvirt
-    names them) none confines QEMU.
+    names them) none confines QEMU, which is root's as it is without a daemon.
     """
 
     name: str
@@ -141,13 +141,22 @@ def domain_xml(domain: Domain) -> str:
         _text(root, event, "destroy")
     _devices(ET.SubElement(root, "devices"), domain)
     for model in domain.security_models:
-        ET.SubElement(root, "seclabel", type="none", model=model)
+        _label(root, model)
     ET.indent(root)
     return ET.tostring(root, encoding="unicode") + "\n"
 
 
 def _text(parent: ET.Element, tag: str, text: str, **attributes: str) -> None:
     ET.SubElement(parent, tag, attributes).text = text
+
+
+def _label(root: ET.Element, model: str) -> None:
+    """By `dac` QEMU would run as a user of libvirt's own, and its files be given to that; it is to run as root."""
+    if model == "dac":
+        label = ET.SubElement(root, "seclabel", type="static", model=model, relabel="no")
+        _text(label, "label", "+0:+0")
+    else:
+        ET.SubElement(root, "seclabel", type="none", model=model)
 
 
 def _backing(backing: ET.Element, tuning: Tuning) -> None:

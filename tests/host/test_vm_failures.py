@@ -343,11 +343,9 @@ def test_firmware_that_crashes_is_told_of(microvm: MicrovmDriver) -> None:
 
 
 def test_a_cloud_image_that_only_a_bios_boots_is_refused(tare: Tare, tmp_path: Path) -> None:
-    with (tmp_path / "disk.raw").open("wb") as disk:
-        disk.truncate(8 * MIB)
-    run(
-        ["sh", "-c", 'printf "label: dos\\ntype=83, bootable\\n" | sfdisk -q "$1"', "sh", str(tmp_path / "disk.raw")],
-        timeout_s=60,
-    )
-    said = tare("vm", "run", "--rm", str(tmp_path / "disk.raw"), "true")
+    disk = tmp_path / "disk.raw"
+    disk.touch()
+    os.truncate(disk, 8 * MIB)
+    run(["sh", "-c", 'printf "label: dos\\ntype=83, bootable\\n" | sfdisk -q "$1"', "sh", str(disk)], timeout_s=60)
+    said = tare("vm", "run", "--rm", str(disk), "true")
     assert_refused(tare, said, "no EFI system partition: only a BIOS boots it (get its variant for UEFI)")
