@@ -149,18 +149,34 @@ def relative(evidence: Evidence, metric: str, label: str) -> dict[int, float]:
     return {block: math.exp(sign * log) for block, log in effect.logs.items()}
 
 
-def geometric_mean(parts: Iterable[dict[int, float]]) -> dict[int, float]:
-    """Block → geometric mean over the parts, for the blocks that hold every part."""
+def meaningful(parts: Iterable[dict[int, float]]) -> list[dict[int, float]]:
+    """The parts that were measured; less those in too few blocks, where any were in enough.
+
+    A part that was looked at once would leave a mean over all of them with one block.
+    """
     tables = [part for part in parts if part]
+    return [part for part in tables if len(part) >= stats.MIN_BLOCKS] or tables
+
+
+def geometric_mean(parts: Iterable[dict[int, float]]) -> dict[int, float]:
+    """Block → geometric mean over the meaningful parts, for the blocks that hold every one of them."""
+    tables = meaningful(parts)
     shared = set.intersection(*(set(table) for table in tables)) if tables else set()
     return {block: math.exp(sum(math.log(t[block]) for t in tables) / len(tables)) for block in sorted(shared)}
 
 
 @rule
 def performance(evidence: Evidence, claim: Claim) -> Row:
-    """A container's overhead set stays near native in the mean and in every part; a VM's does not in the mean."""
+    """A container's overhead set stays near native in the mean and in every part; a VM's does not in the mean.
+
+    A part whose comparison of container with native is refused is in no mean; with too many refused, nothing is ruled.
+    """
     containers, vms = evidence.sides(claim)
-    parts = {label: {m: relative(evidence, m, label) for m in claim.metrics} for label in (*containers, *vms)}
+    gates = {metric: evidence.compare(metric, NATIVE, CONTAINER) for metric in claim.metrics}
+    refused = {metric: gate for metric, gate in gates.items() if gate is not None and gate.refusal in _GATES}
+    void = len(refused) > claim.limits["refused"] * sum(gate is not None for gate in gates.values())
+    kept = tuple(metric for metric in claim.metrics if void or metric not in refused)
+    parts = {label: {m: relative(evidence, m, label) for m in kept} for label in (*containers, *vms)}
     means = {label: geometric_mean(table.values()) for label, table in parts.items()}
 
     def estimates(labels: tuple[str, ...]) -> list[Estimate]:
@@ -169,7 +185,7 @@ def performance(evidence: Evidence, claim: Claim) -> Row:
             estimate = evidence.summary(claim.metrics[0], label, means[label], "1")
             if estimate.value is None and estimate.why is not None and evidence.frame.blocks(claim.metrics[0], label):
                 estimate = replace(estimate, why=evidence.frame.why_absent(claim.metrics[0], NATIVE))
-            count = sum(1 for table in parts[label].values() if table)
+            count = len(meaningful(parts[label].values()))
             short = Message("note.parts", {"count": count, "of": len(claim.metrics)})
             found.append(replace(estimate, note=Message("note.native") if count == len(claim.metrics) else short))
         return found
@@ -183,11 +199,10 @@ def performance(evidence: Evidence, claim: Claim) -> Row:
     ruled = combine(*halves)
     weak = [m for m, table in parts[CONTAINER].items() if _below(list(table.values()), claim.limits["part"])]
     if ruled[0] is Ruling.CONFIRMED and weak:
-        ruled = Ruling.QUALIFIED, Message("reason.except_parts", {"parts": ", ".join(_short(m) for m in weak)})
-    gates = [evidence.compare(metric, NATIVE, CONTAINER) for metric in claim.metrics]
-    refused = next((gate for gate in gates if gate is not None and gate.refusal in _GATES), None)
-    if refused is not None:
-        ruled = Ruling.UNMEASURABLE, Message("reason.gate", {"code": refused.refusal, "why": refused.reason})
+        ruled = Ruling.QUALIFIED, Message("reason.except_parts", {"parts": short_names(weak)})
+    if void:
+        first = next(iter(refused.values()))
+        ruled = Ruling.UNMEASURABLE, Message("reason.gate", {"code": first.refusal, "why": first.reason})
     return settle(
         evidence, claim, container, vm, ruled, _ratio(means[CONTAINER], means[vm[0].label], emulated=vm[0].emulated)
     )
@@ -366,15 +381,16 @@ def _nothing_against(evidence: Evidence, metric: str, vm: str) -> bool:
 
 def _fewer(judged: dict[str, Comparison], less: list[str], more: list[str]) -> tuple[Ruling, Message]:
     if judged and len(less) == len(judged):
-        return Ruling.CONFIRMED, Message("half.idle.all", {"names": _names(less)})
+        return Ruling.CONFIRMED, Message("half.idle.all", {"names": short_names(less)})
     if less:
         rest = [m for m in judged if m not in less]
-        return Ruling.QUALIFIED, Message("half.idle.some", {"names": _names(less), "rest": _names(rest)})
+        return Ruling.QUALIFIED, Message("half.idle.some", {"names": short_names(less), "rest": short_names(rest)})
     if judged and len(more) == len(judged):
         return Ruling.REFUTED, Message("half.idle.none")
     why = next((c.reason for c in judged.values() if c.reason), "")
     return Ruling.UNMEASURABLE, Message("half.idle.open", {"why": why}) if why else Message("half.idle.nothing")
 
 
-def _names(metrics: Iterable[str]) -> str:
+def short_names(metrics: Iterable[str]) -> str:
+    """Metrics without their workload, in words."""
     return ", ".join(_short(metric) for metric in metrics)

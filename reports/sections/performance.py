@@ -20,9 +20,21 @@ class Performance(ClaimSection):
     claim = "performance"
     metrics = (
         "overhead.cpu_events",
+        "overhead.cpu_float",
         "overhead.memory_bandwidth",
+        "overhead.memory_triad",
+        "overhead.memory_latency",
+        "overhead.syscalls",
+        "overhead.spawns",
+        "overhead.context_switches",
+        "overhead.page_faults",
         "overhead.disk_seqwrite_bandwidth",
         "overhead.disk_randwrite_iops",
+        "overhead.disk_fsync_iops",
+        "overhead.disk_seqread_bandwidth",
+        "overhead.disk_randread_iops",
+        "network.throughput",
+        "network.round_trip",
     )
     method = (
         "The same tools from the same image run under every driver; ratios are taken within a block, against native.",

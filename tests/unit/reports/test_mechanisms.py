@@ -134,7 +134,31 @@ def test_every_mechanism_has_its_section(view_of: Callable[..., View], language:
     given = parcels() | {
         ("layers", "container"): [Sample("layers.apart", 1.0, labels={"where": "image"})],
         ("namespaces", "container"): looks("user"),
+        ("network", "container"): [*reaches(published=1.0), Sample("network.round_trip", 2e-5)],
     }
     page = render.page(view_of(language=language, given=given))
-    for slug in ("namespaces-matrix", "delivery-steps", "delivery-bytes", "layers-parts"):
+    for slug in ("namespaces-matrix", "delivery-steps", "delivery-bytes", "layers-parts", "network-round-trip"):
         assert f'id="{slug}"' in page, slug
+
+
+def reaches(**answers: float) -> list[Sample]:
+    """One visit of the network with these answers."""
+    return [Sample(f"network.{name}", value) for name, value in {"own": 1.0, "reached": 1.0, **answers}.items()]
+
+
+@pytest.mark.parametrize(
+    ("answers", "ruling", "value"),
+    [
+        ({"published": 1.0}, Ruling.CONFIRMED, 3),
+        ({"published": 0.0}, Ruling.QUALIFIED, 2),
+        ({}, Ruling.QUALIFIED, 2),
+        ({"own": 0.0, "reached": 0.0, "published": 0.0}, Ruling.REFUTED, 0),
+    ],
+)
+def test_own_network_is_addresses_bridge_and_port(
+    ruled: Judge, answers: dict[str, float], ruling: Ruling, value: float
+) -> None:
+    row = ruled("network", {("network", "container"): reaches(**answers)})
+    assert (row.ruling, row.container[0].value) == (ruling, value)
+    if ruling is Ruling.QUALIFIED:
+        assert (row.reason.values["names"], row.reason.values["rest"]) == ("own, reached", "published")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from harness.results import ResultsError
-from harness.stats import Interval
+from harness.stats import Comparison, Interval, Refusal
 from reports import rules
 from reports.claims import ClaimSet, Estimate, Evidence, Row, Ruling, judge
 from reports.frame import Message
@@ -154,6 +155,38 @@ def test_a_weak_part_is_named_though_the_mean_is_near(rows: Judge) -> None:
     row = rows(accelerator="kvm", scale=scale)["performance"]
     assert ruled(row) == (Ruling.QUALIFIED, "reason.except_parts")
     assert row.reason.values["parts"] == "disk randwrite iops"
+
+
+def test_a_part_with_a_refused_comparison_is_in_no_mean_and_too_many_of_them_are_a_refusal(
+    view_of: Callable[..., View], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    void: set[str] = set()
+    compare = Evidence.compare
+
+    def refuse(evidence: Evidence, metric: str, *labels: str, **where: str) -> Comparison | None:
+        found = compare(evidence, metric, *labels, **where)
+        return replace(found, refusal=Refusal.DRIFT, reason="told so") if found and metric in void else found
+
+    monkeypatch.setattr(Evidence, "compare", refuse)
+    scale = {("overhead.disk_randwrite_iops", "container"): 0.5}
+    view = view_of(accelerator="kvm", scale=scale)
+
+    def row() -> Row:
+        return next(row for row in judge(view.evidence) if row.claim.id == "performance")
+
+    dragged = row()
+    void.add("overhead.disk_randwrite_iops")
+    spared = row()
+    assert (dragged.container[0].value or 0) < 0.95 < (spared.container[0].value or 0)
+    assert (spared.container[0].note or Message("")).values == {"count": 3, "of": 16}
+    void.add("overhead.cpu_events")
+    assert ruled(row()) == (Ruling.UNMEASURABLE, "reason.gate")
+
+
+def test_a_part_that_was_looked_at_once_is_in_no_mean_beside_parts_of_many_blocks() -> None:
+    often = dict.fromkeys(range(8), 0.9)
+    assert rules.geometric_mean([often, {0: 0.1}, {}]) == pytest.approx(often)
+    assert rules.geometric_mean([{0: 0.4}, {0: 0.9}]) == pytest.approx({0: 0.6})
 
 
 def test_nothing_used_is_less_than_something_used(rows: Judge) -> None:
