@@ -32,10 +32,11 @@ __all__ = [
     "Comparison", "Effect", "Interval", "Outlier", "Refusal", "Series", "StopRule", "Tail", "Verdict",
     "aa_outside", "blocks_needed", "compare", "correct", "equivalence_margin", "holm", "median_interval",
     "per_block", "quantile", "quantile_interval", "ratio", "relative_half_width", "sign_test_p", "tail", "theil_sen",
-    "tukey_classes",
+    "tukey_classes", "warming",
 ]  # fmt: skip
 
 MIN_BLOCKS = 6
+MIN_ITERATIONS = 3  # fewer show no trend
 MIN_MARGIN = 0.03
 MAX_MARGIN = 0.25  # a noise floor beyond this calls nothing equal
 BOOTSTRAP_BEYOND = 30
@@ -61,6 +62,7 @@ class Refusal(StrEnum):
     AA_OUTSIDE = "aa-outside"
     ORDER_EFFECT = "order-effect"
     DRIFT = "drift"
+    UNSTEADY = "unsteady"
     STEAL = "steal"
     CLOCK = "clock"
     PARITY = "parity"
@@ -100,14 +102,16 @@ class Series:
     """One cell's figures for one metric, by block.
 
     `values` holds one number a block (see `per_block`), in the metric's unit; `positions` the cell's
-    place in each block's order; `steal` the share (0–1) of CPU time that a hypervisor took during it.
-    Blocks where the cell failed are absent.
+    place in each block's order; `steal` the share (0–1) of CPU time that a hypervisor took during it; `warming`
+    the relative change over the block's own iterations, where it had several (see `warming`). Blocks where the
+    cell failed are absent.
     """
 
     label: str
     values: Mapping[int, float]
     positions: Mapping[int, int] = field(default_factory=dict)
     steal: Mapping[int, float] = field(default_factory=dict)
+    warming: Mapping[int, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +135,18 @@ def per_block(samples: Iterable[tuple[int, float]]) -> dict[int, float]:
     for block, value in samples:
         gathered.setdefault(block, []).append(value)
     return {block: median(values) for block, values in sorted(gathered.items())}
+
+
+def warming(values: Sequence[float]) -> float | None:
+    """The log change from the first to the last of a block's iterations, by Theil and Sen; None for fewer than 3.
+
+    None also where a value is not positive and finite.
+    """
+    if len(values) < MIN_ITERATIONS or not all(value > 0 and math.isfinite(value) for value in values):
+        return None
+    logs = [math.log(value) for value in values]
+    slopes = [(logs[j] - logs[i]) / (j - i) for j in range(len(logs)) for i in range(j)]
+    return median(slopes) * (len(logs) - 1)
 
 
 def ratio(
@@ -256,6 +272,11 @@ def _host_gates(
         change = _drift(trace, seed)
         if abs(change) > math.log1p(margin):
             yield Refusal.DRIFT, f"{what} drifted by {math.expm1(change):+.1%} over the run"
+    for series in (baseline, contender):
+        steady = median_interval([series.warming[block] for block in effect.logs if block in series.warming])
+        if steady is not None and (steady.low > math.log1p(margin) or steady.high < -math.log1p(margin)):
+            change = math.expm1(steady.estimate)
+            yield Refusal.UNSTEADY, f"{series.label} changes by {change:+.1%} from its first to its last iteration"
     placed = [block for block in effect.logs if block in baseline.positions and block in contender.positions]
     lead = [contender.positions[block] - baseline.positions[block] for block in placed]
     if association_p(lead, [effect.logs[block] for block in placed], seed=seed) < GATE_P:

@@ -183,7 +183,17 @@ class Evidence:
             values=self.frame.blocks(metric, label, **where),
             positions={record.block: record.position for record in records},
             steal={record.block: record.host_state["steal"] for record in records if "steal" in record.host_state},
+            warming=self._warming(metric, label, where),
         )
+
+    def _warming(self, metric: str, label: str, where: Mapping[str, str]) -> dict[int, float]:
+        """How much each block's iterations moved; samples in their order, without warm-up."""
+        found: dict[int, list[float]] = {}
+        for block, value, labels in self.frame.values(metric, label, **where):
+            if "iteration" in labels:
+                found.setdefault(block, []).append(value)
+        changes = {block: stats.warming(values) for block, values in found.items()}
+        return {block: change for block, change in changes.items() if change is not None}
 
     def control(self, metric: str, **where: str) -> stats.Effect | None:
         """The A/A effect of `metric`: native's twin against native, or None where either has no figures."""
@@ -204,6 +214,7 @@ class Evidence:
             self.series(metric, contender, **where),
             aa=self.control(metric, **where),
             emulated=self.frame.emulated(contender) or self.frame.emulated(baseline),
+            parity=self.broken_parity(baseline, contender) if known.hardware else "",
             limit=self.broken_limits(baseline, contender),
             resolution=self._resolution if known.unit == "s" else 0.0,
             seed=self.frame.run.header.seed,
@@ -226,6 +237,34 @@ class Evidence:
             if any(value == 0 for value in self.frame.blocks(metric, name).values())
         ]
         return "; ".join(dict.fromkeys(unheld + toothless))
+
+    def broken_parity(self, *labels: str) -> str:
+        """What these drivers were not given alike, in words; empty where all is equal or was not told.
+
+        Native has no limits, so that only its CPU model counts; a model that an emulator makes up counts for nothing.
+        """
+        told = {facts.driver: facts for facts in self.frame.run.facts}
+        names = [name for name in dict.fromkeys(label.partition("~")[0] for label in labels) if name in told]
+        limited = [name for name in names if name != NATIVE]
+        given: dict[str, dict[str, str]] = {
+            "CPU model": {n: told[n].facts.get("cpu_model", "") for n in names if not self.frame.emulated(n)},
+            "CPUs": {n: self._cpus(told[n].facts) for n in limited},
+        }
+        for name in limited:
+            for limit in told[name].limits:
+                what = f"{limit.get('name')} ({str(limit.get('source', '')).rpartition('/')[2]})"
+                given.setdefault(what, {})[name] = str(limit.get("read", ""))
+        return "; ".join(
+            f"{what}: " + ", ".join(f"{value} on {name}" for name, value in values.items())
+            for what, values in given.items()
+            if len({value for value in values.values() if value}) > 1
+        )
+
+    def _cpus(self, facts: Mapping[str, str]) -> str:
+        """How many CPUs an instance may use: those it sees, bounded by the quota that every driver was given."""
+        quota = self.frame.run.header.settings.get("limits", {}).get("cpus")
+        seen = facts.get("cpus", "")
+        return f"{min(float(seen), float(quota or seen)):g}" if seen.isdigit() else ""
 
     @property
     def _resolution(self) -> float:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from harness import stats
 from harness.results import ResultsError
 from reports import cells
-from reports.claims import Estimate, Evidence, Row, Ruling, judge
+from reports.claims import CONTAINER, VM, Estimate, Evidence, Row, Ruling, judge
 from reports.page import Figure, Part, Value
 from reports.sections.base import View, sections
 from reports.units import human
@@ -151,6 +151,9 @@ def banner(view: View) -> Iterator[str]:
     outside = [name for name, effect in controls if effect and effect.interval and stats.aa_outside(effect.interval)]
     if outside:
         yield say("banner.aa", metrics=", ".join(outside))
+    unlike = view.evidence.broken_parity(CONTAINER, VM)
+    if unlike:
+        yield say("banner.parity", what=unlike)
     if frame.run.events and not any(event.event in ("finished", "stopped") for event in frame.run.events):
         yield say("banner.interrupted")
 

@@ -106,6 +106,9 @@ class Synthetic:
     twin: bool = True
     scale: Mapping[tuple[str, str], float] = field(default_factory=dict)
     unheld: Sequence[str] = ()
+    settings: Mapping[str, object] = field(default_factory=dict)
+    told: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    memory: Mapping[str, int] = field(default_factory=dict)
     seed: int = 7
     text: str = ""
     given: Mapping[tuple[str, str], Sequence[Sample]] = field(default_factory=dict)
@@ -129,12 +132,13 @@ class Synthetic:
                 {
                     "name": "memory",
                     "asked": "268435456",
-                    "read": "268435456",
+                    "read": str(self.memory.get(driver, 268435456)),
                     "source": "memory.max",
                     "holds": driver not in self.unheld,
                 },
             )
-            yield Facts(driver=driver, facts=facts | {"init": self.text or "agent"}, limits=limits)
+            facts |= {"init": self.text or "agent", **self.told.get(driver, {})}
+            yield Facts(driver=driver, facts=facts, limits=limits)
         for block in range(self.blocks):
             cells = [cell for cell in self.cells() if block == 0 or (cell.workload, cell.driver) not in self.given]
             rng.shuffle(cells)
@@ -167,7 +171,7 @@ class Synthetic:
             run_id="synthetic",
             started_utc="2026-01-01T00:00:00Z",
             profile=self.profile,
-            settings={},
+            settings=dict(self.settings),
             seed=self.seed,
             command=f"tare bench --profile {self.profile} --seed {self.seed}",
             drivers=tuple(self._driver(name) for name in self.drivers),

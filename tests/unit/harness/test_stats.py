@@ -25,6 +25,7 @@ from harness.stats import (
     equivalence_margin,
     per_block,
     ratio,
+    warming,
 )
 from workloads.metric import Better, Metric
 
@@ -229,6 +230,33 @@ def test_order_effect_is_refused() -> None:
     contender = Series(label="b", values=late, positions=SECOND)
     comparison = compare(SECONDS, series("a"), contender)
     assert comparison.refusal is Refusal.ORDER_EFFECT
+
+
+def _warming(change: float, blocks: int = BLOCKS) -> dict[int, float]:
+    return {block: math.log1p(change) + 0.001 * block for block in range(blocks)}
+
+
+@pytest.mark.parametrize("change", [0.2, -0.2])
+def test_iterations_that_have_not_come_to_rest_are_refused(change: float) -> None:
+    warm = replace(series("b", 2.0, shift=5), warming=_warming(change))
+    for baseline, contender in ((series("a"), warm), (warm, series("a"))):
+        comparison = compare(SECONDS, baseline, contender)
+        assert comparison.refusal is Refusal.UNSTEADY
+        assert comparison.reason.startswith("b changes by ")
+
+
+def test_a_change_within_the_margin_or_in_too_few_blocks_or_both_ways_is_steady() -> None:
+    both_ways = {block: 0.2 * (-1) ** block for block in range(BLOCKS)}
+    for changes in (_warming(0.01), _warming(0.2, blocks=5), both_ways, {}):
+        warm = replace(series("b", 2.0, shift=5), warming=changes)
+        assert compare(SECONDS, series("a"), warm).refusal is None
+
+
+def test_warming_is_the_change_from_first_to_last() -> None:
+    assert warming([1.0, 1.1, 1.21]) == pytest.approx(math.log(1.21))
+    assert warming([2.0, 2.0, 9.0, 2.0, 2.0]) == 0
+    assert warming([1.0, 2.0]) is None
+    assert warming([1.0, 0.0, 1.0]) is None
 
 
 def test_holm_demotes_what_does_not_survive_and_keeps_the_rest() -> None:

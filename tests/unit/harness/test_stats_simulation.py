@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from statistics import median
 
 import pytest
 
 from harness.intervals import bootstrap_interval, median_interval, theil_sen
-from harness.stats import Series, StopRule, Verdict, compare, correct, ratio, relative_half_width
+from harness.stats import Refusal, Series, StopRule, Verdict, compare, correct, ratio, relative_half_width, warming
 from workloads.metric import Better, Metric
 
 METRIC = Metric("simulated", "s", Better.LOWER, "drawn from a known distribution")
@@ -113,6 +114,62 @@ def test_a_against_a_is_rarely_called_different_or_refused(noise: str) -> None:
     assert different / trials <= 0.01
     # The A/A gate may refuse 1 in 20 (its interval is one at 95 %), drift twice and order once 1 in 100.
     assert refused / trials <= 0.07 + three_sigma(0.07, trials)
+
+
+def _pair(rng: random.Random, blocks: int) -> tuple[Series, Series]:
+    """The same thing twice, 1 % noise, in random order, with five iterations a block that do not move."""
+    orders = [rng.sample(range(2), 2) for _ in range(blocks)]
+
+    def side(place: int) -> Series:
+        iterations = [[math.exp(rng.gauss(0, 0.01)) for _ in range(5)] for _ in range(blocks)]
+        return Series(
+            label=str(place),
+            values={block: median(values) for block, values in enumerate(iterations)},
+            positions={block: order[place] for block, order in enumerate(orders)},
+            warming={block: warming(values) or 0.0 for block, values in enumerate(iterations)},
+        )
+
+    return side(0), side(1)
+
+
+def _drifting(one: Series, two: Series) -> tuple[Series, Series]:
+    return one, replace(two, values={block: value * 1.02**block for block, value in two.values.items()})
+
+
+def _host_drifting(one: Series, two: Series) -> tuple[Series, Series]:
+    sides = [replace(each, values={b: value * 1.02**b for b, value in each.values.items()}) for each in (one, two)]
+    return sides[0], sides[1]
+
+
+def _ordered(one: Series, two: Series) -> tuple[Series, Series]:
+    slow_second = {b: value * (1.06 if two.positions[b] else 1.0) for b, value in two.values.items()}
+    return one, replace(two, values=slow_second)
+
+
+def _warming_up(one: Series, two: Series) -> tuple[Series, Series]:
+    return one, replace(two, warming={block: change - 0.08 for block, change in two.warming.items()})
+
+
+@pytest.mark.parametrize(
+    ("refusal", "spoil", "blocks", "power"),
+    [
+        (Refusal.DRIFT, _drifting, 10, 0.95),
+        (Refusal.DRIFT, _host_drifting, 10, 0.9),
+        (Refusal.ORDER_EFFECT, _ordered, 20, 0.9),
+        (Refusal.UNSTEADY, _warming_up, 10, 0.95),
+    ],
+)
+def test_each_gate_refuses_what_it_is_for_and_rarely_anything_else(
+    refusal: Refusal, spoil: Callable[[Series, Series], tuple[Series, Series]], blocks: int, power: float
+) -> None:
+    rng, trials, caught, false = random.Random(refusal), 120, 0, 0
+    for trial in range(trials):
+        one, two = _pair(rng, blocks)
+        false += compare(METRIC, one, two, seed=trial).refusal is refusal
+        one, two = spoil(one, two)
+        caught += compare(METRIC, one, two, seed=trial).refusal is refusal
+    assert false / trials <= 0.02 + three_sigma(0.02, trials)
+    assert caught / trials >= power
 
 
 def test_a_difference_at_the_margin_is_rarely_called_equivalent_and_never_more_often_than_promised() -> None:
