@@ -201,8 +201,14 @@ def reserve(root: str, container_id: str) -> Place:
     check_id(container_id)
     place = Place(root, container_id)
     try:
-        os.makedirs(root, 0o700, exist_ok=True)
-        os.mkdir(place.directory, 0o700)
+        for last in (False,) * 100 + (True,):
+            os.makedirs(root, 0o700, exist_ok=True)
+            try:
+                os.mkdir(place.directory, 0o700)
+                break
+            except FileNotFoundError:  # an empty root may be removed at any time (`tare clean`)
+                if last:
+                    raise
     except FileExistsError:
         raise TareError(
             f"container {container_id}", "container with given ID already exists", "delete it first"
