@@ -1,7 +1,8 @@
 """`microvm-restore`: a microvm that is not booted but restored from a saved state, each with an identity of its own.
 
 The state is saved once from a guest that has booted and is ready, and kept for as long as nothing it depends on
-changes (`runtime.vm.saved`). No network yet: the saved guest has no card.
+changes (`runtime.vm.saved`). A guest that is to have a network is saved with a card that it has not been told to use:
+so no two restored ones ever speak with the same address.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from runtime.driver import Host
 from runtime.drivers.libvirt import MicrovmDriver, PreparedGuest, find_qemu
 from runtime.errors import TareError, UsageError
 from runtime.instance import Availability
-from runtime.spec import ImageRef, InstanceSpec, Limits, NetworkMode, Ready
+from runtime.spec import ImageRef, InstanceSpec, Limits, NetworkSpec, Ready
 from runtime.vm import accelerator
 from runtime.vm.domain import Tuning
 from runtime.vm.guest import Guest
@@ -42,8 +43,6 @@ class RestoreDriver(MicrovmDriver):
 
     def prepare(self, spec: InstanceSpec) -> PreparedGuest:
         """Also boot a guest and save it, unless that was done before; a corrupt state is made anew."""
-        if spec.network.mode is not NetworkMode.NONE:
-            raise UsageError("restored guest", "a network is not possible yet", "leave it out, or use microvm")
         if not self._connect().embedded:
             raise UsageError("restored guest", "a daemon's libvirt is not possible yet", "use qemu:///embed")
         prepared = super().prepare(spec)
@@ -86,15 +85,21 @@ class RestoreDriver(MicrovmDriver):
         return saved
 
     def _save(self, plan: Plan, state: Path, disk: Path) -> None:
-        spec = InstanceSpec(image=plan.spec.image, limits=Limits(memory_bytes=plan.spec.limits.memory_bytes))
-        with Guest.launch(replace(plan, spec=replace(spec, ready=Ready.SERVICE)), self.host, self._connect()) as guest:
+        spec = InstanceSpec(
+            image=plan.spec.image,
+            limits=Limits(memory_bytes=plan.spec.limits.memory_bytes),
+            network=NetworkSpec(mode=plan.spec.network.mode),
+            ready=Ready.SERVICE,
+        )
+        with Guest.launch(replace(plan, spec=spec, nameless=True), self.host, self._connect()) as guest:
             guest.wait_ready(_READY_S)
             guest.save(state, disk)
 
     def _key(self, plan: Plan) -> str:
         qemu = find_qemu().stat()
         files = [plan.base, plan.boot.kernel, plan.boot.initrd]  # type: ignore[union-attr]
-        neutral = replace(plan, spec=_NOBODY, env=(), driver="", quota=plan.quota)
+        nobody = replace(_NOBODY, network=NetworkSpec(mode=plan.spec.network.mode))
+        neutral = replace(plan, spec=nobody, env=(), driver="", quota=plan.quota)
         return key(
             {
                 "plan": repr(neutral),

@@ -147,7 +147,8 @@ class Guest(Instance):
             self._entry.note("pid", f"{self._pid}:{process_start(self._pid)}")
             marks = _MARKS if isinstance(self._plan.boot, Firmware) else {}
             self._console = Console(console.accept()[0], self.timeline, marks, self._watch.troubled)
-            self._channel = Channel(ours, self.timeline, self._console.tail, identity=self._wiring.identity)
+            known = None if self._plan.nameless or self._plan.saved is not None else self._wiring.identity
+            self._channel = Channel(ours, self.timeline, self._console.tail, identity=known)
         if self._plan.image is not None:
             self._plan.image.require_unchanged()  # so what QEMU has opened is what was verified
         if not self._connection.embedded:
@@ -417,10 +418,19 @@ class Guest(Instance):
                 self._domain.destroy()
             self._domain = None
 
+    def _is_listed(self) -> bool:
+        """Whether libvirt has its domain still. A daemon that is gone has none: they end with their QEMU."""
+        try:
+            return self._connection.find(self.id) is not None
+        except TareError:
+            if self._connection.alive():
+                raise
+            return False
+
     def _left(self) -> list[str]:
         checks = (
             (self.alive(), f"process {self._pid}"),
-            (self._connection.find(self.id) is not None, f"domain {self.id}"),
+            (self._is_listed(), f"domain {self.id}"),
             (self._cgroup.exists(), "its control group"),
             (self._files.exists(), str(self._files)),
             (self._sockets.exists(), str(self._sockets)),

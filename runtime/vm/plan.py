@@ -46,7 +46,8 @@ class Plan:
     `env` is what commands get, `memory_bytes` the guest's memory, `stop_timeout_s` how long it may take to
     power itself off, `more_disks` raw images to attach beside its own disk. `image` is a user's own, whose file
     `base` then is, and `seed` what cloud-init finds on a volume of each guest's own.
-    `translation_cache_mib` is TCG's buffer for translated code. With a `saved` state it is restored, not booted:
+    `translation_cache_mib` is TCG's buffer for translated code. A `nameless` guest is not told who and where it is:
+    it is to be saved. With a `saved` state it is restored, not booted:
     `base` is the state's disk then, and `lowest` the raw one below.
     """
 
@@ -66,6 +67,7 @@ class Plan:
     base_format: Literal["raw", "qcow2"] = "raw"
     lowest: Path | None = None
     saved: Saved | None = None
+    nameless: bool = False
     seed: Seed | None = None
     image: CloudImage | None = None
     tuning: Tuning = field(default_factory=Tuning)
