@@ -123,6 +123,7 @@ def _entries(
     ramp_s: float,
     containers: int,
     machines: int,
+    together: int,
     rare: tuple[str, ...] = (),
     drivers: Mapping[str, tuple[str, ...]] | None = None,
 ) -> dict[str, Entry]:
@@ -131,8 +132,9 @@ def _entries(
     `small_s` is the window of what does a million things a second, `disk_s` of each pattern on the disk. sysbench
     takes whole seconds.
 
-    `rare` drivers are so for what is about hardware; with any, the network is looked at once.
-    `drivers` restricts workloads, by name.
+    `rare` drivers are so for what is about hardware; with any, the network is looked at once, and no vm
+    is launched for itself.
+    `together` is the most containers begun at once. `drivers` restricts workloads, by name.
     """
     light = {Kind.NATIVE: {"repeats": repeats}, Kind.CONTAINER: {"repeats": repeats}}
     # A container ramp ends by its cap: a thousand take some 15 s.
@@ -143,8 +145,13 @@ def _entries(
     window = {"seconds": seconds}
     session = Entry(params={**window, "small_s": small_s}, limit_s=20 + 5 * seconds + 10 * small_s, rare=rare)
     whole_s = max(1, round(seconds))
+    all_but_vm = _NO_VM if rare else (*_NO_VM, "vm")
+    lane = Entry(drivers=all_but_vm, once=True, expect_s=1.5, boots=1, limit_s=300)
     entries = {
         "startup": Entry(by_kind=light, expect_s=0.1),
+        "startup_cold": replace(lane, by_kind={**light, Kind.VM: {"repeats": 1}}),
+        "startup_answered": replace(lane, by_kind={**light, Kind.VM: {"repeats": 1}}, boots=2),
+        "startup_many": replace(lane, params={"most": together}, by_kind={Kind.VM: {"most": 2}}, boots=4),
         "teardown": Entry(expect_s=0.0),
         "idle": Entry(params={"seconds": 2 * seconds}, expect_s=2 * seconds + 0.3, limit_s=session.limit_s),
         "overhead_cpu": replace(session, expect_s=whole_s + small_s + 0.1),
@@ -155,14 +162,15 @@ def _entries(
         "footprint": Entry(expect_s=0.6),
         "growth": Entry(once=True, expect_s=1.0, boots=1, limit_s=300),
         "network": Entry(
-            drivers=("native", "container", "microvm", "vm"),
-            rare=rare,
+            drivers=all_but_vm,
             once=bool(rare),
             params={"small_s": small_s},
             expect_s=2 * max(1, round(small_s)) + 4 * small_s + 1,
             boots=1,
             limit_s=120 + 20 * small_s,
         ),
+        "enforcement_io": Entry(drivers=_NO_VM, once=True, params={"seconds": 1.0}, expect_s=2.0, boots=1, limit_s=120),
+        "controls": Entry(drivers=_NO_VM, once=True, params={"seconds": 1.0}, expect_s=5.0, boots=2, limit_s=120),
         "layers": Entry(drivers=_NO_VM, once=True, expect_s=0.5, boots=2, limit_s=300),
         "namespaces": Entry(once=True, expect_s=0.4),
         "delivery": Entry(
@@ -211,6 +219,7 @@ _QUICK = Profile(
         ramp_s=20.0,
         containers=1000,
         machines=16,
+        together=32,
         rare=("microvm", "vm"),
         drivers={
             "leakage": _NO_VM,
@@ -238,6 +247,7 @@ _SMOKE = replace(
         ramp_s=2.0,
         containers=20,
         machines=2,
+        together=4,
         drivers={
             "overhead_cpu": _NO_VM,
             "overhead_memory": _NO_VM,
@@ -245,8 +255,10 @@ _SMOKE = replace(
             "overhead_disk": _NO_VM,
             "leakage": ("native", "container"),
             "growth": ("container",),
-            "network": ("native", "container"),
+            **dict.fromkeys(("network", "startup_cold", "startup_answered", "startup_many"), ("native", "container")),
             "namespaces": ("native", "container"),
+            "enforcement_io": ("container",),
+            "controls": ("container",),
             "layers": ("container",),
             "delivery": ("container",),
             "enforcement": ("container",),
@@ -265,7 +277,15 @@ _STANDARD = replace(
     target_half_width=0.02,
     budget_s=2640.0,
     entries=_entries(
-        seconds=1.5, small_s=0.5, disk_s=1.0, disk_mib=64, repeats=10, ramp_s=90.0, containers=1000, machines=24
+        seconds=1.5,
+        small_s=0.5,
+        disk_s=1.0,
+        disk_mib=64,
+        repeats=10,
+        ramp_s=90.0,
+        containers=1000,
+        machines=24,
+        together=64,
     ),
 )
 
@@ -278,7 +298,15 @@ _FULL = replace(
     max_blocks=80,
     budget_s=6 * 3600.0,
     entries=_entries(
-        seconds=4.0, small_s=1.0, disk_s=3.0, disk_mib=256, repeats=20, ramp_s=600.0, containers=4000, machines=64
+        seconds=4.0,
+        small_s=1.0,
+        disk_s=3.0,
+        disk_mib=256,
+        repeats=20,
+        ramp_s=600.0,
+        containers=4000,
+        machines=64,
+        together=128,
     ),
 )
 

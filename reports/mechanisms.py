@@ -5,6 +5,7 @@ These claims speak of containers alone: the virtual machine's figures stand besi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -157,3 +158,52 @@ def _incremental(
 
 def _whole_disk(evidence: Evidence, metric: str, label: str) -> Estimate:
     return replace(evidence.estimate(metric, label, way=WHOLE), note=Message("note.whole_disk"))
+
+
+def functions(evidence: Evidence, claim: Claim, label: str) -> dict[str, bool | None]:
+    """Limit, prioritise, account, freeze → whether it holds by the claim's bounds; None where a figure is missing."""
+    bounds = claim.limits
+
+    def within(metric: str, low: float, high: float) -> bool | None:
+        values = [value for _, value, _ in evidence.frame.values(metric, label)]
+        return all(low <= value <= high for value in values) if values else None
+
+    judged = {
+        "limit": [
+            *(within(f"enforcement.{bite}", 1, 1) for bite in ("cpu_bites", "memory_bites", "pids_bite")),
+            within("enforcement.io_overrun", 0, 1 + bounds["limit"]),
+        ],
+        "prioritise": [within("controls.share_error", -bounds["share"], bounds["share"])],
+        "account": [within("controls.accounted", 1 - bounds["account"], 1 + bounds["account"])],
+        "freeze": [within("controls.frozen_cpu", 0, bounds["frozen"]), within("controls.thawed_cpu", 0.1, math.inf)],
+    }
+    return {name: False if False in parts else None if None in parts else True for name, parts in judged.items()}
+
+
+def _working(evidence: Evidence, claim: Claim, label: str) -> Estimate:
+    estimate = evidence.estimate(claim.metrics[0], label)
+    if estimate.value is None:
+        return estimate
+    holding = [name for name, holds in functions(evidence, claim, label).items() if holds]
+    return replace(
+        estimate, unit="count", value=float(len(holding)), interval=None, note=Message("note.of", {"total": 4})
+    )
+
+
+@rule
+def cgroups_do(evidence: Evidence, claim: Claim) -> Row:
+    """Each of the four functions keeps within its bound."""
+    container, vm = ([_working(evidence, claim, label) for label in side] for side in evidence.sides(claim))
+    judged = functions(evidence, claim, CONTAINER)
+    good, bad, unknown = (
+        ", ".join(name for name, holds in judged.items() if holds is wanted) for wanted in (True, False, None)
+    )
+    if not bad and not unknown:
+        ruled = Ruling.CONFIRMED, Message("half.cgroups.all")
+    elif bad and good:
+        ruled = Ruling.QUALIFIED, Message("half.cgroups.some", {"good": good, "bad": bad})
+    elif bad and not unknown:
+        ruled = Ruling.REFUTED, Message("half.cgroups.none")
+    else:
+        ruled = Ruling.UNMEASURABLE, Message("half.cgroups.open", {"unknown": unknown})
+    return _settled(evidence, claim, container, vm, ruled)

@@ -122,6 +122,8 @@ class FakeInstance(Instance):
             return ExecResult(argv, 0, b"fake 1.0\n", b"", 5_000_000)
         for word, answer in (
             ("msgget", self._beacon),
+            ("fork;", self._fork),
+            ("$user + $system", self._count),
             ("/proc/self/ns/", self._look),
             ("kill -INT", self._kill_antagonist),
             ("stress-ng", self._stress),
@@ -136,6 +138,16 @@ class FakeInstance(Instance):
             if word in text:
                 return answer(argv, text, timeout_s)
         return ExecResult(argv, 0, b"", b"", 1_000_000)
+
+    def _fork(self, argv: tuple[str, ...], text: str, timeout_s: float) -> ExecResult:
+        limit = self.spec.limits.pids if self.driver.behaviour.limits_bite else None
+        granted = min(int(argv[-1]), int(argv[-1]) if limit is None else limit - 2)
+        return ExecResult(argv, 0, f"{granted}\n".encode(), b"", 1_000_000)
+
+    def _count(self, argv: tuple[str, ...], text: str, timeout_s: float) -> ExecResult:
+        before = self._cpu_ns
+        done = self._sysbench_cpu(argv, text, timeout_s)
+        return replace(done, stdout=done.stdout + f"own {(self._cpu_ns - before) / 1e9:.2f}\n".encode())
 
     def _beacon(self, argv: tuple[str, ...], text: str, timeout_s: float) -> ExecResult:
         self._shown = argv[-5]  # the nonce
@@ -195,9 +207,7 @@ class FakeInstance(Instance):
 
     def _gauge(self, argv: tuple[str, ...], text: str, timeout_s: float) -> ExecResult:
         word = argv[1]
-        if word in ("nothing", "serve"):
-            return ExecResult(argv, 0, b"", b"", 1_000_000)
-        if word == "place":
+        if word in ("place", "serve"):
             address = ["192.0.2.1"] if self._on_host else [f"10.87.0.{self.ordinal + 2}"]
             place = {"addresses": address, "gateway": "192.0.2.254" if self._on_host else "10.87.0.1"}
             return ExecResult(argv, 0, json.dumps(place).encode(), b"", 1_000_000)

@@ -129,15 +129,71 @@ def test_layers_without_a_delivery_are_open(ruled: Judge) -> None:
     assert (row.ruling, row.reason.values["missing"]) == (Ruling.UNMEASURABLE, "image")
 
 
+def controls(**changed: float | None) -> Given:
+    """One visit of the functions, all well but for what is `changed` (None: not measured)."""
+    well: dict[str, float] = {
+        "enforcement.cpu_bites": 1,
+        "enforcement.memory_bites": 1,
+        "enforcement.pids_bite": 1,
+        "enforcement.io_overrun": 1.02,
+        "controls.share_error": -0.01,
+        "controls.accounted": 1.01,
+        "controls.frozen_cpu": 0,
+        "controls.thawed_cpu": 0.9,
+    }
+    cells: Given = {}
+    for name, typical in well.items():
+        value = changed.get(name.partition(".")[2], typical)
+        workload = "enforcement_io" if name.endswith("io_overrun") else name.partition(".")[0]
+        if value is not None:
+            cells.setdefault((workload, "container"), []).append(Sample(name, value))
+    return cells
+
+
+@pytest.mark.parametrize(
+    ("changed", "ruling", "key", "count"),
+    [
+        ({}, Ruling.CONFIRMED, "half.cgroups.all", 4),
+        ({"share_error": 0.08}, Ruling.QUALIFIED, "half.cgroups.some", 3),
+        ({"memory_bites": 0}, Ruling.QUALIFIED, "half.cgroups.some", 3),
+        ({"frozen_cpu": 0.5}, Ruling.QUALIFIED, "half.cgroups.some", 3),
+        ({"thawed_cpu": 0.0}, Ruling.QUALIFIED, "half.cgroups.some", 3),
+        ({"io_overrun": None}, Ruling.UNMEASURABLE, "half.cgroups.open", 3),
+        (
+            {"io_overrun": 2, "share_error": -0.2, "accounted": 0.5, "frozen_cpu": 1},
+            Ruling.REFUTED,
+            "half.cgroups.none",
+            0,
+        ),
+    ],
+)
+def test_four_functions_each_by_its_bound(
+    ruled: Judge, changed: dict[str, float | None], ruling: Ruling, key: str, count: int
+) -> None:
+    row = ruled("cgroups-do", controls(**changed))
+    assert (row.ruling, row.reason.key, row.container[0].value) == (ruling, key, count)
+
+
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_every_mechanism_has_its_section(view_of: Callable[..., View], language: str) -> None:
-    given = parcels() | {
-        ("layers", "container"): [Sample("layers.apart", 1.0, labels={"where": "image"})],
-        ("namespaces", "container"): looks("user"),
-        ("network", "container"): [*reaches(published=1.0), Sample("network.round_trip", 2e-5)],
-    }
+    given = (
+        parcels()
+        | controls()
+        | {
+            ("layers", "container"): [Sample("layers.apart", 1.0, labels={"where": "image"})],
+            ("namespaces", "container"): looks("user"),
+            ("network", "container"): [*reaches(published=1.0), Sample("network.round_trip", 2e-5)],
+        }
+    )
     page = render.page(view_of(language=language, given=given))
-    for slug in ("namespaces-matrix", "delivery-steps", "delivery-bytes", "layers-parts", "network-round-trip"):
+    for slug in (
+        "namespaces-matrix",
+        "controls-matrix",
+        "delivery-steps",
+        "delivery-bytes",
+        "layers-parts",
+        "network-round-trip",
+    ):
         assert f'id="{slug}"' in page, slug
 
 

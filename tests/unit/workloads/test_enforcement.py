@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from runtime.driver import Kind
 from runtime.errors import TareError
 from runtime.instance import ExecResult, Usage
 from runtime.spec import Limits
 from tests.fakes import Behaviour, FakeInstance
 from tests.unit.workloads.visits import one, values, visit
 from workloads.base import Invalid
-from workloads.enforcement import Enforcement
+from workloads.enforcement import IO_OVERRUN, PIDS_BITE, Enforcement, IoEnforcement
 
 HALF = Limits(cpus=0.5, memory_bytes=64 << 20, pids=100)
 
@@ -65,7 +66,8 @@ def test_burn_that_stays_far_below_the_limit_is_marked_as_no_trial(
 
 def test_resource_without_a_limit_yields_nothing(tmp_path: Path) -> None:
     context, _ = visit(tmp_path, limits=Limits(pids=100))
-    assert {sample.metric for sample in Enforcement().measure(context)} == {"enforcement.limit_holds"}
+    measured = {sample.metric for sample in Enforcement().measure(context)}
+    assert measured == {"enforcement.limit_holds", "enforcement.pids_bite"}
 
 
 def test_limit_as_wide_as_the_host_cannot_be_tried(tmp_path: Path) -> None:
@@ -93,3 +95,32 @@ def test_victim_is_marked_for_the_oom_killer_before_it_allocates(tmp_path: Path)
     scripts = [command[2] for command in driver.instances[0].commands if command[0] == "/bin/sh"]
     assert [script.rpartition("bs=")[2] for script in scripts] == [str(16 << 20), str(128 << 20)]
     assert all(script.startswith("echo 1000 > /proc/self/oom_score_adj && exec dd") for script in scripts)
+
+
+def test_processes_beyond_the_limit_are_refused(tmp_path: Path) -> None:
+    context, _ = visit(tmp_path, limits=Limits(pids=100))
+    found = one(list(Enforcement().measure(context)), PIDS_BITE.name)
+    assert (found.value, found.labels["granted"]) == (1.0, "98")
+
+
+def test_processes_beyond_a_limit_that_does_not_bite_are_told(tmp_path: Path) -> None:
+    context, _ = visit(tmp_path, Behaviour(limits_bite=False), limits=Limits(pids=100))
+    assert one(list(Enforcement().measure(context)), PIDS_BITE.name).value == 0.0
+
+
+def test_a_machines_limit_on_threads_of_the_emulator_is_not_tried_inside(tmp_path: Path) -> None:
+    context, _ = visit(tmp_path, kind=Kind.VM, limits=Limits(pids=100))
+    assert values(list(Enforcement().measure(context)), PIDS_BITE.name) == []
+
+
+@pytest.mark.parametrize(("free_s", "tried"), [(0.1, "yes"), (1.0, "no")])
+def test_writes_are_held_against_their_limit_and_a_slow_disk_is_told(tmp_path: Path, free_s: float, tried: str) -> None:
+    def reply(instance: FakeInstance, argv: Sequence[str]) -> ExecResult | None:
+        limited = instance.spec.limits.io_write_bps is not None
+        return ExecResult(tuple(argv), 0, b"", b"", round((1.0 if limited else free_s) * 1e9)) if "dd" in argv else None
+
+    context, driver = visit(tmp_path, Behaviour(reply=reply))
+    found = one(list(IoEnforcement().measure(context)), IO_OVERRUN.name)
+    assert found.value == pytest.approx(1.0)
+    assert found.labels["tried"] == tried
+    assert len(driver.open_instances()) == 1
