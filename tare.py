@@ -29,6 +29,7 @@ COMMANDS = {
     "events": "runtime.commands.showing",
     "exec": "runtime.commands.containers",
     "export": "reports.cli",
+    "floor": "harness.compare_cli",
     "history": "harness.compare_cli",
     "images": "runtime.cli",
     "import": "runtime.commands.images",

@@ -16,7 +16,16 @@ from typing import Any
 from harness.environment import STABLE
 from harness.results import Outcome, Run, RunHeader
 from harness.shift import beyond_p, shift_interval
-from harness.stats import MIN_BLOCKS, Refusal, Verdict, equivalence_margin, holm, per_block, ratio
+from harness.stats import (
+    MIN_BLOCKS,
+    Refusal,
+    Verdict,
+    aa_outside,
+    equivalence_margin,
+    holm,
+    per_block,
+    ratio,
+)
 from runtime.errors import UsageError
 from workloads.metric import Better, Phase
 
@@ -108,17 +117,8 @@ def _unlike(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
 
 def series(run: Run) -> dict[str, Series]:
     """Every series of the run by its key: measured samples of cells that ended well, a median a block."""
-    gathered: dict[tuple[str, str, str], list[tuple[int, float]]] = {}
-    drivers: dict[str, str] = {}
-    for record in run.records:
-        drivers[record.cell.label] = record.cell.driver
-        for sample in record.samples if record.outcome is Outcome.OK else ():
-            if sample.phase is Phase.MEASURE:
-                labels = {name: value for name, value in sample.labels.items() if name not in _SUBSAMPLES}
-                condition = " ".join(f"{name}={value}" for name, value in sorted(labels.items()))
-                place = (sample.metric, record.cell.label, condition)
-                gathered.setdefault(place, []).append((record.block, float(sample.value)))
-    blocks = {place: per_block(pairs) for place, pairs in gathered.items()}
+    drivers = {record.cell.label: record.cell.driver for record in run.records}
+    blocks = _blocks(run)
     found = {}
     for (name, label, condition), values in blocks.items():
         metric = run.header.metric(name)
@@ -136,6 +136,78 @@ def series(run: Run) -> dict[str, Series]:
         )
         found[one.key] = one
     return found
+
+
+def _blocks(run: Run) -> dict[tuple[str, str, str], dict[int, float]]:
+    """By metric, label and condition: a value a block."""
+    gathered: dict[tuple[str, str, str], list[tuple[int, float]]] = {}
+    for record in run.records:
+        for sample in record.samples if record.outcome is Outcome.OK else ():
+            if sample.phase is Phase.MEASURE:
+                labels = {name: value for name, value in sample.labels.items() if name not in _SUBSAMPLES}
+                condition = " ".join(f"{name}={value}" for name, value in sorted(labels.items()))
+                place = (sample.metric, record.cell.label, condition)
+                gathered.setdefault(place, []).append((record.block, float(sample.value)))
+    return {place: per_block(pairs) for place, pairs in gathered.items()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Control:
+    """One metric's A/A control: twin ÷ itself, and whether it lies inside its own ±δ. `inside` is None for `reason`."""
+
+    key: str
+    n: int
+    ratio: float | None
+    ci_low: float | None = None
+    ci_high: float | None = None
+    margin: float | None = None
+    inside: bool | None = None
+    reason: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data."""
+        return asdict(self)
+
+
+def controls(run: Run) -> list[Control]:
+    """The A/A control of everything that was measured on the twin too."""
+    blocks = _blocks(run)
+    found = []
+    for (metric, label, condition), twin in blocks.items():
+        own = blocks.get((metric, label.partition("~")[0], condition))
+        if "~" not in label or own is None:
+            continue
+        key, effect = f"{metric}[{label}]" + (f" {condition}" if condition else ""), ratio(own, twin)
+        interval = effect.interval
+        if interval is None:
+            reason = effect.reason or f"{len(effect.logs)} blocks, at least {MIN_BLOCKS} are needed"
+            found.append(Control(key=key, n=len(effect.logs), ratio=effect.estimate, reason=reason))
+            continue
+        found.append(
+            Control(
+                key=key,
+                n=len(effect.logs),
+                ratio=effect.estimate,
+                ci_low=interval.low,
+                ci_high=interval.high,
+                margin=equivalence_margin(interval),
+                inside=not aa_outside(interval),
+            )
+        )
+    return found
+
+
+def control_table(found: Sequence[Control]) -> list[str]:
+    """Lines for a terminal: every control that has an interval, then how many have none, by reason."""
+    judged = [each for each in found if each.inside is not None]
+    width = max((len(each.key) for each in judged), default=0)
+    lines = [
+        f"{each.key:{width}}  {each.ratio:8.4g}  [{each.ci_low:.4g}, {each.ci_high:.4g}]  ±{each.margin:.1%}  "
+        f"n {each.n}  {'inside' if each.inside else 'OUTSIDE'}"
+        for each in judged
+    ]
+    refused = [each.reason for each in found if each.inside is None]
+    return lines + [f"{refused.count(reason)} without an interval: {reason}" for reason in dict.fromkeys(refused)]
 
 
 def _margin(blocks: Mapping[tuple[str, str, str], Mapping[int, float]], metric: str, condition: str) -> float:

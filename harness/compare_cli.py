@@ -1,4 +1,4 @@
-"""`tare compare` and `tare history`: options in, exit codes out (0, 1 for a regression where asked, 2 for usage)."""
+"""`tare compare`, `floor` and `history`: options in, exit codes out (1 for a regression where asked, 2 for usage)."""
 
 from __future__ import annotations
 
@@ -48,6 +48,32 @@ def _told(found: Sequence[Change], fail_on: str | None, as_json: bool) -> int:
     if worse and fail_on:
         click.echo(f"{len(worse)} regressions: {', '.join(each.key for each in worse)}", err=True)
     return 1 if worse and fail_on else 0
+
+
+@click.command()
+@click.argument("runs", type=click.Path(path_type=Path), nargs=-1, required=True)
+@_JSON
+def floor(runs: tuple[Path, ...], as_json: bool) -> int:
+    """Say of RUNS whether two runs of the same thing agree: every metric's A/A control, inside its own margin or not.
+
+    Exit 1 when one lies outside, or none could be judged.
+    """
+    import harness.compare as comparing
+    from harness.results import Run
+
+    found = {str(directory): comparing.controls(Run.load(directory)) for directory in runs}
+    if as_json:
+        click.echo(json.dumps({name: [each.to_json() for each in one] for name, one in found.items()}, indent=1))
+    else:
+        for name, one in found.items():
+            click.echo("\n".join([f"{name}:", *comparing.control_table(one)]))
+    outside = [f"{each.key} in {name}" for name, one in found.items() for each in one if each.inside is False]
+    blind = [name for name, one in found.items() if not any(each.inside is not None for each in one)]
+    if outside:
+        click.echo(f"outside: {', '.join(outside)}", err=True)
+    if blind:
+        click.echo(f"no control to judge in: {', '.join(blind)}", err=True)
+    return 1 if outside or blind else 0
 
 
 class _History(click.Group):

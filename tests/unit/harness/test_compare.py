@@ -154,6 +154,36 @@ def test_journal_of_another_version_is_refused_by_name(tmp_path: Path, capsys: p
     assert "schema version 99" in capsys.readouterr().err
 
 
+def test_floor_says_of_every_metric_whether_its_control_lies_inside(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    quiet = [str(run_at(tmp_path / str(seed), seed=seed).directory) for seed in range(3)]
+    assert code("floor", *quiet) == 0
+    said = capsys.readouterr().out
+    assert said.count("  inside") == 3 * len(compare.controls(Run.load(Path(quiet[0])))) > 6
+    shifted = run_at(tmp_path / "shifted").directory
+    journal = shifted / "journal.jsonl"
+    lines = [json.loads(line) for line in journal.read_text().splitlines()]
+    for line in lines:
+        if line["type"] == "record" and line["cell"]["label"] == "native~aa":
+            line["samples"] = [{**sample, "value": sample["value"] * 1.2} for sample in line["samples"]]
+    journal.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert code("floor", quiet[0], str(shifted)) == 1
+    assert "outside: startup.spawned[native~aa] in" in capsys.readouterr().err
+    assert code("floor", str(shifted), "--json") == 1
+    told = {each["key"]: each for each in json.loads(capsys.readouterr().out)[str(shifted)]}
+    assert told["startup.ready[native~aa]"]["inside"] is False
+
+
+def test_floor_without_a_control_or_with_few_blocks_judges_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for shape in ({"twin": False}, {"blocks": 3}):
+        directory = run_at(tmp_path / next(iter(shape)), **shape).directory
+        assert code("floor", str(directory)) == 1
+        assert "no control to judge" in capsys.readouterr().err
+
+
 def nights(directory: Path, scales: list[float]) -> Path:
     for night, scale in enumerate(scales):
         run = run_at(directory / f"run{night}", seed=night, scale={("startup.ready", "container"): scale})
