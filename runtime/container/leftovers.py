@@ -62,8 +62,12 @@ class Leftovers:
 
 
 def present(resources: Sequence[Resource], *, same_boot: bool = True) -> Iterator[Resource]:
-    """What of a page still exists; beside the noted, every process that lives on its files or bears its mark."""
-    directories = [Path(item.value) for item in resources if item.kind == "dir" and same_boot]
+    """What of a page still exists; beside the noted, every process that bears its mark or lives on its files.
+
+    By files only where nothing was mounted in the host's mount namespace: what is mounted there, every process sees.
+    """
+    told_by_files = same_boot and all(item.kind != "mount" for item in resources)
+    directories = [Path(item.value) for item in resources if item.kind == "dir" and told_by_files]
     found = {pid for directory in directories for pid in procfs.with_mount_below(directory)}
     for item in resources if same_boot else ():
         found |= set(procfs.with_variable(MARK, item.value)) if item.kind == "mark" else set()

@@ -43,9 +43,12 @@ def in_mount_namespace(namespace: int, proc: Path = PROC) -> tuple[int, ...]:
 def with_mount_below(directory: Path, proc: Path = PROC) -> tuple[int, ...]:
     """Every living process among whose mounts one comes from below `directory`, told by its last two names.
 
-    The kernel shows such paths from the root of their file system, wherever that is mounted.
+    The kernel shows such paths from the root of their file system, wherever that is mounted. Empty when this very
+    process sees such a mount: then it is the host's, every process has it, and none can be told by it.
     """
     needle = f"/{directory.parent.name}/{directory.name}/"
+    if needle in _text(proc / "self/mountinfo"):
+        return ()
     return tuple(pid for pid in pids(proc) if needle in _text(proc / str(pid) / "mountinfo"))
 
 

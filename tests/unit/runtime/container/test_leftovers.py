@@ -8,8 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from runtime.container.leftovers import MARK, present, remove, standing
 from runtime.ledger import Resource, process_start
+from runtime.linux import procfs
 
 
 def sleeper(**env: str) -> subprocess.Popen[bytes]:
@@ -41,6 +44,15 @@ def test_a_pid_that_was_given_to_another_process_is_left_alone() -> None:
         remove(page)
         assert process.poll() is None
         process.kill()
+
+
+def test_nobody_is_told_by_a_mount_in_the_namespace_of_the_host(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    page = [Resource("dir", str(tmp_path / "gone")), Resource("mount", str(tmp_path / "gone/rootfs"))]
+    monkeypatch.setattr(procfs, "with_mount_below", lambda directory: (1, os.getppid()))
+    assert list(present(page)) == []
+    assert list(present(page[:1])) != []
 
 
 def test_a_directory_stands_until_it_is_removed(tmp_path: Path) -> None:

@@ -38,6 +38,11 @@ def test_processes_are_found_by_what_they_have_mounted(proc: Path) -> None:
     assert procfs.with_mount_below(Path("/elsewhere/instances/tare"), proc) == ()
 
 
+def test_a_mount_that_we_see_ourselves_tells_no_process_from_another(proc: Path) -> None:
+    (proc / "self/mountinfo").write_text((proc / "12/mountinfo").read_text())
+    assert procfs.with_mount_below(Path("/elsewhere/instances/tare-2"), proc) == ()
+
+
 def test_figures_are_summed_and_the_dead_left_out(proc: Path) -> None:
     assert procfs.cpu_ns([10, 11, 99], proc) == (5 + 7 + 12) * 1_000_000_000 // TICKS
     assert procfs.pss_bytes([10, 11, 99], proc) == 6 << 10
