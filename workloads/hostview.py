@@ -1,12 +1,14 @@
-"""The few figures of the host that workloads need while they run: memory left, CPU time spent, tasks, room for more.
+"""What workloads need of the host around their instances: memory left, CPU time spent, tasks, caches, an answer.
 
-Readings only; nothing is changed but this process's own limit on open files, and that is given back.
+Nothing is changed but this process's own limit on open files, which is given back, and what the page cache holds.
 """
 
 from __future__ import annotations
 
 import os
 import resource
+import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -49,6 +51,21 @@ def task_room(proc: Path = PROC) -> int:
     """How many more tasks (threads) the kernel would create: the lower of pid_max and threads-max, less those there."""
     most = min(int((proc / "sys/kernel" / name).read_text()) for name in ("pid_max", "threads-max"))
     return most - int((proc / "loadavg").read_text().split()[3].partition("/")[2])
+
+
+def drop_caches(proc: Path = PROC) -> None:
+    """Write back and let go of the host's page cache, directory entries and inodes (proc(5)). Raises OSError."""
+    os.sync()
+    (proc / "sys/vm/drop_caches").write_text("3")
+
+
+def first_answer_ns(address: str, port: int, timeout_s: float) -> int:
+    """When (monotonic_ns) a server at `address` had answered one byte on a fresh TCP connection. Raises OSError."""
+    with socket.create_connection((address, port), timeout_s) as connection:
+        connection.sendall(b"x")
+        if not connection.recv(1):
+            raise ConnectionError(f"{address}:{port} hung up without an answer")
+        return time.monotonic_ns()
 
 
 @contextmanager

@@ -32,7 +32,6 @@ PUBLISHED = Metric("network.published", "bool", _UP, "whether its host is answer
 OWN_MODE = (THROUGHPUT, ROUND_TRIP, CONNECT)
 HOST_MODE = (HOST_THROUGHPUT, HOST_ROUND_TRIP, HOST_CONNECT)
 PORT = 4000  # inside an instance with a network of its own nobody else listens
-SERVE_S = 600  # more than any cell takes; what serves ends with its instance
 LOOPBACK, ANY = "127.0.0.1", "0.0.0.0"  # noqa: S104 - in an instance
 
 
@@ -55,19 +54,18 @@ class Network(Workload):
         with ExitStack() as stack:
             peer = stack.enter_context(context.peer())
             server = free_port()
-            peer.exec(gauge.timed_argv("serve", SERVE_S, ANY, server), GRACE_S).check()
+            outside = gauge.serve(peer, ANY, server, GRACE_S)
             if kind is Kind.NATIVE:
                 native = stack.enter_context(context.launch())
                 yield from _figures(native, peer, LOOPBACK, server, small_s, OWN_MODE)
-                yield _own(native, peer)
+                yield _own(gauge.place(native, GRACE_S), outside)
                 return
             published = free_port()
             network = NetworkSpec(mode=NetworkMode.BRIDGE, ports=((published, PORT),))
             bridged = stack.enter_context(context.launch(replace(spec, network=network)))
-            place = gauge.place(bridged, GRACE_S)
+            place = gauge.serve(bridged, ANY, PORT, GRACE_S)
             yield from _figures(bridged, peer, place.gateway, server, small_s, OWN_MODE)
-            yield _own(bridged, peer)
-            bridged.exec(gauge.timed_argv("serve", SERVE_S, ANY, PORT), GRACE_S).check()
+            yield _own(place, gauge.place(peer, GRACE_S))
             yield Sample(REACHED.name, float(any(_answered(peer, address, PORT) for address in place.addresses)))
             yield Sample(PUBLISHED.name, float(_answered(peer, LOOPBACK, published)))
             if kind is Kind.CONTAINER:
@@ -102,8 +100,7 @@ def _stream(instance: Instance, peer: Instance, address: str, seconds: float) ->
     return stream.bytes / stream.elapsed_s
 
 
-def _own(instance: Instance, peer: Instance) -> Sample:
-    inside, outside = (gauge.place(each, GRACE_S) for each in (instance, peer))
+def _own(inside: gauge.Place, outside: gauge.Place) -> Sample:
     own = bool(inside.addresses) and not set(inside.addresses) & set(outside.addresses)
     return Sample(OWN.name, float(own))
 

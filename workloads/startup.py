@@ -37,14 +37,15 @@ class Startup(Workload):
 
 
 def _phases(timeline: Timeline, iteration: int, phase: Phase) -> Iterator[Sample]:
-    seconds = [_since_request_s(timeline, event) for _, event in PHASES]
+    seconds = [since_request_s(timeline, event) for _, event in PHASES]
     if seconds != sorted(seconds) or seconds[0] < 0:
         raise Invalid("startup", f"the timeline is out of order: {timeline.events()}")
     for (metric, _), value in zip(PHASES, seconds, strict=True):
         yield Sample(metric.name, value, phase, {"iteration": str(iteration)})
 
 
-def _since_request_s(timeline: Timeline, event: str) -> float:
+def since_request_s(timeline: Timeline, event: str) -> float:
+    """Seconds from the request to `event`. Raises Invalid where the timeline lacks one of them."""
     elapsed_ns = timeline.between_ns("request", event)
     if elapsed_ns is None:
         raise Invalid("startup", f"the timeline lacks request or {event}")

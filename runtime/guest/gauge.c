@@ -11,7 +11,7 @@
  *   gauge fault SECONDS                      pages of fresh anonymous memory touched, 4 KiB each
  *   gauge connect SECONDS ADDR PORT          TCP connections opened, answered one byte, and closed
  *   gauge pingpong SECONDS ADDR PORT         one byte there and back over one TCP connection
- *   gauge serve SECONDS ADDR PORT            answer both; returns when it listens, what listens ends after SECONDS
+ *   gauge serve SECONDS ADDR PORT            answer both; ends when it listens and says as place, listens for SECONDS
  *   gauge place                              the IPv4 addresses that others can reach, and the default gateway
  *
  * All but the last three print {"work": N, "elapsed_s": T}: what was done, and the time from the first of it to the
@@ -325,37 +325,6 @@ static void answer(struct pollfd *clients, int *count, int i)
 	clients[i] = clients[--*count];
 }
 
-static void serve(double seconds, const struct sockaddr_in *at)
-{
-	struct pollfd clients[1 + CLIENTS];
-	int on = 1, count = 1, sock = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	if (sock < 0 || setsockopt(sock, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) < 0 ||
-	    bind(sock, (const struct sockaddr *)at, sizeof *at) < 0 || listen(sock, CLIENTS) < 0)
-		fail("listening");
-	pid_t child = fork();
-	if (child < 0)
-		fail("fork");
-	if (child > 0)
-		exit(0);
-	setsid(); /* what runs commands here ends their process group with them */
-	for (int fd = 0; fd < 3; fd++)
-		close(fd);
-	alarm(seconds < 1 ? 1 : (unsigned)seconds);
-	clients[0] = (struct pollfd){ .fd = sock, .events = POLLIN };
-	for (;;) {
-		if (poll(clients, count, -1) < 0 && errno != EINTR)
-			_exit(1);
-		for (int i = count - 1; i > 0; i--)
-			if (clients[i].revents)
-				answer(clients, &count, i);
-		int fd = count <= CLIENTS && clients[0].revents ? accept4(sock, NULL, NULL, SOCK_CLOEXEC) : -1;
-		if (fd >= 0) {
-			setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-			clients[count++] = (struct pollfd){ .fd = fd, .events = POLLIN };
-		}
-	}
-}
-
 static void place(void)
 {
 	char line[256], text[INET_ADDRSTRLEN], between[] = "";
@@ -380,6 +349,39 @@ static void place(void)
 	}
 	inet_ntop(AF_INET, &gateway, text, sizeof text);
 	printf("], \"gateway\": \"%s\"}\n", gateway.s_addr ? text : "");
+}
+
+static void serve(double seconds, const struct sockaddr_in *at)
+{
+	struct pollfd clients[1 + CLIENTS];
+	int on = 1, count = 1, sock = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (sock < 0 || setsockopt(sock, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) < 0 ||
+	    bind(sock, (const struct sockaddr *)at, sizeof *at) < 0 || listen(sock, CLIENTS) < 0)
+		fail("listening");
+	pid_t child = fork();
+	if (child < 0)
+		fail("fork");
+	if (child > 0) {
+		place();
+		exit(0);
+	}
+	setsid(); /* what runs commands here ends their process group with them */
+	for (int fd = 0; fd < 3; fd++)
+		close(fd);
+	alarm(seconds < 1 ? 1 : (unsigned)seconds);
+	clients[0] = (struct pollfd){ .fd = sock, .events = POLLIN };
+	for (;;) {
+		if (poll(clients, count, -1) < 0 && errno != EINTR)
+			_exit(1);
+		for (int i = count - 1; i > 0; i--)
+			if (clients[i].revents)
+				answer(clients, &count, i);
+		int fd = count <= CLIENTS && clients[0].revents ? accept4(sock, NULL, NULL, SOCK_CLOEXEC) : -1;
+		if (fd >= 0) {
+			setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+			clients[count++] = (struct pollfd){ .fd = fd, .events = POLLIN };
+		}
+	}
 }
 
 int main(int argc, char **argv)

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import math
 import random
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from runtime.errors import TareError
 from runtime.spec import ImageRef, InstanceSpec, Limits
 from tests.fakes import Behaviour, FakeDriver, FakeInstance, fake_host, look
 from tests.unit.workloads.visits import Shelf
-from workloads import delivery, idle
+from workloads import delivery, hostview, idle
 from workloads.base import Context, Stage, Workload, all_workloads
 from workloads.isolation import namespaces
 from workloads.metric import Metric, Sample
@@ -50,6 +51,13 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fakes have no boot to wait for."""
     monkeypatch.setattr(idle, "QUIET_WINDOW_S", 0.0)
     monkeypatch.setattr(idle, "QUIET_SHARE", math.inf)
+
+
+@pytest.fixture(autouse=True)
+def nobody_to_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fakes have no network, and their host keeps its caches."""
+    monkeypatch.setattr(hostview, "first_answer_ns", lambda *_: time.monotonic_ns())
+    monkeypatch.setattr(hostview, "drop_caches", lambda: None)
 
 
 @pytest.fixture(autouse=True)

@@ -58,7 +58,8 @@ def free_port() -> int:
 
 def test_server_answers_both_clients_and_ends_by_itself(program: Path) -> None:
     port = free_port()
-    assert run(program, f"serve 1 127.0.0.1 {port}").returncode == 0
+    served = run(program, f"serve 1 127.0.0.1 {port}")
+    assert served.stdout == run(program, "place").stdout
     assert work(program, f"connect {SECONDS} 127.0.0.1 {port}").work > 1
     assert work(program, f"pingpong {SECONDS} 127.0.0.1 {port}").work > 10
     taken = run(program, f"serve 1 127.0.0.1 {port}")

@@ -15,6 +15,7 @@ from workloads.honesty import demand_one_clock, run_timed, start_cost_s
 
 PROGRAM = "/usr/lib/tare/gauge"
 NOTHING = (PROGRAM, "nothing")
+SERVE_S = 3600  # more than any cell takes
 UNREACHABLE = 3  # its exit code when nobody is there to connect to
 
 
@@ -78,7 +79,16 @@ def reached(result: ExecResult) -> bool:
 
 def place(instance: Instance, timeout_s: float) -> Place:
     """Where `instance` is in the network. Raises TareError when it cannot say."""
-    output = instance.exec((PROGRAM, "place"), timeout_s).check().stdout
+    return _place(instance, (PROGRAM, "place"), timeout_s)
+
+
+def serve(instance: Instance, address: str, port: int, timeout_s: float) -> Place:
+    """Let a server listen inside until the instance ends, and say where that is. Raises TareError when it cannot."""
+    return _place(instance, timed_argv("serve", SERVE_S, address, port), timeout_s)
+
+
+def _place(instance: Instance, argv: tuple[str, ...], timeout_s: float) -> Place:
+    output = instance.exec(argv, timeout_s).check().stdout
     try:
         report = json.loads(output)
         return Place(tuple(map(str, report["addresses"])), str(report["gateway"]))

@@ -71,7 +71,7 @@ def test_instance_that_nobody_reaches_is_a_finding(unreached: str, address: str,
 def test_address_that_the_host_has_too_is_not_its_own(tmp_path: Path) -> None:
     def reply(instance: FakeInstance, argv: Sequence[str]) -> ExecResult | None:
         place = b'{"addresses": ["192.0.2.1", "10.87.0.2"], "gateway": "10.87.0.1"}'
-        return ExecResult(tuple(argv), 0, place, b"", 1) if argv[1] == "place" else None
+        return ExecResult(tuple(argv), 0, place, b"", 1) if argv[1] in ("place", "serve") else None
 
     assert values(measure(tmp_path, Behaviour(reply=reply)), "network.own") == [0]
 
