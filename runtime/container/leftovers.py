@@ -15,7 +15,7 @@ from runtime.cgroups.detect import open_cgroup
 from runtime.container import storage
 from runtime.container.instance import KILL_TIMEOUT_S
 from runtime.errors import TareError
-from runtime.ledger import Ledger, Resource, Stale, process_start
+from runtime.ledger import PREFIX, Ledger, Resource, Stale, process_start
 from runtime.linux import procfs, syscalls
 from runtime.linux.pidfd import Pidfd
 from runtime.network.network import Networks
@@ -68,7 +68,8 @@ def present(resources: Sequence[Resource], *, same_boot: bool = True) -> Iterato
     """
     told_by_files = same_boot and all(item.kind != "mount" for item in resources)
     directories = [Path(item.value) for item in resources if item.kind == "dir" and told_by_files]
-    found = {pid for directory in directories for pid in procfs.with_mount_below(directory)}
+    own = [directory for directory in directories if directory.name.startswith(PREFIX)]  # no other has such a name
+    found = {pid for directory in own for pid in procfs.with_mount_below(directory)}
     for item in resources if same_boot else ():
         found |= set(procfs.with_variable(MARK, item.value)) if item.kind == "mark" else set()
     for item in standing(resources, same_boot=same_boot):

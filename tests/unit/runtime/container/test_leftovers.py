@@ -46,13 +46,14 @@ def test_a_pid_that_was_given_to_another_process_is_left_alone() -> None:
         process.kill()
 
 
-def test_nobody_is_told_by_a_mount_in_the_namespace_of_the_host(
+def test_nobody_is_told_by_a_mount_in_the_namespace_of_the_host_nor_below_a_name_that_others_may_have(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    page = [Resource("dir", str(tmp_path / "gone")), Resource("mount", str(tmp_path / "gone/rootfs"))]
+    page = [Resource("dir", str(tmp_path / "tare-0123")), Resource("mount", str(tmp_path / "tare-0123/rootfs"))]
     monkeypatch.setattr(procfs, "with_mount_below", lambda directory: (1, os.getppid()))
-    assert list(present(page)) == []
     assert list(present(page[:1])) != []
+    assert list(present(page)) == []
+    assert list(present([Resource("dir", str(tmp_path / "docker"))])) == []
 
 
 def test_a_directory_stands_until_it_is_removed(tmp_path: Path) -> None:
