@@ -14,7 +14,7 @@ import struct
 import termios
 from typing import Final
 
-from runtime.container.stepping import Context, Talking, shown
+from runtime.container.stepping import Bare, Call, Context, Talking, shown
 from runtime.linux import syscalls
 from runtime.record import ordered_record
 
@@ -205,11 +205,14 @@ class Confine:
 
 
 @ordered_record
-class DieWithParent:
+class DieWithParent(Bare):
     """Ask for SIGKILL when the launcher ends. After `Confine`: the kernel forgets it when credentials change."""
 
     def describe(self) -> str:
         return "die with the launcher"
+
+    def calls(self) -> tuple[Call, ...]:
+        return ((syscalls.bare_prctl, (syscalls.PR_SET_PDEATHSIG, 9, 0, 0, 0)),)
 
     def execute(self) -> None:
         syscalls.prctl(syscalls.PR_SET_PDEATHSIG, 9)

@@ -14,6 +14,7 @@ import socket
 import struct
 from collections.abc import Sequence
 
+from runtime.container.program import Entry, position
 from runtime.container.stepping import Context, Step, Talking
 from runtime.linux.syscalls import close_range
 
@@ -23,16 +24,22 @@ MAX_TREES = 253  # the kernel's SCM_MAX_FD
 
 
 def run(
-    steps: Sequence[Step], streams: Sequence[tuple[int, int]], report: socket.socket, target: int, waits: bool
+    steps: Sequence[Step],
+    entries: Sequence[Entry],
+    streams: Sequence[tuple[int, int]],
+    report: socket.socket,
+    target: int,
+    waits: bool,
 ) -> None:
     """Duplicate each (source, target) of `streams`, execute `steps`; the last one replaces this program.
 
-    `target` is the pidfd that a step may join, or -1. With `waits` a first message of the parent is waited
-    for, which may bring mounts. Before the last step, a message `root` on `report`, a close-on-exec socket,
-    carries a descriptor of the root directory. What fails is told there as a marshalled (index of the step,
-    errno, text). An end of file without such words means that the program runs; a plan without one ends with 0.
+    `entries` are the steps as `program` has them, which is how they are carried out. `target` is the pidfd that a
+    step may join, or -1. With `waits` a first message of the parent is waited for, which may bring mounts. Before the
+    last step, a message `root` on `report`, a close-on-exec socket, carries a descriptor of the root directory. What
+    fails is told there as a marshalled (index of the step, errno, text). An end of file without such words means that
+    the program runs; a plan without one ends with 0.
     """
-    index, context = -1, Context(report)
+    at, context = -1, Context(report)
     try:
         os.setsid()
         if streams:
@@ -44,19 +51,22 @@ def run(
             if not message:
                 os._exit(127)
             context.trees = tuple(trees)
-        last = len(steps) - 1
-        for index, step in enumerate(steps):
-            if index == last:
+        last = len(entries) - 1
+        for at, (function, given) in enumerate(entries):
+            if at == last:
                 _show_root(report)
-            if isinstance(step, Talking):
-                step.talk(context)
+            if function is not None:
+                if function(*given) == -1:
+                    steps[position(steps, at)].execute()
+            elif isinstance(given, Talking):
+                given.talk(context)
             else:
-                step.execute()
+                given.execute()
         os._exit(0)
     except OSError as error:
-        words = (index, error.errno or 0, str(error))
+        words = (position(steps, at), error.errno or 0, str(error))
     except BaseException as error:  # noqa: BLE001 - a copy of the launcher must end here, whatever happens
-        words = (index, 0, repr(error))
+        words = (position(steps, at), 0, repr(error))
     _tell(words, context)
     os._exit(127)
 

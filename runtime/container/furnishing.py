@@ -10,7 +10,7 @@ import stat
 from typing import Final
 
 from runtime.container.mounting import QUIET, by_descriptor
-from runtime.container.stepping import shown
+from runtime.container.stepping import Bare, Call, shown
 from runtime.container.targets import open_existing, open_target
 from runtime.linux import syscalls
 from runtime.linux.syscalls import MS_BIND, MS_RDONLY, MS_REC, MS_REMOUNT
@@ -22,7 +22,7 @@ _ST_RELATIME: Final = 4096
 
 
 @ordered_record
-class ReadOnly:
+class ReadOnly(Bare):
     """Make what is at `path` read-only where it is, by a bind mount on itself.
 
     `flags` are those of its mount, in the kernel's own file systems; 0 for any other path, which may be absent.
@@ -33,6 +33,15 @@ class ReadOnly:
 
     def describe(self) -> str:
         return f"make {shown(self.path)} read-only"
+
+    def calls(self) -> tuple[Call, ...]:
+        if not self.flags:
+            return ()
+        again = MS_BIND | MS_REMOUNT | MS_RDONLY | self.flags
+        return (
+            (syscalls.bare_mount, (self.path, self.path, None, MS_BIND | MS_REC, None)),
+            (syscalls.bare_mount, (None, self.path, None, again, None)),
+        )
 
     def execute(self) -> None:
         if self.flags:
@@ -107,7 +116,7 @@ class NewFile:
 
 
 @ordered_record
-class Directory:
+class Directory(Bare):
     """Make one directory that may exist."""
 
     path: bytes
@@ -115,6 +124,9 @@ class Directory:
 
     def describe(self) -> str:
         return f"make directory {shown(self.path)}"
+
+    def calls(self) -> tuple[Call, ...]:
+        return ((syscalls.bare_mkdir, (self.path, self.mode)),)
 
     def execute(self) -> None:
         try:
@@ -138,7 +150,7 @@ class Ensure:
 
 
 @ordered_record
-class Unmount:
+class Unmount(Bare):
     """Detach what is mounted at `path`."""
 
     path: bytes
@@ -146,12 +158,15 @@ class Unmount:
     def describe(self) -> str:
         return f"unmount {shown(self.path)}"
 
+    def calls(self) -> tuple[Call, ...]:
+        return ((syscalls.bare_umount2, (self.path, syscalls.MNT_DETACH)),)
+
     def execute(self) -> None:
         syscalls.umount2(self.path, syscalls.MNT_DETACH)
 
 
 @ordered_record
-class Link:
+class Link(Bare):
     """Make the symbolic link `path` → `target`, unless something is there."""
 
     target: bytes
@@ -159,6 +174,9 @@ class Link:
 
     def describe(self) -> str:
         return f"link {shown(self.path)} to {shown(self.target)}"
+
+    def calls(self) -> tuple[Call, ...]:
+        return ((syscalls.bare_symlink, (self.target, self.path)),)
 
     def execute(self) -> None:
         try:
@@ -168,7 +186,7 @@ class Link:
 
 
 @ordered_record
-class Device:
+class Device(Bare):
     """Make a device node or FIFO: `mode` has its type and permissions. The same one may be there."""
 
     path: bytes
@@ -181,10 +199,14 @@ class Device:
     def describe(self) -> str:
         return f"make device {shown(self.path)} {self.major}:{self.minor} {self.mode:o}"
 
+    def calls(self) -> tuple[Call, ...]:
+        if not self._is_below_dev() or self.uid or self.gid:
+            return ()
+        return ((syscalls.bare_mknod, (self.path, self.mode, os.makedev(self.major, self.minor))),)
+
     def execute(self) -> None:
         device = os.makedev(self.major, self.minor)
-        if self.path.startswith(b"/dev/") and self.path.rfind(b"/") == 4:
-            # It is ours, or was looked at; what is below it, or elsewhere, was not.
+        if self._is_below_dev():
             self._make(self.path, device, None)
             return
         directory, name = os.path.split(self.path)
@@ -193,6 +215,10 @@ class Device:
             self._make(name, device, parent)
         finally:
             os.close(parent)
+
+    def _is_below_dev(self) -> bool:
+        """Right below it, which is ours or was looked at; what is further down, or elsewhere, was not."""
+        return self.path.startswith(b"/dev/") and self.path.rfind(b"/") == 4
 
     def _make(self, name: bytes, device: int, parent: int | None) -> None:
         try:

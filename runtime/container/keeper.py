@@ -186,7 +186,7 @@ def flat(plan: bytes) -> Flat:
     _, *fields, parts = marshal.loads(plan)  # noqa: S302 - the socket is root's own
     rows = (marshal.loads(part) if isinstance(part, bytes) else part for part in parts)  # noqa: S302
     steps = tuple(from_row(row) for part in rows for row in part)
-    return Flat(steps, *fields)
+    return Flat(steps, (), *fields)
 
 
 class _held:  # noqa: N801 - used as a function

@@ -16,10 +16,11 @@ import select
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, TypeAlias
 
 from runtime.container import child
+from runtime.container.program import Entry, program
 from runtime.container.spawning import Flat, Spawned, get_ready, spawn
 from runtime.container.stepping import Step
 from runtime.container.steps import Row, from_row
@@ -29,6 +30,10 @@ MAX_DESCRIPTORS: Final = 16
 MAX_KNOWN: Final = 64
 
 
+Decoded: TypeAlias = "tuple[list[Step], tuple[Entry, ...]]"
+"""Steps, and the same as a child carries them out."""
+
+
 class Launcher:
     """The loop around `spawn`, serving one socket."""
 
@@ -36,7 +41,7 @@ class Launcher:
         self._control = control
         self._poll = select.epoll()
         self._handlers: dict[int, Callable[[], None]] = {}
-        self._known: dict[bytes, list[Step]] = {}
+        self._known: dict[bytes, Decoded] = {}
         self._waiting: dict[int, Spawned] = {}
         self._watch(control.fileno(), self._receive)
 
@@ -76,25 +81,29 @@ class Launcher:
     def _launch(self, token: int, words: list[Any], descriptors: Sequence[int]) -> None:
         *fields, parts = words
         try:
-            steps = tuple(step for part in parts for step in self._decode(part))
-            spawned = spawn(Flat(steps, *fields), descriptors)
+            steps: list[Step] = []
+            entries: list[Entry] = []
+            for part in parts:
+                some, their_entries = self._decode(part)
+                steps += some
+                entries += their_entries
+            spawned = spawn(Flat(tuple(steps), tuple(entries), *fields), descriptors)
         except OSError as error:
             self._tell(token, "failed", -1, error.errno, str(error))
             return
         spawned_ns = time.monotonic_ns()
         self._watch(spawned.reports.fileno(), lambda: self._settle(token, spawned, spawned_ns))
 
-    def _decode(self, part: bytes | tuple[Row, ...]) -> list[Step]:
+    def _decode(self, part: bytes | tuple[Row, ...]) -> Decoded:
         """The steps of a part. One that comes as bytes is the same in many plans and kept."""
         if not isinstance(part, bytes):
-            return [from_row(row) for row in part]
-        steps = self._known.get(part)
-        if steps is None:
+            return _decoded(part)
+        known = self._known.get(part)
+        if known is None:
             if len(self._known) >= MAX_KNOWN:
                 self._known.clear()
-            rows = marshal.loads(part)  # noqa: S302 - our own parent wrote it
-            steps = self._known[part] = [from_row(row) for row in rows]
-        return steps
+            known = self._known[part] = _decoded(marshal.loads(part))  # noqa: S302 - our own parent wrote it
+        return known
 
     def _settle(self, token: int, spawned: Spawned, spawned_ns: int) -> None:
         """The child reports: its program runs, or it waits, or this is why it does not run."""
@@ -138,6 +147,11 @@ class Launcher:
         except OSError:
             # Nobody listens any more; the end of file that ends the loop is on its way.
             return
+
+
+def _decoded(rows: Iterable[Row]) -> Decoded:
+    steps = [from_row(row) for row in rows]
+    return steps, program(steps)
 
 
 def main(descriptor: int, given_up: str = "") -> None:

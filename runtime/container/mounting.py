@@ -16,7 +16,7 @@ from functools import lru_cache
 from typing import Final
 
 from runtime.container.copyup import copy_up
-from runtime.container.stepping import Context, Talking, shown
+from runtime.container.stepping import Bare, Call, Context, Talking, shown
 from runtime.container.targets import open_target
 from runtime.linux import syscalls
 from runtime.linux.syscalls import MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_REMOUNT
@@ -27,7 +27,7 @@ _PAGE: Final = 4096
 
 
 @ordered_record
-class Mount:
+class Mount(Bare):
     """mount(2) where no image can have prepared anything. A missing target is made first, as a `file` or directory.
 
     `strict` is for a root that nobody else can change meanwhile: the target must be a directory and no link.
@@ -45,6 +45,11 @@ class Mount:
         source, data = (shown(text) if text else "" for text in (self.source, self.data))
         kind = shown(self.filesystem) if self.filesystem else "bind" if self.flags & MS_BIND else "flags"
         return f"mount {kind} {source} at {shown(self.target)} ({self.flags:#x}{' ' if data else ''}{data})"
+
+    def calls(self) -> tuple[Call, ...]:
+        if self.strict:
+            return ()
+        return ((syscalls.bare_mount, (self.source, self.target, self.filesystem, self.flags, self.data)),)
 
     def execute(self) -> None:
         try:

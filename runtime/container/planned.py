@@ -16,6 +16,7 @@ from runtime.container.becoming import Execute
 from runtime.container.mounting import Mount, Overlay
 from runtime.container.outside import Outside
 from runtime.container.processplan import PATH
+from runtime.container.program import Entry, program
 from runtime.container.rootplan import KnownPaths
 from runtime.container.spawning import Flat
 from runtime.container.stepping import Step
@@ -32,6 +33,11 @@ class Part:
 
     def __init__(self, steps: Iterable[Step]) -> None:
         self.steps = tuple(steps)
+
+    @cached_property
+    def entries(self) -> tuple[Entry, ...]:
+        """The steps as a child carries them out."""
+        return program(self.steps)
 
     @cached_property
     def encoded(self) -> bytes:
@@ -77,7 +83,10 @@ class Plan:
 
     def flat(self) -> Flat:
         """The plan for `spawning.spawn`, which carries it out."""
-        return Flat(self.steps, *self._head())
+        entries: list[Entry] = []
+        for part in self.parts:
+            entries += part.entries if isinstance(part, Part) else program((part,))
+        return Flat(self.steps, tuple(entries), *self._head())
 
     def _head(self) -> tuple[Any, ...]:
         outside = None if self.outside is None else self.outside.to_row()

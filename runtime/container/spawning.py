@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from runtime.container import child, idmap
 from runtime.container.outside import Outside
+from runtime.container.program import Entry, program
 from runtime.container.stepping import JOINED, Step
 from runtime.linux import syscalls
 from runtime.linux.netlink import Netlink
@@ -38,15 +39,17 @@ _FILES: Final = {
 class Flat:
     """A plan as the child's parent needs it: nothing left to encode or to look up.
 
-    `namespaces` are clone3's flags, `cgroup` the v2 directory to be born in, `streams` pairs of a position
-    in the descriptors given to `spawn` and the program's number for it. `enter` are namespaces to be born
-    in, each as its file and flag. `outside` is the row of an `Outside`: what the child waits for its parent to do.
-    `user` is the file of a user namespace to be born in, the others being made in it. `target` is a process whose
-    namespaces a step joins. `links` are requests of `runtime.network.links.Pair`:
-    a link that is born in the child's network namespace while the child goes on, and that a step waits for.
+    `entries` are the steps as `program` makes them, where the caller has them already. `namespaces` are clone3's
+    flags, `cgroup` the v2 directory to be born in, `streams` pairs of a position in the descriptors given to `spawn`
+    and the program's number for it. `enter` are namespaces to be born in, each as its file and flag. `outside` is the
+    row of an `Outside`: what the child waits for its parent to do. `user` is the file of a user namespace to be born
+    in, the others being made in it. `target` is a process whose namespaces a step joins. `links` are requests of
+    `runtime.network.links.Pair`: a link that is born in the child's network namespace while the child goes on, and
+    that a step waits for.
     """
 
     steps: tuple[Step, ...]
+    entries: tuple[Entry, ...] = ()
     namespaces: int = 0
     cgroup: str | None = None
     streams: tuple[tuple[int, int], ...] = ()
@@ -158,6 +161,7 @@ def spawn(flat: Flat, descriptors: Sequence[int] = ()) -> Spawned:
         target = -1
         if flat.target:
             held.append(target := os.pidfd_open(flat.target))
+        entries = flat.entries or program(flat.steps)
         with entered(flat.enter):
             if flat.user:
                 pid, pidfd = _clone_below(flat, into)
@@ -165,7 +169,7 @@ def spawn(flat: Flat, descriptors: Sequence[int] = ()) -> Spawned:
                 pid, pidfd = syscalls.clone3(flat.namespaces, signal.SIGCHLD, into)
             if pid == 0:
                 streams = [(descriptors[at], number) for at, number in flat.streams]
-                child.run(flat.steps, streams, told, target, flat.outside is not None)
+                child.run(flat.steps, entries, streams, told, target, flat.outside is not None)
         spawned = Spawned(pid, pidfd, reports)
         if flat.outside is not None or flat.links:
             _settle(spawned, flat)

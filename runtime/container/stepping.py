@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import os
 import socket
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol, TypeAlias
 
+Call: TypeAlias = "tuple[Callable[..., int], tuple[Any, ...]]"
+"""A function of the C library, which answers -1 for a failure, and its arguments."""
 JOINED = b"joined "
 """Begins a word to the parent: another child of its own is cloned. Its number follows, its pidfd comes with it."""
 
@@ -57,6 +60,20 @@ class Talking:
 
     def talk(self, context: Context) -> None:
         """Do it."""
+        raise NotImplementedError
+
+
+class Bare:
+    """A step that can be told as calls of the C library alone, ready to be made: see `program`."""
+
+    __slots__ = ()
+
+    def calls(self) -> tuple[Call, ...]:
+        """The calls, each of which answers -1 for a failure and has then done nothing. Empty where it takes more.
+
+        When one fails, `execute()` is what follows, as if none had been made: it makes up for what is missing, or
+        says what is wrong.
+        """
         raise NotImplementedError
 
 

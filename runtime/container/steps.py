@@ -15,7 +15,7 @@ import struct
 from typing import Any, Final, TypeAlias
 
 from runtime.container import becoming, furnishing, hooks, mounting
-from runtime.container.stepping import JOINED, Context, Step, Talking, shown
+from runtime.container.stepping import JOINED, Bare, Call, Context, Step, Talking, shown
 from runtime.errors import TareError
 from runtime.linux import syscalls
 from runtime.network import inside
@@ -43,13 +43,16 @@ class Write:
 
 
 @ordered_record
-class Unshare:
+class Unshare(Bare):
     """Leave namespaces that cannot be left by clone3: the cgroup one begins where its creator is *then*."""
 
     flags: int
 
     def describe(self) -> str:
         return f"unshare {self.flags:#x}"
+
+    def calls(self) -> tuple[Call, ...]:
+        return ((syscalls.bare_unshare, (self.flags,)),)
 
     def execute(self) -> None:
         syscalls.unshare(self.flags)
@@ -147,13 +150,16 @@ class Interface:
 
 
 @ordered_record
-class Hostname:
+class Hostname(Bare):
     """Name the UTS namespace."""
 
     name: bytes
 
     def describe(self) -> str:
         return f"set hostname {shown(self.name)}"
+
+    def calls(self) -> tuple[Call, ...]:
+        return ((syscalls.bare_sethostname, (self.name, len(self.name))),)
 
     def execute(self) -> None:
         syscalls.sethostname(self.name)

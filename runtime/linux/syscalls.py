@@ -196,6 +196,13 @@ _mount_setattr = _call("mount_setattr", _long, _text, _ulong, _pointer, ctypes.c
 _openat2 = _call("openat2", _long, _text, _pointer, ctypes.c_size_t)
 
 
+# What a list of calls is made of, without their checks: the answer is -1 when one fails.
+bare_mount, bare_umount2, bare_unshare, bare_sethostname, bare_prctl = _mount, _umount2, _unshare, _sethostname, _prctl
+bare_mkdir = _function("mkdir", _text, ctypes.c_uint)
+bare_mknod = _function("mknod", _text, ctypes.c_uint, _ulong)
+bare_symlink = _function("symlink", _text, _text)
+
+
 def _check(result: int, call: str, about: str = "") -> int:
     """Return `result`, or raise what errno says about `call`."""
     if result == -1:

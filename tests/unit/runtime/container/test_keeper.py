@@ -33,7 +33,7 @@ def plan(*argv: str) -> bytes:
     env = ((b"PATH", b"/usr/bin:/bin"),)
     program = Execute(paths=(argv[0].encode(),), argv=tuple(word.encode() for word in argv), env=env)
     flat = Flat(namespaces=0, streams=((0, 0), (1, 1), (2, 2)), steps=())
-    fields = [value for name, value in vars(flat).items() if name != "steps"]
+    fields = [value for name, value in vars(flat).items() if name not in ("steps", "entries")]
     return marshal.dumps((0, *fields, ((to_row(program),),)))
 
 

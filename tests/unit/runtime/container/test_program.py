@@ -1,0 +1,58 @@
+"""Steps as a flat list of calls: the same things done, in the same order, and failures of the same step."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from runtime.container.furnishing import Device, Directory, Link, ReadOnly
+from runtime.container.mounting import Mount
+from runtime.container.program import position, program
+from runtime.container.stepping import Step
+from runtime.container.steps import Write
+from runtime.linux import syscalls
+from runtime.linux.syscalls import MS_BIND, MS_RDONLY, MS_REC, MS_REMOUNT
+
+
+def test_bare_steps_become_calls_and_others_stay() -> None:
+    write = Write(b"/x", b"0")
+    entries = program((Mount(b"tmpfs", b"/a", b"tmpfs", 2, b"mode=755"), write, Directory(b"/a/b")))
+    assert entries == (
+        (syscalls.bare_mount, (b"tmpfs", b"/a", b"tmpfs", 2, b"mode=755")),
+        (None, write),
+        (syscalls.bare_mkdir, (b"/a/b", 0o755)),
+    )
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        Mount(b"tmpfs", b"/a", b"tmpfs", strict=True),
+        ReadOnly(b"/a", 0),
+        Device(b"/dev/a", 0o20666, 1, 3, uid=5),
+        Device(b"/dev/net/tun", 0o20666, 10, 200),
+    ],
+)
+def test_a_step_that_must_look_first_stays_a_step(step: Step) -> None:
+    assert program((step,)) == ((None, step),)
+
+
+def test_a_step_of_two_calls_is_found_by_either() -> None:
+    steps = (Directory(b"/a"), ReadOnly(b"/b", 2), Write(b"/c", b"0"))
+    entries = program(steps)
+    assert [given[3] for _, given in entries[1:3]] == [MS_BIND | MS_REC, MS_BIND | MS_REMOUNT | MS_RDONLY | 2]
+    assert [position(steps, at) for at in range(-1, len(entries))] == [-1, 0, 1, 1, 2]
+    with pytest.raises(IndexError):
+        position(steps, len(entries))
+
+
+def test_calls_do_what_their_steps_do(tmp_path: Path) -> None:
+    paths = [os.fsencode(tmp_path / name) for name in ("d", "l", "f")]
+    steps = (Directory(paths[0], 0o700), Link(b"d", paths[1]))
+    assert [function(*given) for function, given in program(steps) if function is not None] == [0, 0]
+    assert stat.S_IMODE((tmp_path / "d").stat().st_mode) == 0o700
+    assert (tmp_path / "l").readlink() == Path("d")
+    assert [function(*given) for function, given in program(steps) if function is not None] == [-1, -1]
