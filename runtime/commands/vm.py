@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,10 +19,12 @@ from typing import Any
 import click
 
 from runtime.commands import moments, wishes
-from runtime.commands.containers import _Run
+from runtime.commands.containers import _check_terminal, _Run
 from runtime.commands.several import each
-from runtime.commands.vmcontact import VmContact, reach, summon
+from runtime.commands.vmcontact import VmContact, reach, reached, summon
+from runtime.commands.vmcopy import cp
 from runtime.container import terminal
+from runtime.container.contact import passing
 from runtime.container.names import check_name, random_name
 from runtime.driver import Host, host_from_env
 from runtime.errors import TareError, UsageError
@@ -31,6 +35,7 @@ from runtime.vm.keeper import DISK
 from runtime.vm.records import CONSOLE, EXITED, LOST, OUTPUT, Record, Records
 
 _WORDS = {"allow_interspersed_args": False, "help_option_names": ["--help"]}
+_SIZE = (24, 80)
 _LEAVE = b"\x1d"  # Ctrl-], as virsh and telnet have it
 _json = click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 _names = click.argument("names", nargs=-1, required=True, metavar="VM...")
@@ -39,6 +44,9 @@ _names = click.argument("names", nargs=-1, required=True, metavar="VM...")
 @click.group()
 def vm() -> None:
     """Virtual machines of the same images and limits as containers."""
+
+
+vm.add_command(cp)
 
 
 @vm.command(cls=_Run, context_settings=_WORDS)
@@ -57,8 +65,8 @@ def vm() -> None:
 @click.option("-p", "--publish", multiple=True, metavar="HOST:VM", help="Publish a port.")
 @click.option("-e", "--env", multiple=True, metavar="NAME[=VALUE]", help="Set a variable for commands.")
 @click.option("-h", "--hostname", metavar="NAME", help="Its host name.")
-@click.option("-i", "--interactive", is_flag=True, help="Without a command: the console takes input anyway.")
-@click.option("-t", "--tty", is_flag=True, help="Without a command: the console is a terminal anyway.")
+@click.option("-i", "--interactive", is_flag=True, help="Pass input on to the command; the console takes it anyway.")
+@click.option("-t", "--tty", is_flag=True, help="Run the command on a terminal; the console is one anyway.")
 @click.option("--pin", metavar="CPUS", help="A CPU for each vCPU, in order, such as 0,1.")
 @click.option("--hugepages", is_flag=True, help="Take its memory from the host's huge pages.")
 @click.option("--lock-memory", is_flag=True, help="Never swap its memory.")
@@ -74,7 +82,8 @@ def run(image: str, argv: Sequence[str], **given: Any) -> int:
     """
     wanted = _wanted(given, image, tuple(argv))
     _need_root()
-    with summon(host_from_env()) as contact:
+    host = host_from_env()
+    with summon(host) as contact:
         contact.ask("run", wanted)
         guest_id = contact.heard("running")[1]
         if given["detach"]:
@@ -83,13 +92,13 @@ def run(image: str, argv: Sequence[str], **given: Any) -> int:
         if not argv:
             contact.heard("attached")
             return _at_console(contact)
-        return _carried(contact)
+        return _carried(contact, given["interactive"], given["tty"], lambda number: _signal(host, guest_id, number))
 
 
 def _wanted(given: dict[str, Any], image: str, argv: tuple[str, ...]) -> dict[str, Any]:
     """The request; all of it is judged here, before anything is touched. Raises UsageError."""
-    if argv and (given["interactive"] or given["tty"]):
-        raise UsageError("-i and -t", "a command inside gets neither input nor a terminal", "use the console")
+    if argv and given["interactive"] and not given["detach"]:
+        _check_terminal(given["tty"])
     if given["network"] not in ("none", "bridge"):
         raise UsageError(f"--network {given['network']}", "not possible for a virtual machine", "use none or bridge")
     ports = [_port(text) for text in given["publish"]]
@@ -123,6 +132,8 @@ def _wanted(given: dict[str, Any], image: str, argv: tuple[str, ...]) -> dict[st
         "name": check_name(given["name"]) if given["name"] else random_name(),
         "driver": "microvm" if given["micro"] else "vm",
         "detach": given["detach"],
+        "interactive": given["interactive"],
+        "size": _size(given["tty"]),
         "rm": given["remove"],
         "env": env,
         "limits": limits,
@@ -173,12 +184,40 @@ def _bytes(flag: str, text: str | None) -> int | None:
     return None if text is None else wishes.size(flag, text, least=1)
 
 
-def _carried(contact: VmContact) -> int:
-    """Pass a command's output on until it ends: its exit code."""
-    ended = contact.carry((-1, 1, 2))
+def _size(tty: bool) -> tuple[int, int] | None:
+    """Of a command's terminal: as large as ours."""
+    return (terminal.size(1) or terminal.size(0) or _SIZE) if tty else None
+
+
+def _carried(contact: VmContact, interactive: bool, tty: bool, pass_on: Callable[[int], None] | None = None) -> int:
+    """Pass a command's streams, the size of its terminal, and signals on until it ends: its exit code."""
+
+    def resized() -> None:
+        found = _size(True)
+        with suppress(TareError):  # it ends, or takes nothing just now
+            contact.ask("resize", *(found or _SIZE))
+
+    source = 0 if interactive else -1
+    with terminal.raw(source if tty else -1), passing(pass_on, resized if tty else None):
+        ended = contact.carry((source, 1, 2))
     if ended is None:
         raise TareError("virtual machine", "it ended before the command, or its keeper did", "see: tare vm ls -a")
     return ended.exit_code
+
+
+def _signal(host: Host, guest_id: str, number: int) -> None:
+    """Send a signal to what a guest was started for; before it has begun, ours ends the guest."""
+    contact = reach(host)
+    if contact is None:
+        return
+    with contact:
+        contact.ask("signal", guest_id, number)
+        try:
+            begun = contact.heard("done")[1]
+        except TareError:  # the guest has just ended
+            return
+    if not begun:
+        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
 
 
 def _at_console(contact: VmContact) -> int:
@@ -278,7 +317,7 @@ def inspect(names: Sequence[str]) -> None:
 
 
 def _look(host: Host, record: Record) -> dict[str, Any]:
-    with _reached(host, record) as contact:
+    with reached(host, record) as contact:
         contact.ask("look", record.id)
         seen: dict[str, Any] = contact.heard("seen")[1]
     return seen
@@ -310,7 +349,7 @@ def console(name: str) -> int:
     """Show VM's console as it was kept, and go on at it; Ctrl-] leaves."""
     host = host_from_env()
     record = Records(host).find(name)
-    with _reached(host, record) as contact:
+    with reached(host, record) as contact:
         contact.ask("console", record.id)
         contact.heard("attached")
         return _at_console(contact)
@@ -318,17 +357,22 @@ def console(name: str) -> int:
 
 @vm.command("exec", cls=_Run, context_settings={"allow_interspersed_args": False})
 @click.option("-e", "--env", multiple=True, metavar="NAME[=VALUE]", help="Set a variable.")
+@click.option("-i", "--interactive", is_flag=True, help="Pass input on to it.")
+@click.option("-t", "--tty", is_flag=True, help="Run it on a terminal.")
 @click.argument("name", metavar="VM")
 @click.argument("argv", nargs=-1, required=True, type=click.UNPROCESSED)
-def exec_(name: str, argv: Sequence[str], env: Sequence[str]) -> int:
+def exec_(name: str, argv: Sequence[str], env: Sequence[str], interactive: bool, tty: bool) -> int:
     """Run a command in a running VM, its output as it comes, with its exit code."""
+    if interactive:
+        _check_terminal(tty)
     words = [word.partition("=") for word in wishes.environment(env)]
     host = host_from_env()
     record = Records(host).find(name)
-    with _reached(host, record) as contact:
-        contact.ask("exec", record.id, tuple(argv), tuple((key, value) for key, found, value in words if found))
+    with reached(host, record) as contact:
+        variables = tuple((key, value) for key, found, value in words if found)
+        contact.ask("exec", record.id, tuple(argv), variables, interactive, _size(tty))
         contact.heard("running")
-        return _carried(contact)
+        return _carried(contact, interactive, tty)
 
 
 @vm.command()
@@ -396,7 +440,7 @@ def wait(names: Sequence[str]) -> int:
     def code(name: str) -> str:
         record = Records(host).find(name)
         if record.running:
-            with _reached(host, record) as contact:
+            with reached(host, record) as contact:
                 contact.ask("wait", record.id)
                 return str(contact.heard("code")[1])
         return str(record.exit_code if record.exit_code is not None else 137)
@@ -421,17 +465,9 @@ def _ask(name: str, *words: object) -> None:
     """One request about a running guest that is only done or not."""
     host = host_from_env()
     record = Records(host).find(name)
-    with _reached(host, record) as contact:
+    with reached(host, record) as contact:
         contact.ask(words[0], record.id, *words[1:])
         contact.heard("done")
-
-
-def _reached(host: Host, record: Record) -> VmContact:
-    contact = reach(host) if record.running else None
-    if contact is None:
-        why = "its keeper was killed" if record.status == LOST else "it does not run"
-        raise TareError(f"virtual machine {record.name}", why, "see: tare vm ls -a")
-    return contact
 
 
 def _need_root() -> None:

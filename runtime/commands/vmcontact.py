@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 from contextlib import suppress
@@ -12,6 +13,7 @@ from runtime.container.contact import Contact, connect
 from runtime.driver import Host
 from runtime.errors import TareError
 from runtime.ledger import make_directory
+from runtime.vm.records import LOST, Record
 
 _SOURCE = str(Path(__file__).resolve().parents[2])
 _BOOT = (
@@ -25,6 +27,11 @@ class VmContact(Contact):
 
     keeper = "keeper of virtual machines"
     lost = "run: tare clean"
+
+    def hang_up(self) -> None:
+        """Let another thread that is at it see the end."""
+        with suppress(OSError):
+            self._connection.shutdown(socket.SHUT_RDWR)
 
     def heard(self, *expected: str) -> tuple[Any, ...]:
         """The next words, which begin with one of `expected`. Raises the TareError that the keeper tells of."""
@@ -44,6 +51,15 @@ def reach(host: Host) -> VmContact | None:
     found = connect(_directory(host), VmContact)
     assert found is None or isinstance(found, VmContact)
     return found
+
+
+def reached(host: Host, record: Record) -> VmContact:
+    """A connection to the keeper of a guest that runs. Raises TareError when it does not."""
+    contact = reach(host) if record.running else None
+    if contact is None:
+        why = "its keeper was killed" if record.status == LOST else "it does not run"
+        raise TareError(f"virtual machine {record.name}", why, "see: tare vm ls -a")
+    return contact
 
 
 def summon(host: Host) -> VmContact:

@@ -10,7 +10,7 @@ import select
 import signal
 import socket
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
@@ -326,20 +326,30 @@ def _spawn(run: Path) -> int:
 def _signals(running: Running, ours: int, output: int, proxy: bool) -> Iterator[None]:
     """Hand signals on to the process, and the size of our terminal to its."""
 
-    def pass_on(number: int, _: object) -> None:
+    def pass_on(number: int) -> None:
         with suppress(ProcessLookupError):
             signal.pidfd_send_signal(running.pidfd, number)
 
-    def resized(*_: object) -> None:
+    def resized() -> None:
         found = terminal.size(ours if ours >= 0 else output)
         if found is not None and running.console >= 0:
             with suppress(OSError):
                 terminal.resize(running.console, found)
 
-    numbers = [number for number in signal.Signals if number not in _NOT_PASSED_ON] if proxy else []
-    before = {number: signal.signal(number, pass_on) for number in numbers}
-    if running.console >= 0:
-        before[signal.SIGWINCH] = signal.signal(signal.SIGWINCH, resized)
+    with passing(pass_on if proxy else None, resized if running.console >= 0 else None):
+        yield
+
+
+@contextmanager
+def passing(pass_on: Callable[[int], None] | None, resized: Callable[[], None] | None) -> Iterator[None]:
+    """Tell `pass_on` of signals that are a process's business, and `resized`, first at once, of our terminal's size."""
+    before = {}
+    if pass_on is not None:
+        for number in signal.Signals:
+            if number not in _NOT_PASSED_ON:
+                before[number] = signal.signal(number, lambda number, _: pass_on(number))
+    if resized is not None:
+        before[signal.SIGWINCH] = signal.signal(signal.SIGWINCH, lambda *_: resized())
         resized()
     try:
         yield

@@ -10,7 +10,8 @@ import io
 import os
 import stat
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import BinaryIO, Final
 
 from runtime.errors import TareError, printable
@@ -102,12 +103,8 @@ class EntrySink:
             left -= len(chunk)
 
 
-def entries(stream: BinaryIO, label: str, room_bytes: int | None = None) -> Iterator[Entry]:
-    """What a `send` command prints, with `label` before the paths in what users read.
-
-    Raises TareError for what no agent sends, and when all files together have more than `room_bytes`.
-    """
-    total = 0
+def entries(stream: BinaryIO) -> Iterator[Entry]:
+    """What a `send` command prints. Raises EarlyEnd, and TareError for what no agent sends."""
     while True:
         mode, uid, gid, hard, size, mtime_ns, major, minor, *lengths = _ENTRY.unpack(_exactly(stream, _ENTRY.size))
         if not mode:
@@ -117,10 +114,6 @@ def entries(stream: BinaryIO, label: str, room_bytes: int | None = None) -> Iter
         path, link, attributes = (_exactly(stream, length) for length in lengths)
         if b"\0" in path + link or (size and (hard or not stat.S_ISREG(mode))):
             raise _made_up("a malformed entry")
-        total += size
-        if room_bytes is not None and total > room_bytes:
-            name = printable(label + os.fsdecode(path))
-            raise TareError(name, f"{total} bytes with what came before, and there is room for {room_bytes}")
         content = _Content(stream, size)
         yield Entry(
             path=inside(os.fsdecode(path)),
@@ -138,6 +131,30 @@ def entries(stream: BinaryIO, label: str, room_bytes: int | None = None) -> Iter
         content.skip()
 
 
+def for_host(found: Iterable[Entry], where: str, room_bytes: int, *, owned: bool) -> Iterator[Entry]:
+    """Entries as they may become files of this host, on a guest's word; `where` they are there is for users to read.
+
+    Unless they stay `owned` as they are, what would run as its owner does so no more. Raises TareError for a device,
+    which would give access to one of the host's, and when all files together have more than `room_bytes`.
+    """
+    total = 0
+    for entry in found:
+        name = printable(f"{where}/{entry.path}" if entry.path else where)
+        if stat.S_ISCHR(entry.mode) or stat.S_ISBLK(entry.mode):
+            raise TareError(name, "a device, which a guest may not name on this host", "copy it as an archive: -")
+        total += entry.size
+        if total > room_bytes:
+            raise TareError(name, f"{total} bytes with what came before, and there is room for {room_bytes}")
+        yield entry if owned else replace(entry, mode=entry.mode & ~(stat.S_ISUID | stat.S_ISGID))
+
+
+class EarlyEnd(TareError):
+    """What came from the guest ended before it was whole; why is the guest's to tell."""
+
+    def __init__(self) -> None:
+        super().__init__("files from the guest", "an early end", "try again")
+
+
 class _Content(io.RawIOBase):
     """A file's part of the stream."""
 
@@ -151,7 +168,7 @@ class _Content(io.RawIOBase):
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         data = self._stream.read(min(len(buffer), self._left))
         if not data and self._left and len(buffer):
-            raise _made_up("an end in the middle of a file")
+            raise EarlyEnd
         buffer[: len(data)] = data
         self._left -= len(data)
         return len(data)
@@ -181,7 +198,7 @@ def _attributes(data: bytes) -> Iterator[tuple[str, bytes]]:
 def _exactly(stream: BinaryIO, size: int) -> bytes:
     data = stream.read(size)
     if len(data) < size:
-        raise _made_up("an early end")
+        raise EarlyEnd
     return data
 
 

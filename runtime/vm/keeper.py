@@ -22,6 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from runtime.channel import Command, Streams
 from runtime.driver import Host, find_driver
 from runtime.errors import TareError
 from runtime.images import cloud
@@ -29,6 +30,7 @@ from runtime.ledger import make_directory
 from runtime.protocol import SOCKET, VERSION
 from runtime.spec import ImageRef, InstanceSpec, Limits, NetworkMode, NetworkSpec, Ready
 from runtime.vm import nocloud, uri
+from runtime.vm.attached import Attached, environment
 from runtime.vm.domain import MIB, Firmware, Tuning
 from runtime.vm.guest import Guest
 from runtime.vm.plan import Plan, on_image
@@ -62,6 +64,8 @@ class Kept:
         self.lock = threading.Lock()
         self.ended = threading.Event()
         self.output = bytearray()
+        self.main: Command | None = None
+        """What it was started for, while that runs."""
 
     def note(self, _stream: int, data: bytes) -> None:
         """Keep the latest of a command's output."""
@@ -144,8 +148,14 @@ class Keeper:
         match words:
             case ("run", dict(wanted)):
                 self._run(session, wanted)
-            case ("exec", str(guest_id), tuple(argv), tuple(env)):
-                self._exec(session, self._find(guest_id), argv, env)
+            case ("exec", str(guest_id), tuple(argv), tuple(env), bool(interactive), size):
+                attached = Attached(session, interactive=interactive, size=size)
+                self._exec(session, self._find(guest_id), argv, env, attached)
+            case ("signal", str(guest_id), int(number)):
+                main = self._find(guest_id).main
+                if main is not None:
+                    main.signal(number)
+                session.tell("done", main is not None)
             case ("console", str(guest_id)):
                 self._console(session, self._find(guest_id))
             case ("stop", str(guest_id), timeout_s):
@@ -178,6 +188,7 @@ class Keeper:
         if wanted["uri"] != (ours := uri.chosen()):
             why = f"the virtual machines that run are on {ours}"
             raise TareError(f"libvirt {wanted['uri']}", why, "stop them first, or name the same")
+        attached = Attached(session, interactive=wanted["interactive"] and bool(wanted["argv"]), size=wanted["size"])
         with self._named(wanted["name"]):
             kept = self._launch(spec, tuning, wanted)
         detach, argv = wanted["detach"], tuple(wanted["argv"])
@@ -191,9 +202,10 @@ class Keeper:
             if not detach:
                 self._console(session, kept)
         elif detach:
-            threading.Thread(target=self._command, args=(kept, argv, None), name="tare-main", daemon=True).start()
+            streams = Streams(input=wanted["interactive"], terminal=wanted["size"])
+            threading.Thread(target=self._command, args=(kept, argv, streams), name="tare-main", daemon=True).start()
         else:
-            code = self._command(kept, argv, session)
+            code = self._command(kept, argv, attached, session)
             session.tell("ended", code, False)
 
     @contextmanager
@@ -265,7 +277,9 @@ class Keeper:
             pass
         self._close(kept, 0.0, error=kept.guest.trouble or "")
 
-    def _command(self, kept: Kept, argv: tuple[str, ...], session: Session | None) -> int:
+    def _command(
+        self, kept: Kept, argv: tuple[str, ...], streams: Streams | Attached, session: Session | None = None
+    ) -> int:
         """Run what was asked for in the guest, then end the guest: the command's exit code."""
         code, why = 125, ""
 
@@ -276,13 +290,20 @@ class Keeper:
 
         try:
             kept.guest.wait_ready(READY_TIMEOUT_S)
-            with kept.guest.channel.running(argv, output, env=dict(kept.guest.plan.env)) as command:
-                code = command.wait()
+            env = dict(kept.guest.plan.env)
+            if isinstance(streams, Attached):
+                running = streams.running(kept.guest.channel, argv, env, output)
+            else:
+                env = environment(env, terminal=streams.terminal is not None)
+                running = kept.guest.channel.running(argv, output, env=env, streams=streams)
+            with running as kept.main:
+                code = kept.main.wait()
         except TareError as error:
             why = str(error)
             if session is not None and not session.over.is_set():
                 raise
         finally:
+            kept.main = None
             self._close(kept, None, code=code, error=why)
         return code
 
@@ -332,13 +353,20 @@ class Keeper:
 
     # --- in and around one
 
-    def _exec(self, session: Session, kept: Kept, argv: tuple[str, ...], env: tuple[tuple[str, str], ...]) -> None:
+    def _exec(
+        self,
+        session: Session,
+        kept: Kept,
+        argv: tuple[str, ...],
+        env: tuple[tuple[str, str], ...],
+        attached: Attached,
+    ) -> None:
         if kept.record.status == PAUSED:
             name = kept.record.name
             raise TareError(f"virtual machine {name}", "it is paused", f"tare vm unpause {name}")
         kept.guest.wait_ready(READY_TIMEOUT_S)
         together = dict(kept.guest.plan.env) | dict(env)
-        with kept.guest.channel.running(argv, session.show, env=together) as command:
+        with attached.running(kept.guest.channel, argv, together) as command:
             session.gone = command.kill
             session.tell("running", kept.record.id)
             if session.over.is_set():

@@ -6,23 +6,29 @@ Not what is asked for: that is `keeper`.
 from __future__ import annotations
 
 import queue
+import select
 import socket
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from runtime.protocol import INPUT, MESSAGE_BYTES, WORDS, decoded, encoded
+from runtime.protocol import INPUT, INPUT_END, MESSAGE_BYTES, OUTPUT, WORDS, decoded, encoded
 
 PENDING_BYTES = 16 << 20
 """Output that a command has not taken yet; one that lags behind further is hung up on."""
 
 
 class Session:
-    """A connection: what is told goes through a queue, so that no reader of a guest's output waits for a command."""
+    """A connection: what is told goes through a queue, so that no reader of a guest's output waits for a command.
+
+    `typed` gets input (none: its end) and may wait; `told` what is said later; `shown` how much output has gone out.
+    """
 
     def __init__(self, connection: socket.socket) -> None:
         self.typed: Callable[[bytes], None] = lambda _: None
+        self.told: Callable[[tuple[Any, ...]], None] = lambda _: None
+        self.shown: Callable[[int], None] = lambda _: None
         self.gone: Callable[[], None] = lambda: None
         self.over = threading.Event()
         self._connection = connection
@@ -50,6 +56,12 @@ class Session:
         """Hear input and the end in a thread of its own."""
         threading.Thread(target=self._hear, name="tare-ear", daemon=True).start()
 
+    def hung_up(self) -> bool:
+        """Whether the other end has, though what it said before may not have been heard yet."""
+        poll = select.poll()
+        poll.register(self._connection, 0)
+        return bool(poll.poll(0))
+
     def close(self) -> None:
         """Send what waits, and hang up."""
         self._queue.put(b"")
@@ -74,11 +86,15 @@ class Session:
                 self._connection.send(message, socket.MSG_NOSIGNAL)
             with self._lock:
                 self._pending -= len(message)
+            if message[:1] in OUTPUT:
+                self.shown(len(message) - 1)
 
     def _hear(self) -> None:
         while message := self._receive():
-            if message[:1] == INPUT:
+            if message[:1] in (INPUT, INPUT_END):
                 self.typed(message[1:])
+            elif message[:1] == WORDS:
+                self.told(decoded(message[1:]))
         self.over.set()
         self.gone()
 

@@ -70,7 +70,7 @@ def test_interrupt_in_the_foreground_ends_the_guest(tare: Tare) -> None:
         ("-p", "80", IMAGE),
         ("--network", "host", IMAGE),
         ("--cpus", "many", IMAGE),
-        ("-t", IMAGE, "sh"),
+        ("-it", IMAGE, "sh"),
         ("-m", "10m", IMAGE, "true"),
         ("nosuch:image", "true"),
     ],

@@ -20,7 +20,7 @@ from runtime.errors import TareError
 from runtime.files.copying import Entry, TreeSink, copy, tree_entries
 from runtime.files.placing import Side, place, thing
 from runtime.vm import files
-from runtime.vm.files import EntrySink, GuestSide, entries
+from runtime.vm.files import EntrySink, GuestSide, entries, for_host
 from tests.agent import build
 
 Run = Callable[..., bytes]
@@ -91,7 +91,7 @@ def taken(stream: bytes, target: Path, name: str = "") -> None:
     """Entries into the host's `target`."""
     target.mkdir(exist_ok=True)
     descriptor = os.open(target, os.O_RDONLY)
-    copy(entries(io.BytesIO(stream), "vm:"), TreeSink(descriptor), name=name)
+    copy(entries(io.BytesIO(stream)), TreeSink(descriptor), name=name)
     os.close(descriptor)
 
 
@@ -165,7 +165,7 @@ def test_link_itself_is_sent_unless_it_is_to_be_followed(run: Run, tmp_path: Pat
         (files.send(f"{link}/"), stat.S_ISDIR),
         (files.send(f"{link}/."), stat.S_ISDIR),
     ):
-        (entry,) = entries(io.BytesIO(run(words)), "")
+        (entry,) = entries(io.BytesIO(run(words)))
         assert wanted(entry.mode)
 
 
@@ -216,14 +216,14 @@ def raw(
         (raw(attributes=b"user.x"), "malformed attributes"),
         (raw(attributes=b"user.x\0\xff\0\0\0"), "malformed attributes"),
         (raw(attributes=b"trusted.overlay.opaque\0\1\0\0\0y"), "malformed attributes"),
-        (raw(size=1 << 62), "end in the middle"),
+        (raw(size=1 << 62), "early end"),
         (raw(), "early end"),
         (b"", "early end"),
     ],
 )
 def test_what_no_agent_sends_is_refused(stream: bytes, why: str) -> None:
     with pytest.raises(TareError, match=why):
-        list(entries(io.BytesIO(stream), "vm:"))
+        list(entries(io.BytesIO(stream)))
 
 
 def test_absolute_path_stays_inside(tmp_path: Path) -> None:
@@ -233,17 +233,25 @@ def test_absolute_path_stays_inside(tmp_path: Path) -> None:
 
 def test_more_than_there_is_room_for_is_refused_before_it_is_read() -> None:
     stream = io.BytesIO(raw(path=b"one", size=2) + b"ab" + raw(path=b"two", size=1 << 40))
-    found = entries(stream, "vm:", 1 << 30)
+    found = for_host(entries(stream), "vm:/d", 1 << 30, owned=True)
     assert next(found).path == "one"
-    with pytest.raises(TareError, match=r"vm:two: 1099511627778 bytes with what came before"):
+    with pytest.raises(TareError, match=r"vm:/d/two: 1099511627778 bytes with what came before"):
         next(found)
+
+
+def test_devices_are_refused_and_foreign_powers_dropped() -> None:
+    suid = Entry(path="su", mode=stat.S_IFREG | 0o6755)
+    assert [entry.mode for entry in for_host([suid], "", 1, owned=False)] == [stat.S_IFREG | 0o755]
+    assert list(for_host([suid], "", 1, owned=True)) == [suid]
+    with pytest.raises(TareError, match="vm:/d/sda: a device"):
+        list(for_host([Entry(path="sda", mode=stat.S_IFBLK | 0o666, device=os.makedev(8, 0))], "vm:/d", 1, owned=True))
 
 
 @given(st.binary(max_size=400))
 def test_any_bytes_are_entries_or_refused(data: bytes) -> None:
     stream: BinaryIO = io.BytesIO(data)
     try:
-        for entry in entries(stream, ""):
+        for entry in entries(stream):
             assert ".." not in entry.path.split("/")
     except TareError:
         pass
