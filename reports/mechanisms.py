@@ -207,3 +207,30 @@ def cgroups_do(evidence: Evidence, claim: Claim) -> Row:
     else:
         ruled = Ruling.UNMEASURABLE, Message("half.cgroups.open", {"unknown": unknown})
     return _settled(evidence, claim, container, vm, ruled)
+
+
+@rule
+def max_only(evidence: Evidence, claim: Claim) -> Row:
+    """Beside hogs an unguarded container loses, and no guard keeps its share: then control groups only cap."""
+    metric, bar = claim.metrics[0], claim.limits["kept"]
+    container, vm = ([_unguarded(evidence, metric, label) for label in side] for side in evidence.sides(claim))
+    kept: dict[str, float] = {}
+    for _, value, labels in evidence.frame.values(metric, CONTAINER):
+        guard = labels.get("guard", "")
+        kept[guard] = min(value, kept.get(guard, value))
+    good = [f"{guard} ({human(kept[guard], '1')})" for guard in kept if guard != "none" and kept[guard] >= bar]
+    bad = [f"{guard} ({human(kept[guard], '1')})" for guard in kept if guard != "none" and kept[guard] < bar]
+    values: dict[str, object] = {"good": ", ".join(good), "bad": ", ".join(bad)}
+    if kept.get("none", 1.0) >= bar:
+        ruled = Ruling.UNMEASURABLE, Message("half.guards.idle")
+    elif good and not bad:
+        ruled = Ruling.REFUTED, Message("half.guards.all", values)
+    elif good:
+        ruled = Ruling.QUALIFIED, Message("half.guards.some", values)
+    else:
+        ruled = Ruling.CONFIRMED, Message("half.guards.none", values)
+    return _settled(evidence, claim, container, vm, ruled)
+
+
+def _unguarded(evidence: Evidence, metric: str, label: str) -> Estimate:
+    return replace(evidence.estimate(metric, label, guard="none"), note=Message("note.unguarded"))

@@ -188,6 +188,13 @@ def test_metric_names_are_unique_and_bear_units() -> None:
     assert all(metric.unit and metric.help for metric in metrics)
 
 
+@pytest.mark.parametrize("workload", WORKLOADS.values(), ids=list(WORKLOADS))
+def test_metrics_are_found_by_the_name_of_their_workload(workload: type[Workload]) -> None:
+    for metric in workload.metrics:
+        flat = metric.name.replace(".", "_") + "_"
+        assert max((name for name in WORKLOADS if flat.startswith(f"{name}_")), key=len, default="") == workload.name
+
+
 def test_every_workload_of_the_first_report_is_there() -> None:
     assert set(WORKLOADS) >= {
         *("startup", "teardown", "footprint", "density", "overhead_cpu", "overhead_memory", "overhead_disk"),

@@ -68,12 +68,14 @@ class Leakage(Workload):
             start_s = start_cost_s(victim, sysbench.PROBE)
             neighbour.exec(("stress-ng", "--version"), GRACE_S).check()
             # An emulator translates the victim's code in its first run: kept, and in no ratio.
-            yield Sample(RATE.name, _rate(victim, 1, start_s), Phase.WARMUP, {"condition": PLACEBO, "position": "-1"})
+            yield Sample(
+                RATE.name, work_rate(victim, 1, start_s), Phase.WARMUP, {"condition": PLACEBO, "position": "-1"}
+            )
             for position, (condition, argv) in enumerate(conditions):
                 context.say(condition)
                 labels = {"condition": condition, "position": str(position)}
-                with _neighbourhood(neighbour, condition, argv) as antagonist:
-                    rates[condition] = _rate(victim, seconds, start_s)
+                with neighbourhood(neighbour, condition, argv) as antagonist:
+                    rates[condition] = work_rate(victim, seconds, start_s)
                     if antagonist is not None:
                         antagonist.demand_running()
                 if not (victim.alive() and neighbour.alive()):
@@ -100,7 +102,8 @@ def session_nice(processes: int) -> str:
     return str(max(-20, -round(math.log(processes, NICE_STEP))))
 
 
-def _rate(victim: Instance, seconds: float, start_s: float) -> float:
+def work_rate(victim: Instance, seconds: float, start_s: float) -> float:
+    """Events per second of a single-threaded sysbench. Raises Invalid when its clock is not the host's."""
     result = run_timed(victim, sysbench.cpu_argv(seconds), seconds)
     work = sysbench.parse(result.stdout)
     demand_one_clock(result, work.elapsed_s, start_s)
@@ -117,7 +120,7 @@ def _ratios(rates: dict[str, float]) -> Iterator[Sample]:
 
 
 @contextmanager
-def _neighbourhood(neighbour: Instance, condition: str, argv: Sequence[str] | None) -> Iterator[Antagonist | None]:
+def neighbourhood(neighbour: Instance, condition: str, argv: Sequence[str] | None) -> Iterator[Antagonist | None]:
     """The neighbour as `condition` wants it, and idle again afterwards."""
     if argv is not None:
         antagonist = Antagonist(neighbour, condition, tuple(argv))

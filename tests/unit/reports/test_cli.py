@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,9 +11,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from harness.results import JOURNAL, ResultsError
-from reports import cli
+from reports import cli, render
+from reports.claims import SEED, ClaimSet, Evidence
 from reports.sections.base import View
 from reports.terminal import lines
+from reports.words import Words
 from tests.journals import Synthetic
 
 SMALL = {"blocks": 1, "drivers": ("native",), "workloads": ("startup",)}
@@ -75,8 +78,11 @@ def test_plain_table_has_no_control_sequences_and_fits(view_of: Callable[..., Vi
     assert sum("TCG" in line for line in text) >= 5
 
 
-def test_claims_without_a_workload_are_told_together(view_of: Callable[..., View]) -> None:
-    text = " ".join(lines(view_of(), rich=False))
+def test_claims_without_a_rule_are_told_together(view_of: Callable[..., View], tmp_path: Path) -> None:
+    bare = re.sub(r'rule = "(max_only|cgroups_do)"', "", SEED.read_text(encoding="utf-8"))
+    (tmp_path / "bare.toml").write_text(bare, encoding="utf-8")
+    evidence = Evidence(view_of().frame, ClaimSet.load(tmp_path / "bare.toml"))
+    text = " ".join(lines(render.view_of(evidence, Words.load("en")), rich=False))
     assert "Caps only, Control groups: not measured" in text
 
 

@@ -174,6 +174,32 @@ def test_four_functions_each_by_its_bound(
     assert (row.ruling, row.reason.key, row.container[0].value) == (ruling, key, count)
 
 
+def kept(**by_guard: Sequence[float]) -> Given:
+    """One visit of the protection: what was kept under each guard, round by round."""
+    samples = [
+        Sample("protection.kept", value, labels={"guard": guard})
+        for guard, values in by_guard.items()
+        for value in values
+    ]
+    return {("protection", "container"): samples}
+
+
+@pytest.mark.parametrize(
+    ("weight", "cpuset", "unguarded", "ruling", "key"),
+    [
+        ([0.99, 0.97], [1.0, 1.0], [0.34, 0.33], Ruling.REFUTED, "half.guards.all"),
+        ([0.99, 0.89], [1.0, 1.0], [0.34, 0.33], Ruling.QUALIFIED, "half.guards.some"),
+        ([0.5, 0.5], [0.7, 0.8], [0.34, 0.33], Ruling.CONFIRMED, "half.guards.none"),
+        ([0.99, 0.97], [1.0, 1.0], [0.95, 0.97], Ruling.UNMEASURABLE, "half.guards.idle"),
+    ],
+)
+def test_guards_by_their_worst_round(
+    ruled: Judge, weight: list[float], cpuset: list[float], unguarded: list[float], ruling: Ruling, key: str
+) -> None:
+    row = ruled("max-only", kept(none=unguarded, weight=weight, cpuset=cpuset))
+    assert (row.ruling, row.reason.key) == (ruling, key)
+
+
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_every_mechanism_has_its_section(view_of: Callable[..., View], language: str) -> None:
     given = (

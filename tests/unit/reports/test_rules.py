@@ -200,10 +200,15 @@ def test_an_emulated_vm_cannot_show_that_a_container_uses_less_cpu(rows: Judge) 
     assert row.reason.values["rest"] == "cpu"
 
 
-def test_claims_without_a_workload_say_so(rows: Judge) -> None:
-    found = rows()
-    for claim in ("max-only",):
-        assert ruled(found[claim]) == (Ruling.UNMEASURED, "reason.no_workload")
+def test_claims_without_a_rule_say_so(view_of: Callable[..., View], tmp_path: Path) -> None:
+    text = (Path(rules.__file__).parent / "claims" / "seed.toml").read_text()
+    (tmp_path / "bare.toml").write_text(text.replace('rule = "disk"', ""))
+    (row,) = [
+        row
+        for row in judge(Evidence(view_of(blocks=1).frame, ClaimSet.load(tmp_path / "bare.toml")))
+        if row.claim.id == "disk"
+    ]
+    assert ruled(row) == (Ruling.UNMEASURED, "reason.no_workload")
 
 
 def test_run_without_a_workload_says_so(rows: Judge) -> None:
