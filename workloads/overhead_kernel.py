@@ -9,10 +9,10 @@ from workloads.metric import Better, Metric, Sample
 from workloads.tools import gauge
 
 _UP = Better.HIGHER
-CALLS = Metric("overhead.syscalls", "calls/s", _UP, "getppid, which does nothing else, one thread", True)
-SPAWNS = Metric("overhead.spawns", "processes/s", _UP, "fork, execute a static program that ends, wait", True)
-SWITCHES = Metric("overhead.context_switches", "switches/s", _UP, "between two processes on one CPU, by pipes", True)
-FAULTS = Metric("overhead.page_faults", "pages/s", _UP, "4 KiB of fresh anonymous memory touched and given back", True)
+CALLS = Metric("overhead.kernel_syscalls", "calls/s", _UP, "getppid, which does nothing else, one thread", True)
+SPAWNS = Metric("overhead.kernel_spawns", "processes/s", _UP, "fork, execute a static program that ends, wait", True)
+SWITCHES = Metric("overhead.kernel_context_switches", "switches/s", _UP, "two processes on one CPU, by pipes", True)
+FAULTS = Metric("overhead.kernel_page_faults", "pages/s", _UP, "4 KiB of fresh memory touched and given back", True)
 WORDS = ((CALLS, "syscall"), (SPAWNS, "spawn"), (SWITCHES, "switch"), (FAULTS, "fault"))
 
 

@@ -17,7 +17,7 @@ from workloads.startup import since_request_s
 from workloads.tools import gauge
 
 ANSWERED = Metric("startup.answered", "s", Better.LOWER, "request to a server's first answer over the network", True)
-NETWORKED = Metric("startup.networked_ready", "s", Better.LOWER, "request to ready, on a bridge", True)
+NETWORKED = Metric("startup.answered_ready", "s", Better.LOWER, "request to ready, on a bridge", True)
 
 
 class StartupAnswered(Workload):

@@ -11,6 +11,7 @@ from reports.claims import Row
 from reports.figures import Bound, Lane, Track
 from reports.page import Column, Figure, Table, Value
 from reports.sections.base import ClaimSection, View, sample_table
+from reports.sections.density import ends, ramp
 from reports.units import exact, human
 
 MINUTE = Bound(60.0, "1 min")
@@ -21,15 +22,26 @@ class Startup(ClaimSection):
     """How long until the first instruction runs inside and until a service answers."""
 
     claim = "startup"
-    metrics = ("startup.spawned", "startup.userland", "startup.ready", "teardown.stopped", "teardown.removed")
+    metrics = (
+        "startup.spawned",
+        "startup.userland",
+        "startup.ready",
+        "startup.answered_ready",
+        "startup.answered",
+        "startup.cold_userland",
+        "startup.cold_ready",
+        "startup.at_once_rate",
+        "teardown.stopped",
+        "teardown.removed",
+    )
     method = (
         "Every replicate is one fresh instance; the order of drivers within a block is a seeded permutation.",
         "Phases are stamped on the host's monotonic clock when the event arrives; nothing is polled meanwhile.",
-        "Ready means that the instance's own service has answered a request. Building and pulling images is not in it.",
+        "Ready: its own service answered; answered: a client outside was; cold: caches dropped before. No pull inside.",
     )
 
     def figures(self, view: View, row: Row) -> Iterator[Figure]:
-        """Waterfall, cumulative distribution, order in time."""
+        """Waterfall, cumulative distribution, many at once, order in time."""
         tracks = [track for label in view.frame.labels() if "~" not in label and (track := phases(view, label))]
         if tracks:
             yield figures.waterfall(
@@ -44,6 +56,14 @@ class Startup(ClaimSection):
             yield figures.steps(
                 "startup-ready", "How long instances took to be ready", finding, lanes, "s", "request to ready",
                 bounds=[MINUTE], data=sample_table("startup-ready-data", "Request to ready", lanes, "s"),
+            )  # fmt: skip
+        together = [lane for label in view.frame.labels() if (lane := ramp(view, "startup.at_once_last", label))]
+        if together:
+            yield figures.order(
+                "startup-at-once", "How long until the last of several launches begun together was ready",
+                ends(together, "s"),
+                together, "s", "until the last was ready", along="launches begun together",
+                data=sample_table("startup-at-once-data", "Until the last was ready", together, "s", "At once"),
             )  # fmt: skip
         medians = view.medians("startup.ready")
         if medians:

@@ -18,8 +18,8 @@ from workloads import hostview
 from workloads.base import Context, Invalid
 from workloads.metric import Phase
 from workloads.startup_answered import StartupAnswered
+from workloads.startup_at_once import StartupAtOnce
 from workloads.startup_cold import StartupCold
-from workloads.startup_many import StartupMany
 
 
 def test_caches_are_dropped_before_each_cold_launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,14 +64,14 @@ def test_numbers_double_up_to_the_most_and_all_of_one_number_run_together(tmp_pa
         return instance
 
     context.launch = noting  # type: ignore[assignment] # without a spec, as this workload calls it
-    samples = list(StartupMany().measure(context))
+    samples = list(StartupAtOnce().measure(context))
     last = {s.labels["n"]: s.value for s in samples if s.metric == "startup.at_once_last"}
     assert list(last) == ["1", "2", "4"]
     each = [s.labels["n"] for s in samples if s.metric == "startup.at_once_ready" and s.phase is Phase.MEASURE]
     assert each == ["1"] + ["2"] * 2 + ["4"] * 4
     assert max(most) == 4
     assert driver.open_instances() == []
-    peak = one(samples, "startup.peak_rate")
+    peak = one(samples, "startup.at_once_rate")
     assert peak.value == max(int(n) / seconds for n, seconds in last.items())
     assert peak.value == int(peak.labels["n"]) / last[peak.labels["n"]]
 
@@ -82,7 +82,7 @@ def test_one_failed_launch_of_many_closes_the_others(tmp_path: Path) -> None:
 
     context, driver = visit(tmp_path, Behaviour(fail_launch=fail), shared=False, most=4)
     with pytest.raises(TareError, match="told to fail"):
-        list(StartupMany().measure(context))
+        list(StartupAtOnce().measure(context))
     assert len(driver.instances) >= 5
     assert driver.open_instances() == []
 

@@ -15,17 +15,17 @@ from workloads.startup import since_request_s
 
 LAST = Metric("startup.at_once_last", "s", Better.LOWER, "N launches begun together: until the last was ready", True)
 EACH = Metric("startup.at_once_ready", "s", Better.LOWER, "request to ready of each of N begun together", True)
-PEAK = Metric("startup.peak_rate", "launches/s", Better.HIGHER, "the most of any N: N ÷ the time of the last", True)
+PEAK = Metric("startup.at_once_rate", "launches/s", Better.HIGHER, "the most of any N: N ÷ the time of the last", True)
 
 
-class StartupMany(Workload):
+class StartupAtOnce(Workload):
     """N = 1, 2, 4, … up to `most` (default 8) launches begun together by as many threads, all closed before the next N.
 
     One launch comes before, kept as warm-up. The time of the last runs from the threads' common start, so what one
     launcher or daemon does one after the other is inside. An N that fails ends the measurement.
     """
 
-    name = "startup_many"
+    name = "startup_at_once"
     stage = Stage.OWN
     metrics = (LAST, EACH, PEAK)
 
