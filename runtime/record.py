@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import _thread
 
-TYPE_CHECKING = False  # as typing's: what launches does without that module, a fifth of all it would hold
+TYPE_CHECKING = False  # as typing's, which would be half a megabyte more to clone with each launch
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from dataclasses import Field
     from typing import Any, TypeVar, dataclass_transform
 
     _T = TypeVar("_T")
@@ -23,40 +22,62 @@ else:
         return lambda function: function
 
 
-_MISSING: Any = object()
+MISSING: Any = object()
+"""Stands for the default of a field that has none."""
 _set = object.__setattr__
 _asking = _thread.RLock()
 
 
-class _Said:
-    """What `field` was told, until a dataclass's field is made of it."""
+class Field:
+    """A field of a record: `default` and `factory` are MISSING where there is none, `type` is its annotation."""
 
-    __slots__ = ("default", "factory", "metadata")
+    __slots__ = ("default", "factory", "metadata", "name", "type")
 
-    def __init__(self, default: Any, factory: Any, metadata: Any) -> None:
+    def __init__(self, default: Any, factory: Any, metadata: Mapping[str, Any] | None) -> None:
+        self.name = self.type = ""
         self.default = default
         self.factory = factory
-        self.metadata = metadata
+        self.metadata = metadata or {}
 
-    def field(self) -> Field[Any]:
+    @property
+    def required(self) -> bool:
+        """Whether it must be given."""
+        return self.default is MISSING and self.factory is MISSING
+
+    def first(self) -> Any:
+        """Its value where it is not given."""
+        return self.default if self.factory is MISSING else self.factory()
+
+    def of_dataclass(self) -> Any:
         """The same as a dataclass has it."""
         import dataclasses
 
-        if self.factory is not _MISSING:
-            return dataclasses.field(default_factory=self.factory, metadata=self.metadata)  # type: ignore[no-any-return]
-        if self.default is not _MISSING:
-            return dataclasses.field(default=self.default, metadata=self.metadata)  # type: ignore[no-any-return]
-        return dataclasses.field(metadata=self.metadata)  # type: ignore[no-any-return]
+        if self.factory is not MISSING:
+            return dataclasses.field(default_factory=self.factory, metadata=self.metadata)
+        if self.default is not MISSING:
+            return dataclasses.field(default=self.default, metadata=self.metadata)
+        return dataclasses.field(metadata=self.metadata)
 
 
 def field(
     *,
-    default: Any = _MISSING,
-    default_factory: Callable[[], Any] = _MISSING,
+    default: Any = MISSING,
+    default_factory: Callable[[], Any] = MISSING,
     metadata: Mapping[str, Any] | None = None,
 ) -> Any:
     """As `dataclasses.field`, for records: a default made anew each time, a name elsewhere."""
-    return _Said(default, default_factory, metadata)
+    return Field(default, default_factory, metadata)
+
+
+def fields(kind: type) -> tuple[Field, ...]:
+    """The fields of a record's class, in order: as `dataclasses.fields`, with nothing to import."""
+    found: dict[str, Field] = kind._fields  # type: ignore[attr-defined]
+    return tuple(found.values())
+
+
+def is_record(value: object) -> bool:
+    """Whether it is the value of a record's class."""
+    return hasattr(type(value), "_fields")
 
 
 def replace(value: _T, **changes: Any) -> _T:
@@ -78,17 +99,16 @@ def ordered_record(cls: type[_T]) -> type[_T]:
 
 def _made(cls: type[_T], initialise: Any) -> type[_T]:
     cls.__doc__ = cls.__doc__ or cls.__name__  # else dataclass writes one, and looks long for what to say
-    initial, factories, said = _declared(cls)
+    found = _declared(cls)
     shared: dict[str, Any] = {
-        "_names": tuple(initial),
-        "_initial": initial,
-        "_factories": factories,
-        "_required": tuple(
-            name for name, value in initial.items() if value is _MISSING and name not in dict(factories)
-        ),
+        "_fields": found,
+        "_names": tuple(found),
+        "_initial": {name: field.default for name, field in found.items()},
+        "_factories": tuple((name, field.factory) for name, field in found.items() if field.factory is not MISSING),
+        "_required": tuple(name for name, field in found.items() if field.required),
         "_check": getattr(cls, "__post_init__", None),
-        "__match_args__": tuple(initial),
-        "__dataclass_fields__": _Fields(cls, said),
+        "__match_args__": tuple(found),
+        "__dataclass_fields__": _Fields(cls),
         "__init__": initialise,
         "__repr__": _represent,
         "__eq__": _equals,
@@ -99,49 +119,41 @@ def _made(cls: type[_T], initialise: Any) -> type[_T]:
     for name, value in shared.items():
         if not (name in ("__repr__", "__eq__", "__hash__") and name in vars(cls)):
             setattr(cls, name, value)
-    for name in initial:
-        if isinstance(vars(cls).get(name), _Said):
-            if initial[name] is _MISSING:
+    for name, value in tuple(vars(cls).items()):
+        if isinstance(value, Field):
+            if value.default is MISSING:
                 delattr(cls, name)
             else:
-                setattr(cls, name, initial[name])
+                setattr(cls, name, value.default)
     return cls
 
 
-def _declared(cls: type) -> tuple[dict[str, Any], tuple[tuple[str, Any], ...], dict[str, _Said]]:
-    """The fields with their defaults, those of the classes above first; what makes a default anew; what was said."""
-    initial: dict[str, Any] = {}
-    factories: dict[str, Any] = {}
-    said: dict[str, _Said] = {}
+def _declared(cls: type) -> dict[str, Field]:
+    """The fields, those of the classes above first."""
+    found: dict[str, Field] = {}
     for base in reversed(cls.__mro__[1:]):
-        initial |= vars(base).get("_initial", {})
-        factories |= vars(base).get("_factories", ())
-    for name in vars(cls).get("__annotations__", {}):
-        value = vars(cls).get(name, _MISSING)
-        factories.pop(name, None)
-        if isinstance(value, _Said):
-            said[name] = value
-            if value.factory is not _MISSING:
-                factories[name] = value.factory
-            value = value.default
-        initial[name] = value
-    return initial, tuple(factories.items()), said
+        found |= vars(base).get("_fields", {})
+    for name, kind in vars(cls).get("__annotations__", {}).items():
+        value = vars(cls).get(name, MISSING)
+        field = value if isinstance(value, Field) else Field(value, MISSING, None)
+        field.name, field.type = name, kind
+        found[name] = field
+    return found
 
 
 class _Fields:
     """The fields of a record as a dataclass has them, made when the first asks: what launches need not import that."""
 
-    def __init__(self, cls: type, said: dict[str, _Said]) -> None:
+    def __init__(self, cls: type) -> None:
         self._cls = cls
-        self._said = said
 
     def __get__(self, instance: object, owner: type | None = None) -> Any:
         import dataclasses
 
         with _asking:  # two threads that ask at the same time must not both do it
             if vars(self._cls)["__dataclass_fields__"] is self:
-                for name, said in self._said.items():
-                    setattr(self._cls, name, said.field())
+                for name in vars(self._cls).get("__annotations__", ()):
+                    setattr(self._cls, name, vars(self._cls)["_fields"][name].of_dataclass())
                 dataclasses.dataclass(init=False, repr=False, eq=False, match_args=False)(self._cls)
         return vars(self._cls)["__dataclass_fields__"]  # no longer this
 
@@ -176,7 +188,7 @@ def _complete(self: Any, values: dict[str, Any]) -> None:
         unknown = next(name for name in values if name not in cls._initial)
         raise TypeError(f"{cls.__name__} has no field {unknown!r}")
     for name in cls._required:
-        if content[name] is _MISSING:
+        if content[name] is MISSING:
             raise TypeError(f"{cls.__name__} needs {name!r}")
     _fill(self, content)
 

@@ -7,7 +7,6 @@ first alone. What the fields of a value mean to one another `checks` says.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
 from collections.abc import Callable, Mapping
@@ -20,6 +19,7 @@ from runtime.container import checks
 from runtime.container.bounds import ANY, BOUNDS, S64
 from runtime.container.config import Config, Process, Seccomp
 from runtime.errors import UsageError
+from runtime.record import Field, fields, is_record
 
 LARGEST_BYTES = 16 << 20
 _SHOWN_FAULTS = 64
@@ -113,7 +113,7 @@ class _Field(NamedTuple):
     required: bool
 
 
-def json_name(field: dataclasses.Field[Any]) -> str:
+def json_name(field: Field) -> str:
     """What a field is called in JSON: its camel case, if its metadata say nothing else."""
     head, *tail = field.name.split("_")
     return str(field.metadata.get("name") or head + "".join(word.capitalize() for word in tail))
@@ -126,10 +126,10 @@ def _fields(cls: type) -> tuple[_Field, ...]:
         _Field(
             name=field.name,
             json_name=json_name(field),
-            read=_reader(str(field.type), scope, (cls.__name__, field.name)),
-            required=field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING,
+            read=_reader(field.type, scope, (cls.__name__, field.name)),
+            required=field.required,
         )
-        for field in dataclasses.fields(cls)
+        for field in fields(cls)
     )
 
 
@@ -259,7 +259,7 @@ def _is_scalar(value: object) -> bool:
 
 
 def _write(value: Any) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+    if is_record(value):
         return {name: _write(inner) for name, inner in _told(value)}
     if isinstance(value, tuple):
         return [_write(item) for item in value]
@@ -282,13 +282,7 @@ def _told(value: Any) -> list[tuple[str, Any]]:
 @cache
 def _defaults(cls: type) -> tuple[tuple[bool, Any], ...]:
     """Per field, whether it is written whatever it is, and its default."""
-    return tuple(
-        (
-            field.name in _always(cls) or (field.default is field.default_factory is dataclasses.MISSING),
-            field.default if field.default_factory is dataclasses.MISSING else field.default_factory(),
-        )
-        for field in dataclasses.fields(cls)
-    )
+    return tuple((field.required or field.name in _always(cls), field.first()) for field in fields(cls))
 
 
 def _always(cls: type) -> frozenset[str]:

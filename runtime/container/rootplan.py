@@ -9,7 +9,6 @@ import os
 import posixpath
 import stat
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 
 from runtime.container import mountwords
 from runtime.container.checks import sysctl_path
@@ -32,7 +31,7 @@ from runtime.linux.syscalls import (
     MS_RELATIME,
     MS_REMOUNT,
 )
-from runtime.record import record
+from runtime.record import field, record
 
 _DEFAULT_DEVICES = (("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0))
 _DEVICE_LINKS = (
@@ -60,7 +59,7 @@ class KnownPaths:
     all: frozenset[str] = frozenset()
 
 
-@dataclass(slots=True, kw_only=True)
+@record
 class RootPlan:
     """The files of one configuration. `bundle` is what relative sources are relative to.
 

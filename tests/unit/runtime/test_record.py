@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.record import field, ordered_record, record, replace
+from runtime.record import MISSING, field, fields, is_record, ordered_record, record, replace
 
 
 @record
@@ -149,6 +149,19 @@ def test_the_default_of_a_field_is_the_class_s_too() -> None:
     assert (Named.plain, Named(given=1).plain) == ("x", "x")
 
 
+def test_fields_can_be_asked_for_without_dataclasses() -> None:
+    assert [(each.name, each.type, each.required) for each in fields(Point)] == [
+        ("x", "int", True),
+        ("y", "int", False),
+        ("names", "Mapping[str, str]", False),
+    ]
+    assert [each.first() for each in fields(Point)] == [MISSING, 0, {}]
+    assert [each.metadata for each in fields(Point)] == [{}, {}, {"name": "n"}]
+    assert [each.name for each in fields(Arrow)] == ["start", "end", "marks", "name"]
+    assert is_record(Point(x=1))
+    assert not is_record(Point)
+
+
 def test_threads_that_ask_for_fields_at_once_get_the_same() -> None:
     @record
     class Fresh:
@@ -159,11 +172,11 @@ def test_threads_that_ask_for_fields_at_once_get_the_same() -> None:
     assert found == ["f"] * 64
 
 
-@pytest.mark.parametrize("module", ["runtime.container.launcher", "runtime.cgroups.detect"])
+@pytest.mark.parametrize("module", ["launcher", "defaults", "plan"])
 def test_a_process_that_launches_does_without_dataclasses(module: str) -> None:
     source = Path(__file__).resolve().parents[3]
-    code = f"import sys; sys.path.insert(0, sys.argv[1]); import {module}; print(*sys.modules)"
+    code = f"import sys; sys.path.insert(0, sys.argv[1]); import runtime.container.{module}; import runtime.cgroups.detect; print(*sys.modules)"
     command = [sys.executable, "-I", "-S", "-c", code, str(source)]
     loaded = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
-    assert module in loaded
+    assert f"runtime.container.{module}" in loaded
     assert not {"dataclasses", "inspect", "ast"} & set(loaded)
