@@ -175,7 +175,8 @@ def test_threads_that_ask_for_fields_at_once_get_the_same() -> None:
 @pytest.mark.parametrize("module", ["launcher", "defaults", "plan"])
 def test_a_process_that_launches_does_without_dataclasses(module: str) -> None:
     source = Path(__file__).resolve().parents[3]
-    code = f"import sys; sys.path.insert(0, sys.argv[1]); import runtime.container.{module}; import runtime.cgroups.detect; print(*sys.modules)"
+    wanted = f"runtime.container.{module}, runtime.cgroups.detect"
+    code = f"import sys; sys.path.insert(0, sys.argv[1]); import {wanted}; print(*sys.modules)"
     command = [sys.executable, "-I", "-S", "-c", code, str(source)]
     loaded = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
     assert f"runtime.container.{module}" in loaded
