@@ -32,6 +32,8 @@ WANTED: dict[str, Any] = {
     "name": "one",
     "driver": "microvm",
     "detach": True,
+    "interactive": False,
+    "size": None,
     "rm": False,
     "env": (),
     "limits": {},
@@ -60,6 +62,9 @@ class Command:
     def kill(self) -> None:
         self.killed.set()
 
+    def grant(self, size: int) -> None:
+        """Nothing waits."""
+
 
 class Guest:
     """As `runtime.vm.guest.Guest`, of nothing."""
@@ -82,7 +87,7 @@ class Guest:
         assert timeout_s > 0
 
     @contextmanager
-    def running(self, argv: Any, output: Callable[[int, bytes], None], env: Any) -> Iterator[Command]:
+    def running(self, argv: Any, output: Callable[[int, bytes], None], env: Any, streams: Any) -> Iterator[Command]:
         yield Command(self, output)
 
     def console(self) -> str:
@@ -255,7 +260,7 @@ def test_a_guest_that_ends_by_itself_is_written_down_with_why(ground: Ground, fa
     until(lambda: ground.records()["one"].status == "exited")
     assert ground.records()["one"].error == (guest.trouble or "")
     assert guest.closed.is_set()
-    assert ground.ask("exec", guest.id, ("true",), ())[:3] == (
+    assert ground.ask("exec", guest.id, ("true",), (), False, None)[:3] == (
         "failed",
         f"virtual machine {guest.id}",
         "it does not run",
@@ -267,9 +272,9 @@ def test_pausing_twice_and_commands_in_a_paused_guest_are_refused(ground: Ground
     assert ground.ask("pause", "tare-000000000000") == ("done",)
     assert ground.records()["one"].status == "paused"
     assert ground.ask("pause", "tare-000000000000")[2] == "it is paused"
-    assert ground.ask("exec", "tare-000000000000", ("true",), ())[2] == "it is paused"
+    assert ground.ask("exec", "tare-000000000000", ("true",), (), False, None)[2] == "it is paused"
     assert ground.ask("unpause", "tare-000000000000") == ("done",)
-    assert ground.ask("exec", "tare-000000000000", ("true",), ()) == ("ended", 7, False)
+    assert ground.ask("exec", "tare-000000000000", ("true",), (), False, None) == ("ended", 7, False)
 
 
 def test_guests_on_another_libvirt_are_refused_while_some_run(ground: Ground) -> None:
