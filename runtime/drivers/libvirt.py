@@ -108,11 +108,14 @@ class _Libvirt(Driver):
         before = self._images_used.pop_all()
         self._images_used.enter_context(store.using())  # nobody removes the disk from under what will be launched
         before.close()
+        image = store.resolve(spec.image)
+        if spec.argv:
+            refuse_settings(image)
         machine = store.machine(spec.image)
         emulator = write_emulator(self.host, find_qemu())
         self._accelerator = chosen = self._choose(machine, emulator)
         plan = self._plan(spec, machine, emulator, chosen.name)
-        plan = replace(plan, env=(*environment(store.resolve(spec.image)), *spec.env))
+        plan = replace(plan, env=(*environment(image), *spec.env))
         require_host_memory(plan.memory_bytes + overhead_bytes(chosen.name))
         tuning.require(plan.tuning, spec.limits, plan.memory_bytes)
         self._connect().machine_type(emulator, chosen.name)  # so that no launch pays for libvirt's first look at QEMU
@@ -263,14 +266,20 @@ class MicrovmDriver(_Libvirt):
 
 def refuse(spec: InstanceSpec) -> None:
     """Raise UsageError for what a VM cannot do yet."""
-    wishes = (
-        (bool(spec.argv), "a command as the main process", "run it with exec"),
-        (bool(spec.mounts), "mounts from the host", "leave them out"),
-    )
+    wishes = ((bool(spec.mounts), "mounts from the host", "leave them out"),)
     for asked, what, do in wishes:
         if asked:
             raise UsageError("virtual machine", f"{what} is not possible yet", do)
     wiring.refuse(spec.network)
+
+
+def refuse_settings(image: Image) -> None:
+    """Raise UsageError for what an image wants of its main process that the agent does not give one."""
+    config = image.config.get("config", {})
+    for setting, harmless in (("User", ("", "0", "root", "0:0", "root:root")), ("WorkingDir", ("", "/"))):
+        if (config.get(setting) or "") not in harmless:
+            why = f"the image's {setting} {config[setting]!r} is not possible for its program"
+            raise UsageError("virtual machine", why, "launch it without a command and use exec")
 
 
 def environment(image: Image) -> tuple[tuple[str, str], ...]:

@@ -46,6 +46,7 @@ from runtime.vm.room import room_for
 from runtime.vm.saved import Saved
 from runtime.vm.sockets import accepting, listening, peer_pid
 from runtime.vm.wiring import Wiring
+from runtime.vm.workload import Workload
 
 _DIE_TIMEOUT_S = 10.0
 _START_TIMEOUT_S = 120.0  # many may start at once
@@ -78,6 +79,7 @@ class Guest(Instance):
         self._process: Pidfd | None = None
         self._channel: Channel | None = None
         self._console: Console | None = None
+        self._workload: Workload | None = None
         self._watch: Watch = connection.watch(self.id, self._lose)
         self._paused = False
         self._closed = False
@@ -100,6 +102,8 @@ class Guest(Instance):
                 if plan.seed is not None:
                     nocloud.write(guest._seed, plan.seed, guest.id, guest._wiring.identity)
                 guest._start()
+                if plan.spec.argv:
+                    guest._workload = Workload(guest.channel, plan.spec.argv, dict(plan.env))
             except BaseException:
                 guest.stop_timeout_s = 0.0
                 with suppress(TareError, OSError):
@@ -250,8 +254,12 @@ class Guest(Instance):
         return (self._pid,) if self.alive() else ()
 
     def wait_ready(self, timeout_s: float) -> None:
-        """Block until the guest agent's byte has come. TareErrors carry the end of the console."""
-        if self._plan.spec.ready is not Ready.SPAWNED:
+        """Block until the guest agent's byte has come, or its own program runs. Errors carry the console's end."""
+        if self._workload is not None:
+            with self._talk():
+                if not self._workload.wait_begun(timeout_s):
+                    raise TareError("instance", f"its program has not begun after {timeout_s:g} s")
+        elif self._plan.spec.ready is not Ready.SPAWNED:
             event = "ready" if self._plan.spec.ready is Ready.SERVICE else "userland"
             with self._talk() as channel:
                 channel.wait(event, timeout_s)  # type: ignore[arg-type]
@@ -263,8 +271,21 @@ class Guest(Instance):
 
     def exec(self, argv: Sequence[str], timeout_s: float) -> ExecResult:
         """Run `argv` inside, through the agent."""
+        if self._workload is not None:
+            raise TareError(f"exec in {self.id}", "it runs a program of its own, not the agent", "give no command")
         with self._talk() as channel:
             return channel.exec(argv, timeout_s, env=dict(self._plan.env))
+
+    def wait_ended(self, timeout_s: float) -> int | None:
+        """The exit code of the program that it was launched for (128 + signal), or None when that runs still."""
+        if self._workload is None:
+            raise TareError(f"virtual machine {self.id}", "it runs no program of its own", "give it a command")
+        with self._talk():
+            return self._workload.wait_ended(timeout_s)
+
+    def output(self) -> bytes:
+        """What that program has printed, the latest MiB of it."""
+        return b"" if self._workload is None else self._workload.output()
 
     @property
     def channel(self) -> Channel:

@@ -272,7 +272,6 @@ def test_more_memory_than_the_host_has_is_refused_before_anything_is_made(microv
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        ({"argv": ("true",), "ready": Ready.USERLAND}, "a command as the main process"),
         ({"mounts": (Mount(kind=MountKind.TMPFS, target="/x"),)}, "mounts"),
         ({"network": NetworkSpec(mode=NetworkMode.HOST)}, "network host: its own kernel"),
         (
