@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,8 +59,12 @@ def _environment(words: Words) -> Environment:
         lstrip_blocks=True,
     )
     environment.globals.update(
-        say=words.say, data_uri=data_uri, drawn=drawn, size=lambda content: human(len(content), "B")
+        say=words.say,
+        data_uri=data_uri,
+        drawn=lambda figure: drawn(figure, words),
+        size=lambda content: human(len(content), "B"),
     )
+    environment.filters["phrase"] = words.phrase
     return environment
 
 
@@ -91,12 +96,16 @@ def data_uri(media_type: str, content: bytes) -> str:
     return f"data:{media_type};base64,{base64.b64encode(content).decode()}"
 
 
-def drawn(figure: Figure) -> Markup:
-    """A chart's SVG with its finding as the alternative text."""
+def drawn(figure: Figure, words: Words) -> Markup:
+    """A chart's SVG with its finding as the alternative text, its words in the page's language."""
     from markupsafe import Markup
 
-    text = html.escape(f"{figure.title}. {figure.finding}.")
-    return Markup(figure.inline.replace("@FINDING@", text, 1))  # noqa: S704 - drawn by matplotlib, which escapes text
+    def said(match: re.Match[str]) -> str:
+        return f">{html.escape(words.phrase(html.unescape(match[1])))}</text>"
+
+    text = html.escape(f"{words.phrase(figure.title)}. {words.phrase(figure.finding)}.")
+    inline = re.sub(r">([^<>]+)</text>", said, figure.inline)
+    return Markup(inline.replace("@FINDING@", text, 1))  # noqa: S704 - drawn by matplotlib, which escapes text
 
 
 def host_line(view: View) -> str:

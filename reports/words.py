@@ -13,6 +13,7 @@ from typing import Self
 
 from harness.results import ResultsError
 from reports.frame import Message
+from reports.phrases import phrases
 
 CATALOGUE = Path(__file__).parent / "templates" / "strings.toml"
 LANGUAGES = ("en", "zh")
@@ -35,13 +36,25 @@ class Words:
         return cls(language=language, own=_flat(raw[language]), english=_flat(raw["en"]))
 
     def say(self, key: str, **values: object) -> str:
-        """The sentence `key`. A Message among the values is said first. Raises KeyError for an unknown key."""
-        said = {name: self.tell(value) if isinstance(value, Message) else value for name, value in values.items()}
+        """The sentence `key`. What is a Message or a phrase among the values is said first.
+
+        Raises KeyError for an unknown key.
+        """
+        said = {name: self._value(value) for name, value in values.items()}
         return self.own.get(key, self.english[key]).format(**said)
+
+    def _value(self, value: object) -> object:
+        if isinstance(value, Message):
+            return self.tell(value)
+        return self.phrase(value) if isinstance(value, str) else value
 
     def tell(self, message: Message) -> str:
         """The sentence of a message."""
         return self.say(message.key, **message.values)
+
+    def phrase(self, text: str) -> str:
+        """A sentence that a section wrote in English, in this language as far as its table knows it."""
+        return phrases(self.language).say(text)
 
     def own_text(self, texts: dict[str, dict[str, str]], name: str) -> str:
         """`name` of a claims file's texts in this language, or in English."""
