@@ -8,15 +8,18 @@ import errno
 import fcntl
 import os
 import resource
-import socket
 import stat
 import struct
 import termios
-from typing import Final
 
 from runtime.container.stepping import Bare, Call, Context, Talking, shown
 from runtime.linux import syscalls
+from runtime.linux.passing import send
 from runtime.record import ordered_record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 # asm-generic/ioctls.h
 _TIOCGPTN: Final = 0x80045430
@@ -146,7 +149,7 @@ class Terminal(Talking):
         if self.console:
             (number,) = struct.unpack("i", fcntl.ioctl(master, _TIOCGPTN, b"\0" * 4))
             self._bind(b"/dev/pts/%d" % number)
-        socket.send_fds(context.report, [b"console"], [master], socket.MSG_NOSIGNAL)
+        send(context.report, b"console", [master])
         os.close(master)
         if slave > 2:
             os.close(slave)

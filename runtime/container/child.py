@@ -6,17 +6,19 @@ container's, there are none to be found.
 
 from __future__ import annotations
 
-import array  # noqa: F401 - socket.send_fds imports it when called, and then the host's files are out of reach
 import fcntl
 import marshal
 import os
-import socket
-import struct
-from collections.abc import Sequence
+from _socket import MSG_NOSIGNAL, socket
 
 from runtime.container.program import Entry, position
 from runtime.container.stepping import Context, Step, Talking
+from runtime.linux.passing import receive, send
 from runtime.linux.syscalls import close_range
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 FIRST_SPARE = 16
 """Descriptors below this are free for the instance: the launcher keeps all of its own at or above it."""
@@ -27,7 +29,7 @@ def run(
     steps: Sequence[Step],
     entries: Sequence[Entry],
     streams: Sequence[tuple[int, int]],
-    report: socket.socket,
+    report: socket,
     target: int,
     waits: bool,
 ) -> None:
@@ -47,7 +49,7 @@ def run(
         context.report, context.target = report, target
         _close_others(max([2, *[number for _, number in streams]]), sorted([report.fileno(), target]))
         if waits:
-            message, trees, _, _ = socket.recv_fds(report, 16, MAX_TREES, socket.MSG_CMSG_CLOEXEC)
+            message, trees = receive(report, 16, MAX_TREES)
             if not message:
                 os._exit(127)
             context.trees = tuple(trees)
@@ -74,18 +76,18 @@ def run(
 def _tell(words: tuple[int, int, str], context: Context) -> None:
     """Say what failed to the parent, or, when it has gone since the child was held, to whoever starts it."""
     try:
-        context.report.send(marshal.dumps(words), socket.MSG_NOSIGNAL)
+        context.report.send(marshal.dumps(words), MSG_NOSIGNAL)
     except OSError:
         if context.hold >= 0:
             os.write(context.hold, marshal.dumps(words))
 
 
-def _arrange(streams: Sequence[tuple[int, int]], report: socket.socket, target: int) -> tuple[socket.socket, int]:
+def _arrange(streams: Sequence[tuple[int, int]], report: socket, target: int) -> tuple[socket, int]:
     """Put every stream at its number and nothing else below the highest; ours move out of the way."""
     targets = [number for _, number in streams]
     spare = max(FIRST_SPARE, *targets) + 1
     if report.fileno() < spare:
-        report = socket.socket(fileno=fcntl.fcntl(report.detach(), fcntl.F_DUPFD_CLOEXEC, spare))
+        report = socket(fileno=fcntl.fcntl(report.detach(), fcntl.F_DUPFD_CLOEXEC, spare))
     if 0 <= target < spare:
         target = fcntl.fcntl(target, fcntl.F_DUPFD_CLOEXEC, spare)
     # A source may be the target of another: those are moved first.
@@ -109,12 +111,11 @@ def _close_others(last: int, kept: Sequence[int]) -> None:
     close_range(first, 0xFFFFFFFF, 0)
 
 
-def _show_root(report: socket.socket) -> None:
+def _show_root(report: socket) -> None:
     """Let the launcher hold the root file system, so that its end need not wait for the kernel to let go of it."""
     descriptor = os.open(b"/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", descriptor))
     try:  # noqa: SIM105 - a context manager is more to run
-        report.sendmsg([b"root"], [rights], socket.MSG_NOSIGNAL)
+        send(report, b"root", (descriptor,))
     except BrokenPipeError:  # whoever created a held container need not stay for its start
         pass
     os.close(descriptor)

@@ -7,7 +7,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import Final
 
 from runtime.container.mounting import QUIET, by_descriptor
 from runtime.container.stepping import Bare, Call, shown
@@ -15,6 +14,10 @@ from runtime.container.targets import open_existing, open_target
 from runtime.linux import syscalls
 from runtime.linux.syscalls import MS_BIND, MS_RDONLY, MS_REC, MS_REMOUNT
 from runtime.record import ordered_record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 # statvfs(3) and mount(2) name these alike by value; what a mount has of them a remount must name again.
 _KEPT: Final = QUIET | MS_RDONLY | syscalls.MS_NOATIME | syscalls.MS_NODIRATIME

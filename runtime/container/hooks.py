@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import os
 import select
-import signal
-from collections.abc import Callable, Iterable, Sequence
+from _signal import SIGKILL, SIGPIPE, SIGXFSZ  # type: ignore[import-not-found]
 
 from runtime.errors import TareError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
 
 OUTPUT_BYTES = 400
 """How much of a failing hook's output its error shows."""
@@ -51,7 +54,7 @@ def _spawn(what: str, argv: Sequence[str], env: Sequence[str], timeout_s: int | 
             list(argv[1:] or argv[:1]),
             dict(word.partition("=")[::2] for word in env),
             file_actions=actions,
-            setsigdef=(signal.SIGPIPE, signal.SIGXFSZ),
+            setsigdef=(SIGPIPE, SIGXFSZ),
         )
     except OSError as error:
         raise TareError(what, error.strerror or str(error), "give the absolute path of a program") from error
@@ -68,7 +71,7 @@ def _end_in_time(what: str, pid: int, timeout_s: int) -> None:
         poller = select.poll()
         poller.register(pidfd, select.POLLIN)
         if not poller.poll(timeout_s * 1000):
-            os.kill(pid, signal.SIGKILL)
+            os.kill(pid, SIGKILL)
             os.waitpid(pid, 0)
             raise TareError(what, f"not done after {timeout_s} s")
     finally:

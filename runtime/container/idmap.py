@@ -10,14 +10,19 @@ from __future__ import annotations
 import errno
 import marshal
 import os
-import signal
-import socket
-from typing import NoReturn
+from _signal import SIGCHLD, SIGKILL, pause  # type: ignore[import-not-found]
+from _socket import AF_UNIX, SOCK_SEQPACKET, socketpair
 
 from runtime.container.mounting import Overlay
 from runtime.container.outside import Outside, OverlayTree, Tree
 from runtime.linux import syscalls
+from runtime.linux.passing import receive, send
 from runtime.linux.syscalls import AT_FDCWD, AT_RECURSIVE, MOUNT_ATTR_IDMAP, OPEN_TREE_CLONE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from _socket import socket
+    from typing import NoReturn
 
 
 def detached(outside: Outside, pid: int) -> list[int]:
@@ -40,15 +45,15 @@ def detached(outside: Outside, pid: int) -> list[int]:
 
 def user_namespace(uid_map: bytes, gid_map: bytes) -> int:
     """A descriptor of a new user namespace with these maps, for the sake of them. Raises OSError."""
-    pid, pidfd = syscalls.clone3(syscalls.CLONE_NEWUSER, signal.SIGCHLD)
+    pid, pidfd = syscalls.clone3(syscalls.CLONE_NEWUSER, SIGCHLD)
     if pid == 0:
         while True:
-            signal.pause()
+            pause()
     try:
         write_maps(pid, uid_map, gid_map)
         return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
     finally:
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, SIGKILL)
         os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
         os.close(pidfd)
 
@@ -98,24 +103,27 @@ def shift(descriptor: int, namespace: int, path: bytes, *, deep: bool = False) -
 
 def _overlay(wanted: OverlayTree, namespace: int) -> int:
     """Made by a short-lived child in a mount namespace of its own, where the shifted layers lie over the plain ones."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with ours, theirs:
-        pid, pidfd = syscalls.clone3(syscalls.CLONE_NEWNS, signal.SIGCHLD)
+    ours, theirs = socketpair(AF_UNIX, SOCK_SEQPACKET)
+    try:
+        pid, pidfd = syscalls.clone3(syscalls.CLONE_NEWNS, SIGCHLD)
         if pid == 0:
             _make_overlay(wanted, namespace, theirs)
         theirs.close()
         try:
-            message, descriptors, _, _ = socket.recv_fds(ours, 4096, 1, socket.MSG_CMSG_CLOEXEC)
+            message, descriptors = receive(ours, 4096, 1)
         finally:
             os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
             os.close(pidfd)
+    finally:
+        ours.close()
+        theirs.close()
     if descriptors:
         return descriptors[0]
     number, text = marshal.loads(message) if message else (errno.EIO, "died")  # noqa: S302 - our own child wrote it
     raise OSError(number, f"overlay for a user namespace: {text}")
 
 
-def _make_overlay(wanted: OverlayTree, namespace: int, told: socket.socket) -> NoReturn:
+def _make_overlay(wanted: OverlayTree, namespace: int, told: socket) -> NoReturn:
     try:
         syscalls.mount(None, b"/", None, syscalls.MS_REC | syscalls.MS_SLAVE, None)
         for path in (*wanted.layers, wanted.directory):
@@ -126,7 +134,7 @@ def _make_overlay(wanted: OverlayTree, namespace: int, told: socket.socket) -> N
         os.setresgid(wanted.gid, wanted.gid, wanted.gid)
         os.setresuid(wanted.uid, wanted.uid, wanted.uid)
         mounted = Overlay(wanted.layers, wanted.directory, wanted.flags).detached()
-        socket.send_fds(told, [b"overlay"], [mounted])
+        send(told, b"overlay", [mounted])
         os._exit(0)
     except OSError as error:
         told.send(marshal.dumps((error.errno or 0, str(error))))

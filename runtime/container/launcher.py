@@ -13,17 +13,21 @@ import gc
 import marshal
 import os
 import select
-import socket
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final, TypeAlias
+from _socket import socket
 
 from runtime.container import child
 from runtime.container.program import Entry, program
 from runtime.container.spawning import Flat, Spawned, get_ready, spawn
 from runtime.container.stepping import Step
 from runtime.container.steps import Row, from_row
+from runtime.linux.passing import receive, send
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from typing import Any, Final, TypeAlias
 
 MESSAGE_BYTES: Final = 1 << 20
 MAX_DESCRIPTORS: Final = 16
@@ -37,7 +41,7 @@ Decoded: TypeAlias = "tuple[list[Step], tuple[Entry, ...]]"
 class Launcher:
     """The loop around `spawn`, serving one socket."""
 
-    def __init__(self, control: socket.socket) -> None:
+    def __init__(self, control: socket) -> None:
         self._control = control
         self._poll = select.epoll()
         self._handlers: dict[int, Callable[[], None]] = {}
@@ -62,9 +66,7 @@ class Launcher:
         self._poll.unregister(descriptor)
 
     def _receive(self) -> None:
-        message, descriptors, _, _ = socket.recv_fds(
-            self._control, MESSAGE_BYTES, MAX_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
-        )
+        message, descriptors = receive(self._control, MESSAGE_BYTES, MAX_DESCRIPTORS)
         if not message:
             self._forget(self._control.fileno())
             return
@@ -143,7 +145,7 @@ class Launcher:
 
     def _tell(self, token: int, *words: int | str | None, descriptors: Sequence[int] = ()) -> None:
         try:
-            socket.send_fds(self._control, [marshal.dumps((token, *words))], descriptors, socket.MSG_NOSIGNAL)
+            send(self._control, marshal.dumps((token, *words)), descriptors)
         except OSError:
             # Nobody listens any more; the end of file that ends the loop is on its way.
             return
@@ -159,7 +161,7 @@ def main(descriptor: int, given_up: str = "") -> None:
 
     `given_up` are numbers of capabilities, separated by commas, that no child will have: see `spawning.get_ready`.
     """
-    control = socket.socket(fileno=descriptor)
+    control = socket(fileno=descriptor)
     while (last := os.open(os.devnull, os.O_RDWR)) < child.FIRST_SPARE:
         pass
     os.close(last)

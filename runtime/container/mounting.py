@@ -10,10 +10,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import lru_cache
-from typing import Final
 
 from runtime.container.copyup import copy_up
 from runtime.container.stepping import Bare, Call, Context, Talking, shown
@@ -21,6 +17,10 @@ from runtime.container.targets import open_target
 from runtime.linux import syscalls
 from runtime.linux.syscalls import MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_REMOUNT
 from runtime.record import ordered_record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 QUIET: Final = MS_NOSUID | MS_NODEV | MS_NOEXEC
 _PAGE: Final = 4096
@@ -89,7 +89,7 @@ class Overlay:
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise
-            with _short_names(self.layers) as names:
+            with _ShortNames(self.layers) as names:
                 upper, work = _escaped(self.root), _escaped(self.directory + b"/work")
                 data = b"redirect_dir=off,lowerdir=%b,upperdir=%b,workdir=%b" % (names, upper, work)
                 syscalls.mount(b"overlay", self.root, b"overlay", self.flags, data)
@@ -117,7 +117,7 @@ class Overlay:
             if error.errno != errno.EINVAL:
                 raise
             # Before Linux 6.5 there is no word for one layer, and all of them may take 255 bytes.
-            with _short_names(self.layers) as names:
+            with _ShortNames(self.layers) as names:
                 return self._configured([(b"lowerdir", names)])
 
     def _configured(self, layers: list[tuple[bytes, bytes]]) -> int:
@@ -133,19 +133,27 @@ class Overlay:
             os.close(context)
 
 
-@contextmanager
-def _short_names(layers: tuple[bytes, ...]) -> Iterator[bytes]:
-    """`lowerdir` in few bytes: descriptors' numbers, the working directory being where those are names."""
-    here = os.open(b".", os.O_PATH | os.O_DIRECTORY)
-    opened = []
-    try:
-        for layer in layers:
-            opened.append(os.open(layer, os.O_PATH | os.O_DIRECTORY))  # noqa: PERF401 - those opened are closed
-        os.chdir(b"/proc/self/fd")
-        yield b":".join(b"%d" % descriptor for descriptor in opened)
-    finally:
-        os.fchdir(here)
-        for descriptor in (here, *opened):
+class _ShortNames:
+    """`lowerdir` in few bytes: descriptors' numbers, the working directory being where those are names meanwhile."""
+
+    def __init__(self, layers: tuple[bytes, ...]) -> None:
+        self._layers = layers
+        self._opened: list[int] = []
+
+    def __enter__(self) -> bytes:
+        self._opened.append(os.open(b".", os.O_PATH | os.O_DIRECTORY))
+        try:
+            for layer in self._layers:
+                self._opened.append(os.open(layer, os.O_PATH | os.O_DIRECTORY))
+            os.chdir(b"/proc/self/fd")
+        except BaseException:
+            self.__exit__()
+            raise
+        return b":".join([b"%d" % descriptor for descriptor in self._opened[1:]])
+
+    def __exit__(self, *_: object) -> None:
+        os.fchdir(self._opened[0])
+        for descriptor in self._opened:
             os.close(descriptor)
 
 
@@ -344,7 +352,6 @@ def _make(path: bytes, file: bool) -> None:
         os.makedirs(path, exist_ok=True)
 
 
-@lru_cache(maxsize=64)
 def _lower(layers: tuple[bytes, ...]) -> bytes:
     return b":".join([_escaped(layer) for layer in layers])
 

@@ -5,9 +5,11 @@ Values that travel with a plan; done by `idmap` and `spawning`.
 
 from __future__ import annotations
 
-from typing import Any
-
 from runtime.record import ordered_record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 @ordered_record

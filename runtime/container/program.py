@@ -8,10 +8,13 @@ stays a step.
 from __future__ import annotations
 
 import marshal
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeAlias
 
 from runtime.container.stepping import Bare, Step
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from typing import Any, TypeAlias
 
 Entry: TypeAlias = "tuple[Callable[..., int] | None, Any]"
 """A call, or None and a step."""

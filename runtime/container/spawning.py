@@ -9,11 +9,8 @@ import errno
 import marshal
 import os
 import resource
-import signal
-import socket
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, Final
+from _signal import SIG_DFL, SIGCHLD, SIGINT, SIGKILL, SIGPIPE, SIGXFSZ, signal  # type: ignore[import-not-found]
+from _socket import AF_UNIX, MSG_NOSIGNAL, SOCK_SEQPACKET, socketpair
 
 from runtime.container import child, idmap
 from runtime.container.outside import Outside
@@ -21,8 +18,15 @@ from runtime.container.program import Entry, program
 from runtime.container.stepping import JOINED, Step
 from runtime.linux import syscalls
 from runtime.linux.netlink import Netlink
+from runtime.linux.passing import receive, send
 from runtime.network.links import Pair
 from runtime.record import ordered_record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from _socket import socket
+    from collections.abc import Iterable, Sequence
+    from typing import Any, Final
 
 GO: Final = b"go"
 _FILES: Final = {
@@ -83,7 +87,7 @@ class Spawned:
 
     __slots__ = ("_before", "_console", "_failure", "_root", "_waits", "done", "pid", "pidfd", "reports")
 
-    def __init__(self, pid: int, pidfd: int, reports: socket.socket) -> None:
+    def __init__(self, pid: int, pidfd: int, reports: socket) -> None:
         self.pid = pid
         self.pidfd = pidfd
         self.reports = reports
@@ -94,7 +98,7 @@ class Spawned:
 
     def advance(self) -> bool:
         """Take one message (waiting for it): whether there is an outcome now. For a loop that polls `reports`."""
-        message, descriptors, _, _ = socket.recv_fds(self.reports, 65536, 1, socket.MSG_CMSG_CLOEXEC)
+        message, descriptors = receive(self.reports, 65536, 1)
         match message:
             case b"":
                 self.done = True
@@ -128,7 +132,7 @@ class Spawned:
 
     def go_on(self) -> None:
         """Let a child that waits for `hooks` continue; a further `outcome` tells how."""
-        self.reports.send(GO, socket.MSG_NOSIGNAL)
+        self.reports.send(GO, MSG_NOSIGNAL)
 
     @staticmethod
     def _close(*descriptors: int) -> None:
@@ -145,15 +149,15 @@ def get_ready(given_up: Iterable[int] = ()) -> None:
     """
     for number in given_up:
         syscalls.prctl(syscalls.PR_CAPBSET_DROP, number)
-    for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT):
-        signal.signal(number, signal.SIG_DFL)
+    for number in (SIGPIPE, SIGXFSZ, SIGINT):
+        signal(number, SIG_DFL)
     os.umask(0)
 
 
 def spawn(flat: Flat, descriptors: Sequence[int] = ()) -> Spawned:
     """Clone a child that carries out `flat`. Raises OSError; `descriptors` stay the caller's."""
     held: list[int] = []
-    reports, told = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    reports, told = socketpair(AF_UNIX, SOCK_SEQPACKET)
     try:
         into = None
         if flat.cgroup is not None:
@@ -162,11 +166,11 @@ def spawn(flat: Flat, descriptors: Sequence[int] = ()) -> Spawned:
         if flat.target:
             held.append(target := os.pidfd_open(flat.target))
         entries = flat.entries or program(flat.steps)
-        with entered(flat.enter):
+        with _Entered(flat.enter):
             if flat.user:
                 pid, pidfd = _clone_below(flat, into)
             else:
-                pid, pidfd = syscalls.clone3(flat.namespaces, signal.SIGCHLD, into)
+                pid, pidfd = syscalls.clone3(flat.namespaces, SIGCHLD, into)
             if pid == 0:
                 streams = [(descriptors[at], number) for at, number in flat.streams]
                 child.run(flat.steps, entries, streams, told, target, flat.outside is not None)
@@ -188,10 +192,10 @@ def _clone_below(flat: Flat, into: int | None) -> tuple[int, int]:
 
     There is no way back out of a user namespace, so the caller cannot go there itself.
     """
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with ours, theirs:
+    ours, theirs = socketpair(AF_UNIX, SOCK_SEQPACKET)
+    try:
         user = os.open(flat.user, os.O_RDONLY | os.O_CLOEXEC)
-        pid, pidfd = syscalls.clone3(0, signal.SIGCHLD)
+        pid, pidfd = syscalls.clone3(0, SIGCHLD)
         if pid == 0:
             words: tuple[int, str] = (0, "")
             try:
@@ -200,7 +204,7 @@ def _clone_below(flat: Flat, into: int | None) -> tuple[int, int]:
                 pid, pidfd = syscalls.clone3(flat.namespaces | syscalls.CLONE_PARENT, 0, into)
                 if pid == 0:
                     return 0, -1
-                socket.send_fds(theirs, [b"%d" % pid], [pidfd])
+                send(theirs, b"%d" % pid, [pidfd])
                 os._exit(0)
             except OSError as error:
                 words = (error.errno or 0, str(error))
@@ -209,34 +213,44 @@ def _clone_below(flat: Flat, into: int | None) -> tuple[int, int]:
         os.close(user)
         theirs.close()
         try:
-            message, descriptors, _, _ = socket.recv_fds(ours, 4096, 1, socket.MSG_CMSG_CLOEXEC)
+            message, descriptors = receive(ours, 4096, 1)
         finally:
             os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
             os.close(pidfd)
+    finally:
+        ours.close()
+        theirs.close()
     if descriptors:
         return int(message), descriptors[0]
     raise OSError(*(marshal.loads(message) if message else (errno.EIO, "died")))  # noqa: S302 - our own child wrote it
 
 
-@contextmanager
-def entered(namespaces: Sequence[tuple[str, int]]) -> Iterator[None]:
-    """Be in other namespaces for a moment, so that a child is born there.
+class _Entered:
+    """Being in other namespaces for a moment, so that a child is born there.
 
     Never a mount or user namespace, from which there is no way back. A caller that cannot return ends at once:
     it would do everything that follows in the wrong place.
     """
-    home: list[tuple[int, int]] = []
-    try:
-        for path, flag in namespaces:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                home.append((os.open(f"/proc/self/ns/{_FILES[flag]}", os.O_RDONLY | os.O_CLOEXEC), flag))
-                syscalls.setns(descriptor, flag)
-            finally:
-                os.close(descriptor)
-        yield
-    finally:
-        for descriptor, flag in home:
+
+    def __init__(self, namespaces: Sequence[tuple[str, int]]) -> None:
+        self._namespaces = namespaces
+        self._home: list[tuple[int, int]] = []
+
+    def __enter__(self) -> None:
+        try:
+            for path, flag in self._namespaces:
+                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    self._home.append((os.open(f"/proc/self/ns/{_FILES[flag]}", os.O_RDONLY | os.O_CLOEXEC), flag))
+                    syscalls.setns(descriptor, flag)
+                finally:
+                    os.close(descriptor)
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        for descriptor, flag in self._home:
             try:
                 syscalls.setns(descriptor, flag)
             except OSError:
@@ -254,7 +268,7 @@ def _settle(spawned: Spawned, flat: Flat) -> None:
             with Netlink() as wire:
                 wire.ask(Pair(before, after, tuple(rest)).messages(spawned.pid), "making a veth pair")
     except OSError:
-        os.kill(spawned.pid, signal.SIGKILL)
+        os.kill(spawned.pid, SIGKILL)
         os.waitid(os.P_PIDFD, spawned.pidfd, os.WEXITED)
         os.close(spawned.pidfd)
         raise
@@ -271,7 +285,7 @@ def _prepare(spawned: Spawned, outside: Outside) -> None:
         os.close(descriptor)
     trees = idmap.detached(outside, spawned.pid) if outside.trees or outside.overlay else []
     try:
-        socket.send_fds(spawned.reports, [GO], trees, socket.MSG_NOSIGNAL)
+        send(spawned.reports, GO, trees)
     finally:
         for descriptor in trees:
             os.close(descriptor)

@@ -9,9 +9,14 @@ until then: no link in it can lead a mount out.
 from __future__ import annotations
 
 import os
-import socket
-from collections.abc import Callable
-from typing import Any, Protocol, TypeAlias
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from _socket import socket
+    from collections.abc import Callable
+    from typing import Any, Protocol, TypeAlias
+else:
+    Protocol = object
 
 Call: TypeAlias = "tuple[Callable[..., int], tuple[Any, ...]]"
 """A function of the C library, which answers -1 for a failure, and its arguments."""
@@ -38,7 +43,7 @@ class Context:
 
     __slots__ = ("hold", "report", "target", "trees")
 
-    def __init__(self, report: socket.socket, target: int = -1, trees: tuple[int, ...] = (), hold: int = -1) -> None:
+    def __init__(self, report: socket, target: int = -1, trees: tuple[int, ...] = (), hold: int = -1) -> None:
         self.report = report
         self.target = target
         self.trees = trees

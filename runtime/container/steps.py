@@ -10,16 +10,20 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import socket
 import struct
-from typing import Any, Final, TypeAlias
+from _socket import AF_INET, MSG_NOSIGNAL, SOCK_DGRAM, inet_ntoa, socket
 
 from runtime.container import becoming, furnishing, hooks, mounting
 from runtime.container.stepping import JOINED, Bare, Call, Context, Step, Talking, shown
 from runtime.errors import TareError
 from runtime.linux import syscalls
+from runtime.linux.passing import send
 from runtime.network import inside
 from runtime.record import ordered_record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Final, TypeAlias
 
 _SIOCSIFFLAGS: Final = 0x8914  # linux/sockios.h
 _IFF_UP: Final = 0x1  # linux/if.h
@@ -98,7 +102,7 @@ class JoinNamespaces(Talking):
         os.close(context.target)
         pid, pidfd = syscalls.clone3(syscalls.CLONE_PARENT, 0)
         if pid:
-            socket.send_fds(context.report, [JOINED + b"%d" % pid], [pidfd], socket.MSG_NOSIGNAL)
+            send(context.report, JOINED + b"%d" % pid, [pidfd])
             os._exit(0)
         os.setsid()
 
@@ -122,8 +126,7 @@ class LoopbackUp:
         return "bring up lo"
 
     def execute(self) -> None:
-        # The plain type: what socket.socket adds is a good part of all that a small container runs before its program.
-        any_socket = socket.SocketType(socket.AF_INET, socket.SOCK_DGRAM)
+        any_socket = socket(AF_INET, SOCK_DGRAM)
         fcntl.ioctl(any_socket, _SIOCSIFFLAGS, _LO_UP)
         any_socket.close()
 
@@ -142,7 +145,7 @@ class Interface:
     hardware: bytes
 
     def describe(self) -> str:
-        address, gateway = (socket.inet_ntoa(packed) for packed in (self.address, self.gateway))
+        address, gateway = (inet_ntoa(packed) for packed in (self.address, self.gateway))
         return f"bring up lo, and {self.name} with {address}/{self.prefix_bits} by way of {gateway}"
 
     def execute(self) -> None:
@@ -186,7 +189,7 @@ class WaitForParent(Talking):
         return "wait for the parent"
 
     def talk(self, context: Context) -> None:
-        context.report.send(b"hooks", socket.MSG_NOSIGNAL)
+        context.report.send(b"hooks", MSG_NOSIGNAL)
         if not context.report.recv(16):
             raise OSError(errno.EPIPE, "the parent is gone")
 
@@ -215,7 +218,7 @@ class Hold(Talking):
         return "wait for the start"
 
     def talk(self, context: Context) -> None:
-        context.report.send(b"start", socket.MSG_NOSIGNAL)
+        context.report.send(b"start", MSG_NOSIGNAL)
         os.read(context.hold, 1)
 
 

@@ -9,10 +9,13 @@ also compare what is packed here.
 from __future__ import annotations
 
 import os
-import socket
 import struct
-from collections.abc import Iterator, Sequence
-from typing import Final, Self
+from _socket import AF_NETLINK, SOCK_CLOEXEC, SOCK_RAW, socket
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from typing import Final, Self
 
 # linux/netlink.h
 NETLINK_ROUTE: Final = 0
@@ -73,7 +76,7 @@ class Netlink:
     """One socket of the network namespace in which it is made, wherever it is used later. Not thread-safe."""
 
     def __init__(self, family: int = NETLINK_ROUTE, groups: int = 0) -> None:
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, family)
+        self._socket = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, family)
         try:
             self._socket.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
             self._socket.setsockopt(_SOL_NETLINK, _NETLINK_EXT_ACK, 1)

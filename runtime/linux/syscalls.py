@@ -12,8 +12,11 @@ import ctypes
 import errno
 import os
 import struct
-from collections.abc import Callable, Iterable
-from typing import Final
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Final
 
 # linux/sched.h
 CLONE_NEWTIME: Final = 0x00000080

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import errno
 import os
-import socket
 import struct
 import time
-from typing import Final
+from _socket import AF_INET
 
 from runtime.linux.netlink import NLM_F_CREATE, NLM_F_EXCL, Netlink, attribute, attributes, message, number
 from runtime.network.links import (
@@ -23,6 +22,10 @@ from runtime.network.links import (
     neighbour,
     no_ipv6_address,
 )
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 TIMEOUT_S: Final = 30.0
 # linux/rtnetlink.h, linux/if_addr.h
@@ -67,7 +70,7 @@ def requests(index: int, address: bytes, prefix_bits: int, gateway: bytes, hardw
         message(
             RTM_NEWADDR,
             NLM_F_CREATE | NLM_F_EXCL,
-            struct.pack("=BBBBI", socket.AF_INET, prefix_bits, 0, 0, index)
+            struct.pack("=BBBBI", AF_INET, prefix_bits, 0, 0, index)
             + attribute(_IFA_LOCAL, address)
             + attribute(_IFA_ADDRESS, address)
             + attribute(_IFA_BROADCAST, broadcast),
@@ -78,7 +81,7 @@ def requests(index: int, address: bytes, prefix_bits: int, gateway: bytes, hardw
             # struct rtmsg
             struct.pack(
                 "=BBBBBBBBI",
-                *(socket.AF_INET, 0, 0, 0, _RT_TABLE_MAIN, _RTPROT_STATIC, _RT_SCOPE_UNIVERSE, _RTN_UNICAST, 0),
+                *(AF_INET, 0, 0, 0, _RT_TABLE_MAIN, _RTPROT_STATIC, _RT_SCOPE_UNIVERSE, _RTN_UNICAST, 0),
             )
             + attribute(_RTA_GATEWAY, gateway)
             + number(_RTA_OIF, index),

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import socket
 import struct
-from typing import Final
+from _socket import AF_INET, AF_INET6, AF_UNSPEC, SOCK_CLOEXEC, SOCK_DGRAM, if_nametoindex, socket
 
 from runtime.linux.netlink import (
     NLM_F_CREATE,
@@ -23,6 +22,10 @@ from runtime.linux.netlink import (
     text,
 )
 from runtime.record import ordered_record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 # linux/rtnetlink.h
 RTM_NEWLINK: Final = 16
@@ -101,7 +104,7 @@ def pair(name: str, bridge_index: int, address: bytes, mtu: int, hardware: bytes
 
 def neighbour(index: int, address: bytes, hardware: bytes) -> bytes:
     """A permanent neighbour on link `index`."""
-    head = struct.pack("=BxxxiHBB", socket.AF_INET, index, _NUD_PERMANENT, 0, 0)
+    head = struct.pack("=BxxxiHBB", AF_INET, index, _NUD_PERMANENT, 0, 0)
     return message(
         RTM_NEWNEIGH,
         NLM_F_CREATE | NLM_F_REPLACE,
@@ -112,22 +115,24 @@ def neighbour(index: int, address: bytes, hardware: bytes) -> bytes:
 def index_of(name: str) -> int | None:
     """The index of a link; None when there is none of that name."""
     try:
-        return socket.if_nametoindex(name)
+        return if_nametoindex(name)
     except OSError:
         return None
 
 
 def mtu_if_up(name: str) -> int | None:
     """The MTU of a link that was brought up; None for one that is down or not there."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as any_socket:
-        try:
-            flags = _told(any_socket, _SIOCGIFFLAGS, name)
-            return _told(any_socket, _SIOCGIFMTU, name) if flags & _IFF_UP else None
-        except OSError:
-            return None
+    any_socket = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC)
+    try:
+        flags = _told(any_socket, _SIOCGIFFLAGS, name)
+        return _told(any_socket, _SIOCGIFMTU, name) if flags & _IFF_UP else None
+    except OSError:
+        return None
+    finally:
+        any_socket.close()
 
 
-def _told(any_socket: socket.socket, request: int, name: str) -> int:
+def _told(any_socket: socket, request: int, name: str) -> int:
     """The number that a request about a link (struct ifreq) is answered with: flags fit into its lower half."""
     answer: int = struct.unpack_from("=16si", fcntl.ioctl(any_socket, request, struct.pack("=16s24x", name.encode())))[
         1
@@ -150,7 +155,7 @@ def remove(name: str) -> None:
 def link_header(index: int = 0, *, up: bool = False) -> bytes:
     """The struct ifinfomsg."""
     flag = _IFF_UP if up else 0
-    return struct.pack("=BxHiII", socket.AF_UNSPEC, 0, index, flag, flag)
+    return struct.pack("=BxHiII", AF_UNSPEC, 0, index, flag, flag)
 
 
 def named(name: str, *, up: bool = False) -> bytes:
@@ -161,4 +166,4 @@ def named(name: str, *, up: bool = False) -> bytes:
 def no_ipv6_address() -> bytes:
     """The attribute by which a link gets no IPv6 address of its own accord."""
     mode = attribute(_IFLA_INET6_ADDR_GEN_MODE, _IN6_ADDR_GEN_MODE_NONE)
-    return nested(IFLA_AF_SPEC, nested(socket.AF_INET6, mode))
+    return nested(IFLA_AF_SPEC, nested(AF_INET6, mode))
