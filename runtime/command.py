@@ -5,6 +5,7 @@ Not for what runs inside instances (that is `Instance.exec`) and never in a time
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shlex
 import signal
@@ -13,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime.errors import TareError
+from runtime.errors import TareError, printable
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,14 @@ def run(
         tail = stderr.decode(errors="replace").strip()[-600:] or "it said nothing"
         raise TareError(f"command {command}", f"exit {process.returncode}: {tail}")
     return CompletedCommand(stdout, stderr)
+
+
+def program_facts(path: Path) -> dict[str, str]:
+    """Which program that is: where, what it says of its version, the digest of its file. Raises TareError, OSError."""
+    said = run([str(path), "--version"], timeout_s=20).stdout.decode(errors="replace").splitlines()
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"program": str(path), "version": printable(said[0]) if said else "it does not say", "sha256": digest}
 
 
 def _kill_group(process: subprocess.Popen[bytes]) -> None:

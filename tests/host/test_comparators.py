@@ -1,0 +1,137 @@
+"""Comparators that hang, die or lie about success: each is an error that says so, and nothing of it stays.
+
+The runtimes and the engine are stand-ins, so that they can be told to misbehave; what they leave is looked for on the
+real host. That the true ones do as they should, the conformance tests say.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from runtime.cgroups.detect import detect
+from runtime.container.leftovers import MARK
+from runtime.driver import Host
+from runtime.drivers import oci
+from runtime.drivers.oci import PreparedBundle, RuncDriver
+from runtime.errors import TareError
+from runtime.linux import procfs
+from runtime.spec import ImageRef, InstanceSpec, Ready
+from tests.conftest import skip_or_fail
+
+pytestmark = pytest.mark.usefixtures("root_user")
+SPEC = InstanceSpec(image=ImageRef("nothing"), ready=Ready.USERLAND)
+Stand = Callable[[str], RuncDriver]
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    return Host(root=tmp_path / "lib", run=tmp_path / "run")
+
+
+@pytest.fixture
+def runc(host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stand]:
+    """A driver for a `runc` that is this shell script; `$command` is what it is asked, `$pid_file` and `$id` how."""
+    monkeypatch.setattr(oci, "CREATE_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(oci, "DELETE_TIMEOUT_S", 1.0)
+    made: list[RuncDriver] = []
+
+    def stand(script: str) -> RuncDriver:
+        program = tmp_path / "bin/runc"
+        program.parent.mkdir()
+        lines = ("#!/bin/sh", f"real={shutil.which('runc')}", "command=$3", "pid_file=$7", "for id; do :; done", script)
+        program.write_text("\n".join(lines))
+        program.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+        made.append(RuncDriver(host))
+        return made[-1]
+
+    yield stand
+    for driver in made:
+        driver.close()
+
+
+def prepared(tmp_path: Path) -> PreparedBundle:
+    layer = tmp_path / "layer"
+    layer.mkdir(exist_ok=True)
+    return PreparedBundle(SPEC, (layer,), "{}")
+
+
+def demand_nothing_left(host: Host) -> None:
+    assert [path for path in host.run.rglob("*") if "tare-" in path.name] == []
+    assert list((host.root / "instances").iterdir()) == []
+    assert str(host.run) not in Path("/proc/self/mountinfo").read_text()
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("exit 0", "said success and made no container"),
+        ("[ $command = create ] || exit 0; echo 'no such thing' >&2; exit 1", r"create: exit 1: no such thing"),
+        ("kill -9 $$", "create: exit -9"),
+        ("sleep 600", "create: not done after 1 s; killed"),
+        ("[ $command = create ] && echo garbage > $pid_file", "made no container"),
+    ],
+    ids=["lies", "fails", "dies", "hangs", "babbles"],
+)
+def test_a_runtime_that_misbehaves_is_an_error_and_leaves_nothing(
+    runc: Stand, host: Host, tmp_path: Path, script: str, said: str
+) -> None:
+    driver = runc(script)
+    with pytest.raises(TareError, match=said):
+        driver.launch(prepared(tmp_path))
+    demand_nothing_left(host)
+    assert driver.leftovers() == []
+
+
+def test_what_a_runtime_leaves_running_ends(runc: Stand, host: Host, tmp_path: Path) -> None:
+    seen = tmp_path / "seen"
+    driver = runc(f"[ $command = create ] && {{ setsid sleep 600 & echo $! $TARE_INSTANCE > {seen}; }}; exit 1")
+    with pytest.raises(TareError, match="exit 1"):
+        driver.launch(prepared(tmp_path))
+    pid, mark = seen.read_text().split()
+    assert procfs.state(int(pid)) in (None, "Z")
+    assert procfs.with_variable(MARK, mark) == ()
+    demand_nothing_left(host)
+
+
+def test_the_process_of_somebody_else_is_not_taken_for_a_container(runc: Stand, host: Host, tmp_path: Path) -> None:
+    with subprocess.Popen(["sleep", "600"]) as somebody:
+        driver = runc(f"[ $command = create ] && echo {somebody.pid} > $pid_file")
+        with pytest.raises(TareError, match="made no container"):
+            driver.launch(prepared(tmp_path))
+        assert somebody.poll() is None
+        somebody.kill()
+    demand_nothing_left(host)
+
+
+def test_a_start_that_starts_nothing_is_noticed(runc: Stand, bench_host: Host, tmp_path: Path) -> None:
+    if shutil.which("runc") is None:
+        skip_or_fail("runc is not installed")
+    runc('[ $command = start ] || exec $real "$@"').close()
+    driver = RuncDriver(bench_host)
+    spec = InstanceSpec(image=ImageRef.parse("tare/debian:bookworm"), ready=Ready.USERLAND)
+    with driver.launch(driver.prepare(spec)) as instance:
+        assert instance.alive()
+        with pytest.raises(TareError, match="not userland after"):
+            instance.wait_ready(0.5)
+    assert not any(path.exists() for path in instance.disk_paths().exclusive)
+    assert not any((mount / "tare" / instance.id).exists() for mount in detect().v1.values())
+    driver.close()
+
+
+def test_a_probe_says_what_the_runtime_said(runc: Stand, host: Host) -> None:
+    found = runc("[ $1 = --version ] && exit; echo 'not on this host' >&2; exit 3").probe()
+    assert not found.usable
+    assert "not on this host" in found.reason
+
+
+def test_a_driver_of_a_runtime_that_is_not_there_says_so(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    found = RuncDriver(host).probe()
+    assert (found.usable, found.reason) == (False, "runc is not installed")
