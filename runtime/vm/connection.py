@@ -149,7 +149,8 @@ class Connection:
         except OSError:
             return ""
         ours = ("LC_ALL=", "-", "XDG_", "HOME=", "char device redirected")  # the command line and what follows it
-        lines = [line.strip() for line in text.splitlines()[-6:]]
+        killed = f"terminating on signal 15 from pid {os.getpid()} "  # embedded libvirt, at the guest's own wish
+        lines = [line.strip() for line in text.splitlines()[-6:] if killed not in line]
         return " | ".join(line for line in lines if line and not line.startswith(ours) and not _DATED.match(line))
 
     def _log(self, name: str) -> Path:

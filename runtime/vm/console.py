@@ -20,7 +20,8 @@ ENDS = {
     b"!!!! X64 Exception Type": "the firmware crashed",
     b"---[ end Kernel panic - not syncing": "the kernel panicked",
 }
-"""What is printed last by who then stands still for ever: OVMF, and a kernel that is not to start anew."""
+"""What is printed by who then stands still for ever: OVMF, and a kernel that is not to start anew."""
+_END_BEGINS = (b"!!!! X64 Exception Type", b"Kernel panic - not syncing")  # many lines of registers follow
 _READ_BYTES = 64 << 10
 _TAIL_BYTES = 800
 
@@ -50,12 +51,13 @@ class Console:
 
     def text(self) -> str:
         """All that is kept: at most KEPT_BYTES, the latest."""
-        return bytes(self._kept[-KEPT_BYTES:]).decode(errors="replace")
+        return _decoded(bytes(self._kept[-KEPT_BYTES:]))
 
     def tail(self) -> str:
-        """The last few lines, for an error message."""
-        end = bytes(self._kept[-_TAIL_BYTES:]).decode(errors="replace")
-        lines = ("".join(mark for mark in line if mark.isprintable()).strip() for line in end.splitlines())
+        """The last few lines, for an error message; or how its end began, if it has told of one."""
+        begun = max(self._kept.rfind(word) for word in _END_BEGINS)
+        end = bytes(self._kept[-_TAIL_BYTES:] if begun < 0 else self._kept[begun : begun + _TAIL_BYTES])
+        lines = ("".join(mark for mark in line if mark.isprintable()).strip() for line in _decoded(end).splitlines())
         return " | ".join(line for line in lines if line) or "its console is empty"
 
     def listen(self, listener: Callable[[bytes], None]) -> None:
@@ -127,6 +129,10 @@ class Console:
             self._ended.set()
             for listener in self._listeners:
                 listener(b"")
+
+
+def _decoded(data: bytes) -> str:
+    return data.decode(errors="replace")
 
 
 class _Reader:

@@ -81,6 +81,7 @@ class Guest(Instance):
         self._console: Console | None = None
         self._workload: Workload | None = None
         self._watch: Watch = connection.watch(self.id, self._lose)
+        self._ending = ""
         self._paused = False
         self._closed = False
 
@@ -383,8 +384,10 @@ class Guest(Instance):
         # Its sockets close a little before a process has ended.
         if self._process is None or not self._process.wait(_END_TIMEOUT_S):
             return ""
+        self._ending = self._ending or ending(self._process)
+        reap(self._process)  # libvirt says nothing of a process that is there, be it dead
         self._watch.ended.wait(_EVENT_TIMEOUT_S)
-        words = (self._watch.end, ending(self._process), self._connection.last_words(self.id))
+        words = (self._watch.end, self._ending, self._connection.last_words(self.id))
         return ", ".join(word for word in words if word) or "QEMU is gone"
 
     def _lose(self, why: str) -> None:

@@ -84,6 +84,12 @@ def test_tail_is_one_printable_line(line: Line) -> None:
     assert line.console.tail() == "[2Jfirst | Kernel panic �"
 
 
+def test_tail_of_a_panic_is_its_beginning_and_not_the_registers_behind(line: Line) -> None:
+    line.console.feed(b"before\nKernel panic - not syncing: sysrq triggered crash\n" + b"RAX: 0000\n" * 1000)
+    assert line.console.tail().startswith("Kernel panic - not syncing: sysrq triggered crash | RAX: 0000")
+    assert len(line.console.tail()) < 3000
+
+
 def test_an_empty_console_says_so(line: Line) -> None:
     assert line.console.tail() == "its console is empty"
 
