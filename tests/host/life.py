@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from typing import Any
 from runtime.container import contact
 from runtime.container.lifecycle import Containers
 from runtime.driver import Host
+from runtime.linux import procfs
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGE = "tare/debian:bookworm"
@@ -152,6 +154,7 @@ def rooted_for_machines(host: Host) -> Iterator[Tare]:
         yield tare
         for row in json.loads(tare("vm", "ls", "--json").good()):
             tare("vm", "rm", "-f", row["id"])
+        await_no_keeper(tare.host)
         tare("clean")
     finally:
         tare.close()
@@ -164,6 +167,25 @@ def borrow(host: Host, other: Host) -> None:
     (host.root / "cache/libvirt").mkdir(parents=True, exist_ok=True)
     for name in ("images", "cache/libvirt"):
         (other.root / name).symlink_to(host.root / name)
+
+
+def keepers_of_machines(host: Host) -> list[int]:
+    """The keepers of guests of this state root, and who is about to become one."""
+    found = []
+    for pid in procfs.pids():
+        try:
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if os.fsencode(host.run) in words and any(b"runtime.vm.keeper" in word for word in words):
+            found.append(pid)
+    return found
+
+
+def await_no_keeper(host: Host) -> None:
+    """They end by themselves, a little after their last guest."""
+    while keepers_of_machines(host):
+        time.sleep(0.05)
 
 
 def killed(process: subprocess.Popen[bytes]) -> None:

@@ -29,7 +29,7 @@ from runtime.vm.adoption import reaping
 from runtime.vm.domain import MIB, DirectKernel
 from runtime.vm.guest import Guest
 from tests.conftest import skip_or_fail
-from tests.host.life import IMAGE, Said, Tare, borrow, rooted_for_machines
+from tests.host.life import IMAGE, Said, Tare, await_no_keeper, borrow, rooted_for_machines
 
 SPEC = InstanceSpec(image=ImageRef.parse("tare/debian:bookworm"))
 READY_S = 180.0
@@ -165,6 +165,7 @@ def assert_refused(tare: Tare, said: Said, words: str) -> None:
     assert words in said.err
     assert tare("vm", "ls", "-aq").good() == ""
     assert traces(tare.host) == []
+    await_no_keeper(tare.host)  # the next test's is another one
 
 
 def traces(host: Host) -> list[str]:
@@ -289,9 +290,8 @@ def test_a_kept_machine_whose_disk_is_full_ends_and_says_why(bench_host: Host) -
         assert "the host's disk is full" in tare("vm", "inspect", "fat").good()
         tare("vm", "rm", "fat").good()
         assert traces(host) == []
+        await_no_keeper(host)
         tare.close()
-        process = tare.begin("clean")
-        process.communicate(timeout=READY_S)
 
 
 # --- ends of their own

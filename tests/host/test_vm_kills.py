@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import signal
 import subprocess
@@ -15,11 +14,10 @@ import pytest
 
 from runtime.driver import Host
 from runtime.ledger import Ledger, Resource
-from runtime.linux import procfs
 from runtime.linux.pidfd import Pidfd
 from runtime.network import links
 from runtime.vm import sweep
-from tests.host.life import IMAGE, ROOT, Tare, killed, rooted_for_machines
+from tests.host.life import IMAGE, ROOT, Tare, await_no_keeper, keepers_of_machines, killed, rooted_for_machines
 
 KILLS = 6
 PATIENCE_S = 180.0
@@ -113,26 +111,13 @@ def test_a_killed_launcher_leaves_what_clean_removes(tare: Tare, life_s: float, 
     assert_cleaned(tare, resources, f"killed after {delay_s:.3f} of {life_s:.3f} s")
 
 
-def keepers(host: Host) -> list[int]:
-    """The keepers of guests of this state root, and who is about to become one."""
-    found = []
-    for pid in procfs.pids():
-        try:
-            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if os.fsencode(host.run) in words and any(b"runtime.vm.keeper" in word for word in words):
-            found.append(pid)
-    return found
-
-
 @pytest.mark.parametrize("moment", range(KILLS))
 def test_a_killed_run_and_its_killed_keeper_leave_what_clean_removes(tare: Tare, life_s: float, moment: int) -> None:
     delay_s = random.uniform(moment, moment + 1) / KILLS * life_s
     process = tare.begin("vm", "run", "-d", "--micro", "--network", "bridge", IMAGE)
     time.sleep(delay_s)
     killed(process)
-    for pid in keepers(tare.host):
+    for pid in keepers_of_machines(tare.host):
         with Pidfd.of(pid) as keeper:
             keeper.signal(signal.SIGKILL)
             assert keeper.wait(PATIENCE_S)
@@ -151,6 +136,5 @@ def test_a_killed_run_alone_leaves_a_machine_that_its_keeper_keeps(tare: Tare) -
     tare("vm", "exec", "kept", "true").good()
     assert "left alone" in tare("clean").good()
     tare("vm", "rm", "-f", "kept").good()
-    while keepers(tare.host):
-        time.sleep(0.05)
+    await_no_keeper(tare.host)
     assert traces(tare.host, ()) == []
