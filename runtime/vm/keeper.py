@@ -142,7 +142,7 @@ class Keeper:
             session.close()
             with self._lock:
                 self._busy -= 1
-                self._until = max(self._until, time.monotonic() + LINGER_S)
+                self._until = time.monotonic() + LINGER_S
 
     def _answer(self, session: Session, words: tuple[Any, ...]) -> None:
         match words:
