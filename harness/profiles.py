@@ -204,7 +204,7 @@ def _entries(
 
 # One block: native 8 + 8, container 13 (leakage 4 of it), microvm 2 + 3.5 to boot, vm 2 + 24: 61 s, seven take 7.1 min.
 # In the first, or in all where VMs are not emulated, also: overhead microvm 9, vm 6, leakage microvm 9. Closing: native
-# 11, container 44 (density 19), microvm 44 (density 19): 1.7 min. Seven unanimous blocks carry three tested claims
+# 8, container 47 (density 14), microvm 39 (density 14): 1.6 min. Seven unanimous blocks carry three tested claims
 # through Holm's correction (`stats.blocks_needed`). Where a host is slower than that, the dearest visits (the vm's) are
 # the first to fall to the budget.
 _QUICK = Profile(
@@ -225,7 +225,7 @@ _QUICK = Profile(
         disk_s=0.15,
         disk_mib=32,
         repeats=5,
-        ramp_s=15.0,
+        ramp_s=10.0,
         containers=1000,
         machines=16,
         together=32,
@@ -274,7 +274,7 @@ _SMOKE = replace(
             "namespaces": ("native", "container"),
             "enforcement_io": ("container",),
             "controls": ("container",),
-            "protection": ("container",),
+            "protection": (),  # a dozen whole seconds
             "layers": ("container",),
             "delivery": ("container",),
             "enforcement": ("container",),
