@@ -76,6 +76,7 @@ class FakeInstance(Instance):
         self.closed = self.paused = False
         self.running = 0
         self._shown = ""
+        self._beacon_lit = threading.Event()
         self._dead = threading.Event()
         self._interrupt = threading.Event()
         self._cpu_ns = 10_000_000
@@ -121,6 +122,7 @@ class FakeInstance(Instance):
         if "--version" in text or ("--memory-total-size=" in text and _number(text, "--memory-total-size") <= 64):
             return ExecResult(argv, 0, b"fake 1.0\n", b"", 5_000_000)
         for word, answer in (
+            ('[ -s "$1" ]', self._mounted),
             ("msgget", self._beacon),
             ("fork;", self._fork),
             ("$user + $system", self._count),
@@ -151,6 +153,11 @@ class FakeInstance(Instance):
 
     def _beacon(self, argv: tuple[str, ...], text: str, timeout_s: float) -> ExecResult:
         self._shown = argv[-5]  # the nonce
+        self._beacon_lit.set()
+        return ExecResult(argv, 0, b"", b"", 1_000_000)
+
+    def _mounted(self, argv: tuple[str, ...], text: str, timeout_s: float) -> ExecResult:
+        self._beacon_lit.wait(5)
         return ExecResult(argv, 0, b"mounted 0\n", b"", 1_000_000)
 
     def _look(self, argv: tuple[str, ...], text: str, timeout_s: float) -> ExecResult:

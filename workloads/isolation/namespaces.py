@@ -9,6 +9,7 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,14 +58,8 @@ msgctl($queue, 0, 0);
 system("umount", "$file.d") if $mounted;
 unlink $file; rmdir "$file.d";
 """
-START = """
-program=$1; shift
-perl -e "$program" "$@" </dev/null >/dev/null 2>&1 &
-n=0
-until [ -s "$1" ] || [ $n -gt 1500 ]; do sleep 0.02; n=$((n + 1)); done
-cat "$1"
-"""
-STOP = 'rm -f "$1"; n=0; while [ -e "$1.d" ] && [ $n -lt 500 ]; do sleep 0.02; n=$((n + 1)); done; [ ! -e "$1.d" ]'
+AWAIT = 'n=0; until [ -s "$1" ] || [ $n -gt 1500 ]; do sleep 0.02; n=$((n + 1)); done; cat "$1"'
+STOP = 'rm -f "$1"'
 # The nonce comes in two words and goes to grep through a pipe: no command line of the look itself may hold it.
 LOOK = r"""
 nonce="$1$2"
@@ -217,13 +212,19 @@ def inside_look(instance: Instance, signal: Signal) -> View:
 
 @contextmanager
 def inside_beacon(instance: Instance, signal: Signal) -> Iterator[bool]:
-    """The beacon inside; yields whether it was allowed to mount."""
+    """The beacon inside; yields whether it was allowed to mount. A command of its own: none outlives another."""
     words = signal.beacon_words("/tmp", watch=False)  # noqa: S108 - inside the instance
-    said = instance.exec(("/bin/sh", "-c", START, "start", BEACON, *words), GRACE_S).check().stdout
-    try:
-        yield said.split() == [b"mounted", b"1"]
-    finally:
-        instance.exec(("/bin/sh", "-c", STOP, "stop", words[0]), GRACE_S).check()
+    with ThreadPoolExecutor(1, "beacon") as pool:
+        beacon = pool.submit(instance.exec, ("perl", "-e", BEACON, *words), LIFE_S + GRACE_S)
+        said = instance.exec(("/bin/sh", "-c", AWAIT, "await", words[0]), GRACE_S)
+        if said.exit_code != 0:
+            beacon.result().check()
+            raise Invalid("namespaces", "the beacon inside never showed")
+        try:
+            yield said.stdout.split() == [b"mounted", b"1"]
+        finally:
+            instance.exec(("/bin/sh", "-c", STOP, "stop", words[0]), GRACE_S).check()
+            beacon.result().check()
 
 
 def outside_look(signal: Signal) -> View:
