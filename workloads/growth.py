@@ -38,7 +38,7 @@ class Growth(Workload):
             paths = second.disk_paths()
             both = settled((*first.shared, *first.exclusive, *paths.shared, *paths.exclusive))
             yield Sample(MARGINAL.name, both.allocated - alone.allocated)
-            yield Sample(WRITTEN.name, _write(second, paths.exclusive))
+            yield Sample(WRITTEN.name, _write(second, (*paths.shared, *paths.exclusive)))
 
 
 def _write(instance: Instance, paths: Iterable[Path]) -> int:

@@ -70,6 +70,7 @@ vm.add_command(cp)
 @click.option("--pin", metavar="CPUS", help="A CPU for each vCPU, in order, such as 0,1.")
 @click.option("--hugepages", is_flag=True, help="Take its memory from the host's huge pages.")
 @click.option("--lock-memory", is_flag=True, help="Never swap its memory.")
+@click.option("--reflink", is_flag=True, help="Its disk as a reflink, where the host's file system has that.")
 @click.option("--user-data", metavar="FILE", help="For cloud-init, where IMAGE is a file.")
 @click.option("--ssh-key", "ssh_keys", multiple=True, metavar="FILE", help="A public key for its user, likewise.")
 @click.argument("image")
@@ -103,7 +104,12 @@ def _wanted(given: dict[str, Any], image: str, argv: tuple[str, ...]) -> dict[st
         raise UsageError(f"--network {given['network']}", "not possible for a virtual machine", "use none or bridge")
     ports = [_port(text) for text in given["publish"]]
     pins = tuple(cpu for part in (given["pin"] or "").split(",") if part for cpu in sorted(parse_cpuset(part)))
-    tuning = {"pins": pins, "hugepages": given["hugepages"], "locked": given["lock_memory"]}
+    tuning = {
+        "pins": pins,
+        "hugepages": given["hugepages"],
+        "locked": given["lock_memory"],
+        "reflink": given["reflink"],
+    }
     limits = {
         "cpus": _cpus(given["cpus"]),
         "cpu_weight": _number("--cpu-weight", given["cpu_weight"], 10000),

@@ -25,7 +25,7 @@ from runtime.images.store import Image, ImageStore
 from runtime.instance import Availability, Instance
 from runtime.network.network import Networks
 from runtime.spec import ImageRef, InstanceSpec
-from runtime.vm import accelerator, parcels, sweep, tuning, wiring
+from runtime.vm import accelerator, parcels, reflink, sweep, tuning, wiring
 from runtime.vm.accelerator import Accelerator
 from runtime.vm.connection import Connection, connect, import_libvirt
 from runtime.vm.domain import MIB, DirectKernel, Firmware, Tuning
@@ -118,6 +118,8 @@ class _Libvirt(Driver):
         plan = replace(plan, env=(*environment(image), *spec.env))
         require_host_memory(plan.memory_bytes + overhead_bytes(chosen.name))
         tuning.require(plan.tuning, spec.limits, plan.memory_bytes)
+        if plan.tuning.reflink:
+            reflink.require(plan.base, self.host.root / "cache")
         self._connect().machine_type(emulator, chosen.name)  # so that no launch pays for libvirt's first look at QEMU
         return PreparedGuest(spec, plan, chosen)
 
@@ -208,7 +210,7 @@ class _Libvirt(Driver):
             "qemu": version.removeprefix("QEMU emulator version "),
             "qemu sha256": _sha256(qemu),
             **connection.abilities(write_emulator(self.host, qemu), "tcg"),
-            "disk": "virtio-blk, a qcow2 overlay on a shared raw disk",
+            "disk": f"virtio-blk, a {'reflink of' if self._asked().reflink else 'qcow2 overlay on'} a shared raw disk",
             "disk cache": (cache := cache_mode(self.host.root)),
             "disk io": "native" if cache == "none" else "threads",
             "network card": "virtio, no limit of its own",

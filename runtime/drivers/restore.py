@@ -36,6 +36,10 @@ class RestoreDriver(MicrovmDriver):
         self._states = SavedStates(host.root)
         self._states_used = ExitStack()
 
+    def _asked(self) -> Tuning:
+        """A restored guest's disk is always an overlay: of the disk that the state was saved with."""
+        return replace(super()._asked(), reflink=False)
+
     def probe(self) -> Availability:
         """As a microvm's, with what is different."""
         found = super().probe()

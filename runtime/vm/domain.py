@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from string import ascii_lowercase
 from typing import Literal
@@ -64,11 +65,13 @@ class Tuning:
 
     `pins` holds one CPU of the host for each vCPU, in their order; QEMU's other threads get all of these.
     `hugepages` takes the guest's memory from the host's pool of huge pages, `locked` keeps all of QEMU's resident.
+    `reflink` has the host's file system share the base disk's blocks, in place of QEMU by an overlay.
     """
 
     pins: tuple[int, ...] = ()
     hugepages: bool = False
     locked: bool = False
+    reflink: bool = False
 
     def __post_init__(self) -> None:
         if any(cpu < 0 for cpu in self.pins):
@@ -79,7 +82,8 @@ class Tuning:
 class Domain:
     """One guest. `memory_bytes` is what the guest sees; `agent` and `console` are sockets that QEMU connects to.
 
-    `disk` is a qcow2 overlay of `base`, which is one itself when a raw `lowest` lies below it. `cache` is QEMU's disk
+    `disk` is a qcow2 overlay of `base`, which is one itself when a raw `lowest` lies below it; as a reflink it stands
+    alone, in the base's format. `cache` is QEMU's disk
     cache mode: `none` (O_DIRECT, native AIO) or `writeback`. `flat` puts the devices straight on the root complex
     instead of one hot-pluggable port each, for fewer buses to scan. `more_disks` are raw images, which the guest
     finds as vdb and so on and may write to; `seed`, a raw image it may only read, comes after them.
@@ -196,15 +200,16 @@ def _features(features: ET.Element, translation_cache_mib: int | None) -> None:
 
 def _devices(devices: ET.Element, domain: Domain) -> None:
     _text(devices, "emulator", str(domain.emulator))
-    disk = _disk(devices, domain.disk, "vda", domain.cache, "qcow2")
-    # Said here, so that libvirt need not open the overlay and guess what lies below.
-    backing = _below(domain.base, domain.base_format)
-    last = backing
+    reflink = domain.tuning.reflink
+    disk = _disk(devices, domain.disk, "vda", domain.cache, domain.base_format if reflink else "qcow2")
+    # Said here, so that libvirt need not open the disk and guess what lies below.
+    chain = [] if reflink else [_below(domain.base, domain.base_format)]
     if domain.lowest is not None:
-        last = _below(domain.lowest, "raw")
-        backing.append(last)
-    ET.SubElement(last, "backingStore")
-    disk.insert(2, backing)
+        chain.append(_below(domain.lowest, "raw"))
+    chain.append(ET.Element("backingStore"))
+    for upper, lower in pairwise(chain):
+        upper.append(lower)
+    disk.insert(2, chain[0])
     if isinstance(domain.boot, Firmware):
         ET.SubElement(disk, "boot", order="1")
     letters = iter(ascii_lowercase[1:])

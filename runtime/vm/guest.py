@@ -33,7 +33,7 @@ from runtime.ledger import Entry, Ledger, make_directory, new_id, process_start
 from runtime.linux import procfs
 from runtime.linux.pidfd import Pidfd
 from runtime.spec import Ready
-from runtime.vm import nocloud, tuning
+from runtime.vm import nocloud, reflink, tuning
 from runtime.vm.adoption import adopting, ending, reap, reaping
 from runtime.vm.connection import Connection
 from runtime.vm.console import Console
@@ -119,8 +119,11 @@ class Guest(Instance):
             self._entry.note("dir", str(directory))
             make_directory(directory)
         # Its cost belongs to the launch: whoever starts a VM from a shared base disk pays it.
-        base = ["-b", str(self._plan.base), "-F", self._plan.base_format]
-        run(["qemu-img", "create", "-q", "-f", "qcow2", *base, str(self._overlay)], timeout_s=60)
+        if self._plan.tuning.reflink:
+            reflink.clone(self._plan.base, self._disk)
+        else:
+            base = ["-b", str(self._plan.base), "-F", self._plan.base_format]
+            run(["qemu-img", "create", "-q", "-f", "qcow2", *base, str(self._disk)], timeout_s=60)
         if isinstance(self._plan.boot, Firmware):
             shutil.copyfile(self._plan.boot.variables, self._variables)
         self.timeline.stamp("disk")
@@ -186,7 +189,7 @@ class Guest(Instance):
         assert self._process is not None  # it has been launched
         with self._connection.explained(f"saving {self.id}"), reaping(self._process):
             self._domain.save(str(state))
-        os.link(self._overlay, disk)
+        os.link(self._disk, disk)
 
     def _create(self, xml: str) -> None:
         """A daemon's libvirt moves QEMU's threads about while it starts; the guest then waits until all are inside."""
@@ -219,7 +222,7 @@ class Guest(Instance):
             memory_bytes=plan.memory_bytes,
             vcpus=plan.vcpus,
             boot=boot,
-            disk=self._overlay,
+            disk=self._disk,
             base=plan.base,
             cache=plan.cache,
             agent=self._sockets / "agent",
@@ -241,8 +244,9 @@ class Guest(Instance):
         return self._files / "seed.img"
 
     @property
-    def _overlay(self) -> Path:
-        return self._files / "disk.qcow2"
+    def _disk(self) -> Path:
+        plan = self._plan
+        return self._files / f"disk.{plan.base_format if plan.tuning.reflink else 'qcow2'}"
 
     @property
     def _variables(self) -> Path:
@@ -316,15 +320,15 @@ class Guest(Instance):
         return replace(self._cgroup.usage(), pss_bytes=procfs.pss_bytes(self.host_pids()))
 
     def disk_paths(self) -> DiskPaths:
-        """Shared: the base disk and what boots it. Exclusive: the overlay, the firmware's variables, a seed."""
+        """Shared: the base disk and what boots it. Exclusive: its own disk, the firmware's variables, a seed."""
         plan = self._plan
         if isinstance(plan.boot, Firmware):
             seeds = (self._seed,) if plan.seed is not None else ()
-            return DiskPaths((plan.base, plan.boot.code), (self._overlay, self._variables, *seeds))
+            return DiskPaths((plan.base, plan.boot.code), (self._disk, self._variables, *seeds))
         if plan.saved is not None:
             lowest = () if plan.lowest is None else (plan.lowest,)
-            return DiskPaths((plan.base, *lowest, plan.saved.state), (self._overlay,))
-        return DiskPaths((plan.base, plan.boot.kernel, plan.boot.initrd), (self._overlay,))
+            return DiskPaths((plan.base, *lowest, plan.saved.state), (self._disk,))
+        return DiskPaths((plan.base, plan.boot.kernel, plan.boot.initrd), (self._disk,))
 
     def limit_readings(self) -> tuple[LimitReading, ...]:
         """Every limit as the control group of the whole domain, or of its vCPUs, holds it; then what it was given."""

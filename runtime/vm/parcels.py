@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 
 from runtime.command import run
+from runtime.errors import TareError
 
 WHOLE, CHANGED = "whole disk", "changed clusters"
 WAYS = (WHOLE, CHANGED)
@@ -25,5 +26,7 @@ def pack(overlay: Path, way: str, parcel: Path) -> None:
     if way == CHANGED:
         asked = ("qemu-img", "info", "-U", "--output=json", str(overlay))
         info = json.loads(run(asked, timeout_s=_TIMEOUT_S).stdout)
+        if "full-backing-filename" not in info:
+            raise TareError("changed clusters", "the disk is a reflink, which knows none", "leave reflink out")
         below = ("-B", info["full-backing-filename"], "-F", info["backing-filename-format"])
     run((*_CONVERT, *below, str(overlay), str(parcel)), timeout_s=_TIMEOUT_S)

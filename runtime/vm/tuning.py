@@ -21,12 +21,12 @@ VARIABLE = "TARE_VM_TUNING"
 
 
 def from_environment(environment: Mapping[str, str] = os.environ) -> Tuning:
-    """What TARE_VM_TUNING asks for all guests: `hugepages`, `locked` or both, with a comma. Raises UsageError."""
+    """What TARE_VM_TUNING asks for all guests: `hugepages`, `locked`, `reflink`, with commas. Raises UsageError."""
     words = {word.strip() for word in environment.get(VARIABLE, "").split(",")} - {""}
-    if unknown := words - {"hugepages", "locked"}:
+    if unknown := words - {"hugepages", "locked", "reflink"}:
         why = f"no such tuning: {min(unknown)}"
-        raise UsageError(f"{VARIABLE}={environment[VARIABLE]}", why, "use hugepages,locked")
-    return Tuning(hugepages="hugepages" in words, locked="locked" in words)
+        raise UsageError(f"{VARIABLE}={environment[VARIABLE]}", why, "use hugepages,locked,reflink")
+    return Tuning(hugepages="hugepages" in words, locked="locked" in words, reflink="reflink" in words)
 
 
 def require(tuning: Tuning, limits: Limits, memory_bytes: int, proc: Path = PROC) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import struct
 from pathlib import Path
+from typing import IO
 
 import pytest
 
 from runtime.driver import Kind
 from tests.fakes import Behaviour
 from tests.unit.workloads.visits import one, visit
-from workloads.footprint import Blocks, Footprint
+from workloads.footprint import Blocks, Footprint, shared_ranges
 
 
 def test_hard_links_and_repeated_paths_count_once(tmp_path: Path) -> None:
@@ -57,3 +60,44 @@ def test_failed_flush_inside_is_an_error(tmp_path: Path) -> None:
     context, _ = visit(tmp_path, Behaviour(fail_exec="sync"))
     with pytest.raises(Exception, match="told to fail"):
         list(Footprint().measure(context))
+
+
+EXTENT = struct.Struct("=QQQ16xI12x")
+SHARED, LAST = 0x2000, 0x1
+
+
+def test_blocks_that_files_share_count_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A base of 8 blocks and a reflink of it, two blocks of which have been written since."""
+    block = 4096
+    extents = {
+        "base": [(0, 100, 4, SHARED), (4, 104, 2, 0), (6, 106, 2, SHARED | LAST)],
+        "disk": [(0, 100, 3, SHARED), (3, 103, 1, SHARED), (4, 200, 2, 0), (6, 106, 2, SHARED | LAST)],
+    }
+    for name in extents:
+        (tmp_path / name).write_bytes(os.urandom(8 * block))
+    os.sync()
+    asked = []
+
+    def ioctl(file: IO[bytes], request: int, buffer: bytearray) -> int:
+        assert request == 0xC020660B
+        found = extents[Path(file.name).name]
+        start = struct.unpack_from("=Q", buffer)[0] // block
+        asked.append(start)
+        rest = [extent for extent in found if extent[0] >= start][:2]  # as if no more fitted
+        struct.pack_into("=I", buffer, 20, len(rest))
+        for number, (logical, physical, length, flags) in enumerate(rest):
+            EXTENT.pack_into(buffer, 32 + number * 56, logical * block, physical * block, length * block, flags)
+        return 0
+
+    monkeypatch.setattr(fcntl, "ioctl", ioctl)
+    assert shared_ranges(tmp_path / "base") == [(100 * block, 104 * block), (106 * block, 108 * block)]
+    blocks = Blocks().add([tmp_path / "base"])
+    assert blocks.allocated == 8 * block
+    assert blocks.add([tmp_path / "disk"]).allocated == 10 * block
+    assert asked[:2] == [0, 6]
+
+
+def test_this_file_system_tells_of_no_shared_blocks_of_a_file_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(os.urandom(1 << 20))
+    assert shared_ranges(tmp_path / "file") == []
+    assert Blocks().add([tmp_path / "file"]).allocated == (tmp_path / "file").stat().st_blocks * 512

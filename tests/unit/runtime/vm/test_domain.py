@@ -49,6 +49,7 @@ CASES = {
     "vm-pinned": replace(VM, vcpus=2, tuning=Tuning(pins=(3, 1))),
     "vm-hugepages": replace(VM, accelerator="kvm", tuning=Tuning(hugepages=True)),
     "vm-locked": replace(VM, tuning=Tuning(locked=True)),
+    "vm-reflink": replace(VM, disk=Path("/instances/disk.raw"), tuning=Tuning(reflink=True)),
     "vm-daemon": replace(VM, security_models=("dac", "apparmor")),
     "microvm-network": replace(MICROVM, interface=CARD),
     "microvm-all": replace(

@@ -78,5 +78,6 @@ def test_what_a_guest_got_is_read_from_the_kernel(tmp_path: Path) -> None:
 def test_the_environment_asks_for_all_guests() -> None:
     assert tuning.from_environment({}) == Tuning()
     assert tuning.from_environment({tuning.VARIABLE: "locked, hugepages"}) == Tuning(hugepages=True, locked=True)
+    assert tuning.from_environment({tuning.VARIABLE: "reflink"}) == Tuning(reflink=True)
     with pytest.raises(UsageError, match="TARE_VM_TUNING=fast: no such tuning: fast"):
         tuning.from_environment({tuning.VARIABLE: "fast"})
