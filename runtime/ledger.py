@@ -14,6 +14,7 @@ import errno
 import fcntl
 import json
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -208,8 +209,19 @@ def make_directory(directory: Path) -> None:
         except FileNotFoundError:  # one above was removed after it was seen, or made
             if last:
                 raise
+        except FileExistsError:  # or itself
+            if last or _is_other(directory):
+                raise
         else:
             return
+
+
+def _is_other(path: Path) -> bool:
+    """Whether something is there that is no directory, told by one look."""
+    try:
+        return not stat.S_ISDIR(path.stat().st_mode)
+    except FileNotFoundError:
+        return False
 
 
 def _lines(path: Path) -> list[dict[str, object]]:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-from runtime.container.contact import Contact, connect
+from runtime.container.contact import Contact, connect, failure
 from runtime.driver import Host
 from runtime.errors import TareError
 from runtime.ledger import make_directory
@@ -36,11 +36,8 @@ class VmContact(Contact):
     def heard(self, *expected: str) -> tuple[Any, ...]:
         """The next words, which begin with one of `expected`. Raises the TareError that the keeper tells of."""
         words, _ = self.hear()
-        match words:
-            case ("failed", str(what), str(why), str(do), int(code)):
-                error = TareError(what, why, do)
-                error.exit_code = code
-                raise error
+        if (failed := failure(words)) is not None:
+            raise failed
         if not words or words[0] not in expected:
             raise TareError(self.keeper, f"it says {words[:1]!r}", "stop all that it keeps, then try again")
         return words

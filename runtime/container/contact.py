@@ -202,10 +202,11 @@ class _Relay:
         self._pending = b""
         self._poll = select.poll()
         self._ended: Ended | None = None
+        self._failed: TareError | None = None
         self._over = False
 
     def run(self) -> Ended | None:
-        """Until the end."""
+        """Until the end. Raises the TareError that the keeper tells of instead."""
         self._connection.setblocking(False)
         self._register()
         while not self._over:
@@ -218,6 +219,8 @@ class _Relay:
                     if events & ~select.POLLOUT:
                         self._receive()
         self._connection.setblocking(True)
+        if self._failed is not None:
+            raise self._failed
         return self._ended
 
     def _register(self) -> None:
@@ -275,8 +278,20 @@ class _Relay:
             match decoded(message[1:]):
                 case ("ended", int(code), bool(oom)):
                     self._ended, self._over = Ended(code, oom), True
+                case words if (failed := failure(words)) is not None:
+                    self._failed, self._over = failed, True
         elif not message:
             self._over = True
+
+
+def failure(words: tuple[Any, ...]) -> TareError | None:
+    """The error that a keeper's words tell of, if they do."""
+    match words:
+        case ("failed", str(what), str(why), str(do), int(code)):
+            error = TareError(what, why, do)
+            error.exit_code = code
+            return error
+    return None
 
 
 def connect(run: Path, kind: type[Contact] = Contact) -> Contact | None:

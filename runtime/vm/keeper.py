@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 import signal
 import socket
 import sys
@@ -468,8 +467,14 @@ def retire(host: Host) -> list[str]:
     with held(where):
         if _listens(where):
             return []
-        shutil.rmtree(where)
-    return [str(where)]
+        for path in where.iterdir():
+            if path.name != _LOCK:
+                path.unlink()
+        (where / _LOCK).unlink()  # last: from here on somebody may begin anew
+        with suppress(OSError):
+            where.rmdir()
+            return [str(where)]
+    return []
 
 
 def _listens(where: Path) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.ledger import Ledger, Resource, boot_id, new_id, process_start
+from runtime.ledger import Ledger, Resource, boot_id, make_directory, new_id, process_start
 
 BOOT = "11111111-2222-3333-4444-555555555555"
 
@@ -178,3 +178,25 @@ def test_note_cut_short_by_a_full_disk_is_told(ledger: Ledger, monkeypatch: pyte
     with pytest.raises(OSError, match="No space left"):
         entry.note("dir", "/a")
     entry.close(gone=True)
+
+
+@pytest.mark.parametrize("error", [FileExistsError, FileNotFoundError])
+def test_directory_is_made_again_if_it_goes_while_it_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[OSError]
+) -> None:
+    make, failures = Path.mkdir, [error(), error()]
+
+    def failing(self: Path, *words: object, **named: object) -> None:
+        if failures:
+            raise failures.pop()
+        make(self, *words, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Path, "mkdir", failing)
+    make_directory(tmp_path / "run/instances")
+    assert (tmp_path / "run/instances").is_dir()
+
+
+def test_directory_is_not_made_in_place_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(FileExistsError):
+        make_directory(tmp_path / "file")
