@@ -52,6 +52,7 @@ class Options:
     resume: Path | None = None
     time_factor: float | None = None
     tune: bool = False
+    identify: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +67,7 @@ class Draft:
     out: Path | None
     run: Run | None
     tune: bool
+    identify: bool
 
     def units(self) -> dict[str, str]:
         """The unit of every metric, by name."""
@@ -112,13 +114,14 @@ def draft(options: Options) -> Draft:
         planned=planned,
         out=options.out,
         run=run,
+        identify=options.identify,
         tune=options.tune or (header is not None and "tuned" in header.host),
     )
 
 
 def _demand_unsaid(options: Options) -> None:
-    for name in ("profile", "drivers", "select", "out", "seed", "time_factor"):
-        if getattr(options, name) not in (None, (), ""):
+    for name in ("profile", "drivers", "select", "out", "seed", "time_factor", "identify"):
+        if getattr(options, name) not in (None, (), "", False):
             flag = "-k" if name == "select" else f"--{name.replace('_', '-')}"
             raise UsageError(flag, "a resumed run keeps what it began with", "leave it out beside --resume")
 
@@ -143,7 +146,7 @@ def opened(
     preflight(host, directory or Path("results"), resumed=plan.run is not None)
     with ExitStack() as stack:
         tuned = _tuned(plan, host, observer, stack)
-        captured = environment.capture() | tuned
+        captured = environment.capture() | tuned | ({"identity": environment.identity()} if plan.identify else {})
         fingerprint = environment.fingerprint(captured)
         if plan.run is not None:
             journal.check_same(plan.run, fingerprint=fingerprint, settings=plan.profile.settings())

@@ -31,6 +31,7 @@ def _names(_ctx: click.Context, _parameter: click.Parameter, value: str | None) 
 @click.option("--resume", type=click.Path(path_type=Path), metavar="DIR", help="Go on with an interrupted run.")
 @click.option("--time-factor", type=float, metavar="F", help="Multiply budget and time-outs on a slow host.")
 @click.option("--tune", is_flag=True, help="Set governor, turbo, swap and the like for the run, then put them back.")
+@click.option("--identify", is_flag=True, help="Also record the host's name and serial numbers.")
 @click.option("--no-report", is_flag=True, help="Leave the report to a later `tare report`.")
 @click.option("--list", "list_only", is_flag=True, help="Name the cells, measure nothing.")
 def bench(
@@ -42,13 +43,14 @@ def bench(
     resume: Path | None,
     time_factor: float | None,
     tune: bool,
+    identify: bool,
     no_report: bool,
     list_only: bool,
 ) -> int:
     """Measure, and write a report."""
     options = benching.Options(
         profile=profile, drivers=drivers, select=select, out=out, seed=seed, resume=resume, time_factor=time_factor,
-        tune=tune,
+        tune=tune, identify=identify,
     )  # fmt: skip
     plan = benching.draft(options)
     if list_only:

@@ -25,7 +25,7 @@ from harness.software import collect_programs, collect_tare
 from runtime.cgroups.detect import detect, io_device
 from runtime.driver import host_from_env
 
-__all__ = ["STABLE", "HostState", "capture", "fingerprint", "host_state", "meminfo"]
+__all__ = ["STABLE", "HostState", "capture", "fingerprint", "host_state", "identity", "meminfo"]
 
 PROC = Path("/proc")
 SYS = Path("/sys")
@@ -36,7 +36,7 @@ STABLE = {
     "cpu": (
         "model", "microcode", "flags_sha256", "logical", "cores", "sockets", "smt", "mitigations", "governors", "turbo"
     ),
-    "numa": ("nodes",),
+    "numa": ("nodes", "balancing"),
     "memory": ("total_bytes", "swap_bytes", "huge_pages", "ksm"),
     "kernel": ("release", "build", "command_line", "clock_source"),
     "machine": ("hypervisor", "product"),
@@ -48,7 +48,7 @@ def capture(*, proc: Path = PROC, sys: Path = SYS, storage: Path | None = None) 
     """Everything about this host, by topic. `storage` is where instances will lie (Tare's state root, if not given)."""
     topics = {
         "cpu": collect_cpu(proc, sys),
-        "numa": collect_numa(sys),
+        "numa": collect_numa(proc, sys),
         "memory": collect_memory(proc, sys),
         "kernel": collect_kernel(proc, sys),
         "machine": collect_machine(proc, sys),
@@ -61,6 +61,17 @@ def capture(*, proc: Path = PROC, sys: Path = SYS, storage: Path | None = None) 
         "tare": collect_tare(),
     }
     return {topic: found for topic, found in topics.items() if found}
+
+
+def identity(proc: Path = PROC, sys: Path = SYS) -> dict[str, Any]:
+    """What names this machine and no other. Recorded where the user asks for it, and nowhere else."""
+    dmi = sys / "class/dmi/id"
+    return _present(
+        host_name=_read(proc / "sys/kernel/hostname"),
+        product_serial=_read(dmi / "product_serial"),
+        product_uuid=_read(dmi / "product_uuid"),
+        disk_serials=[text for path in sorted((sys / "block").glob("*/device/serial")) if (text := _read(path))],
+    )
 
 
 def fingerprint(environment: Mapping[str, Any]) -> str:
@@ -148,10 +159,14 @@ def _files(directory: Path) -> list[Path]:
     return sorted(directory.iterdir()) if directory.is_dir() else []
 
 
-def collect_numa(sys: Path = SYS) -> dict[str, Any]:
-    """The number of memory nodes and the CPUs of each."""
+def collect_numa(proc: Path = PROC, sys: Path = SYS) -> dict[str, Any]:
+    """The number of memory nodes, the CPUs of each, and whether the kernel moves pages to where they are used."""
     nodes = sorted((sys / "devices/system/node").glob("node[0-9]*"))
-    return _present(nodes=len(nodes) or None, cpus=[_read(node / "cpulist") or "" for node in nodes])
+    return _present(
+        nodes=len(nodes) or None,
+        cpus=[_read(node / "cpulist") or "" for node in nodes],
+        balancing=_number(proc / "sys/kernel/numa_balancing"),
+    )
 
 
 def meminfo(proc: Path = PROC) -> dict[str, int]:

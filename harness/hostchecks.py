@@ -160,6 +160,14 @@ def check_huge_pages(sight: Sight) -> Check:
     return Check("huge pages", Status.OK, mode or "none")
 
 
+def check_numa_balancing(sight: Sight) -> Check:
+    """Pages that follow their users between memory nodes cost whoever is measured meanwhile."""
+    if sight.get("numa", "balancing") and (sight.get("numa", "nodes") or 1) > 1:
+        mend = "sysctl -w kernel.numa_balancing=0"
+        return Check("NUMA balancing", Status.WARN, "on: pages are moved behind a measurement's back", mend)
+    return Check("NUMA balancing", Status.OK, "off" if sight.get("numa", "balancing") == 0 else "one memory node")
+
+
 def check_governor(sight: Sight) -> Check:
     """A frequency that follows load makes short work look slow."""
     governors = sight.get("cpu", "governors")
@@ -237,8 +245,8 @@ def check_pressure(sight: Sight) -> Check:
 
 QUESTIONS: tuple[Callable[[Sight], Check], ...] = (
     check_user, check_kernel, check_cgroups, check_overlay, check_disk, check_memory, check_swap, check_ksm,
-    check_huge_pages, check_governor, check_turbo, check_smt, check_steal, check_load, check_others, check_clock,
-    check_pressure,
+    check_huge_pages, check_numa_balancing, check_governor, check_turbo, check_smt, check_steal, check_load,
+    check_others, check_clock, check_pressure,
 )  # fmt: skip
 
 

@@ -36,6 +36,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--resume", type=Path, metavar="DIR", help="Go on with an interrupted run.")
     group.addoption("--time-factor", type=float, metavar="F", help="Multiply budget and time-outs.")
     group.addoption("--tune", action="store_true", help="Set governor, turbo, swap and the like for the run.")
+    group.addoption("--identify", action="store_true", help="Also record the host's name and serial numbers.")
     group.addoption("--no-report", action="store_true", help="Leave the report to a later `tare report`.")
 
 
@@ -50,6 +51,7 @@ def pytest_configure(config: pytest.Config) -> None:
         resume=option.resume,
         time_factor=option.time_factor,
         tune=option.tune,
+        identify=option.identify,
     )
     try:
         plan = bench.draft(options)

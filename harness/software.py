@@ -17,7 +17,10 @@ from runtime.command import run
 from runtime.errors import TareError
 from runtime.vm.connection import import_libvirt
 
-PROGRAMS = ("qemu-system-x86_64", "qemu-system-aarch64", "runc", "crun", "youki", "docker", "podman")
+PROGRAMS = (
+    "qemu-system-x86_64", "qemu-system-aarch64",
+    "runc", "crun", "youki", "runsc", "docker", "dockerd", "containerd", "podman",
+)  # fmt: skip
 LIBRARIES = ("numpy", "pandas", "pyroute2", "pytest", "pytest-benchmark", "scipy")
 
 

@@ -20,13 +20,14 @@ from harness.profiles import Entry, Profile
 from runtime.driver import Host, Kind
 from tests import fakes
 from tests.unit.harness.engine import tiny_profile
+from workloads.base import all_workloads
 
 
 def quick(rare: tuple[str, ...] = ()) -> Profile:
     """Two blocks of what is instant on fakes."""
     names = ("startup", "teardown", "overhead_cpu", "overhead_disk", "footprint")
     entries = {name: Entry(params={"seconds": 0.01}, expect_s=0.1) for name in names}
-    idle = {name: Entry(drivers=()) for name in ("density", "leakage", "enforcement", "idle", "overhead_memory")}
+    idle = {name: Entry(drivers=()) for name in all_workloads() if name not in names}
     entries["overhead_cpu"] = replace(entries["overhead_cpu"], rare=rare)
     return tiny_profile(name="quick", entries=entries | idle, drivers=("native", "container"))
 

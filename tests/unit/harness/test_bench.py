@@ -115,6 +115,14 @@ def test_a_tuned_run_says_so_and_is_resumed_as_tuned(tmp_path: Path, monkeypatch
     assert seen[2:] == ["always"]
 
 
+def test_the_machine_is_named_only_where_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "identity", lambda: {"host_name": "web01"})
+    assert "identity" not in run(tmp_path, Options(out=tmp_path / "plain")).header.host
+    named = run(tmp_path, Options(out=tmp_path / "named", identify=True)).header
+    assert named.host["identity"] == {"host_name": "web01"}
+    assert named.fingerprint == environment.fingerprint({"cpu": {"model": "fake"}})
+
+
 def test_a_new_run_puts_back_what_a_killed_one_changed(tmp_path: Path) -> None:
     setting, host = tmp_path / "setting", fake_host(tmp_path / "state")
     setting.write_text("during")

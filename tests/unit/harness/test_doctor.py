@@ -69,6 +69,7 @@ CASES: list[tuple[str, Status, Sight, str]] = [
     ("swap", Status.WARN, seen("memory", swap_bytes=1), "swapoff -a"),
     ("same-page merging", Status.WARN, seen("memory", ksm=1), "ksm/run"),
     ("huge pages", Status.WARN, seen("memory", huge_pages="always"), "madvise"),
+    ("NUMA balancing", Status.WARN, replace(SIGHT, environment={"numa": {"nodes": 2, "balancing": 1}}), "sysctl"),
     ("governor", Status.WARN, seen("cpu", governors=["powersave"]), "scaling_governor"),
     ("governor", Status.WARN, seen("cpu", governors=["performance", "powersave"]), "scaling_governor"),
     ("turbo", Status.WARN, seen("cpu", turbo=True, frequency_driver="intel_pstate"), "echo 1 > /sys"),

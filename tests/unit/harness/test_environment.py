@@ -72,6 +72,14 @@ def test_nothing_identifying_is_kept(tmp_path: Path) -> None:
     assert "mitigations=off" in text
 
 
+def test_what_names_the_machine_is_told_to_who_asks(tmp_path: Path) -> None:
+    proc, sys = bare_metal(tmp_path)
+    grow(sys, {"block/nvme0n1/device/serial": "DISK-7\n"})
+    found = environment.identity(proc, sys)
+    assert (found["host_name"], found["product_serial"], found["disk_serials"]) == ("web01", "SN-12345", ["DISK-7"])
+    assert environment.identity(tmp_path, tmp_path) == {}
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -98,6 +106,7 @@ def test_redaction(text: str, expected: str) -> None:
         ("proc", "sys/kernel/osrelease", "6.1.0-21-amd64\n"),
         ("sys", "devices/system/cpu/vulnerabilities/retbleed", "Mitigation: IBRS\n"),
         ("sys", "devices/system/cpu/smt/active", "0\n"),
+        ("proc", "sys/kernel/numa_balancing", "1\n"),
         ("proc", "cmdline", "quiet\n"),
         ("proc", "meminfo", "MemTotal: 1024 kB\n"),
     ],

@@ -116,6 +116,22 @@ def test_a_against_a_is_rarely_called_different_or_refused(noise: str) -> None:
     assert refused / trials <= 0.07 + three_sigma(0.07, trials)
 
 
+def test_a_against_a_on_a_drifting_host_is_rarely_called_different() -> None:
+    rng, trials, different = random.Random(12), 250, 0
+    for trial in range(trials):
+        host = _walk(rng, 10)
+        one, two, three, four = (
+            Series(
+                label=str(place),
+                values={block: math.exp(level + rng.gauss(0, 0.02)) for block, level in enumerate(host)},
+            )
+            for place in range(4)
+        )
+        comparison = compare(METRIC, one, two, aa=ratio(three.values, four.values), seed=trial)
+        different += comparison.verdict in (Verdict.FASTER, Verdict.SLOWER)
+    assert different / trials <= 0.01
+
+
 def _pair(rng: random.Random, blocks: int) -> tuple[Series, Series]:
     """The same thing twice, 1 % noise, in random order, with five iterations a block that do not move."""
     orders = [rng.sample(range(2), 2) for _ in range(blocks)]
