@@ -92,7 +92,6 @@ def _figures(
 def _stream(instance: Instance, peer: Instance, address: str, seconds: float) -> float:
     port = free_port()
     peer.exec(iperf3.server_argv(port), GRACE_S).check()
-    peer.exec(iperf3.await_argv(port), GRACE_S).check()
     start_s = start_cost_s(instance, iperf3.PROBE)
     result = run_timed(instance, iperf3.client_argv(address, port, seconds), seconds)
     stream = iperf3.parse(result.stdout)

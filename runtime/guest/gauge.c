@@ -362,10 +362,12 @@ static void serve(double seconds, const struct sockaddr_in *at)
 	if (child < 0)
 		fail("fork");
 	if (child > 0) {
+		while (getsid(child) != child) /* what runs commands here ends their process group with them */
+			sched_yield();
 		place();
 		exit(0);
 	}
-	setsid(); /* what runs commands here ends their process group with them */
+	setsid();
 	for (int fd = 0; fd < 3; fd++)
 		close(fd);
 	alarm(seconds < 1 ? 1 : (unsigned)seconds);

@@ -9,8 +9,11 @@ from typing import Any
 from workloads.base import Invalid
 
 PROBE = ("iperf3", "--version")
-# Until somebody listens on port `$0` (in hexadecimal): the server goes to the background before it does.
-_AWAIT = 'until grep -q ":$0 [0-9A-F]*:0000 0A " /proc/net/tcp /proc/net/tcp6; do sleep 0.02; done'
+# `$0` is the port, `$1` the same in hexadecimal. The server has left the command's process group once it listens.
+_SERVE = """
+iperf3 --server --one-off --daemon --port "$0"
+until grep -q ":$1 [0-9A-F]*:0000 0A " /proc/net/tcp /proc/net/tcp6; do sleep 0.02; done
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,13 +25,8 @@ class Stream:
 
 
 def server_argv(port: int) -> tuple[str, ...]:
-    """A server for one client, in the background, on every address."""
-    return ("iperf3", "--server", "--one-off", "--daemon", "--port", str(port))
-
-
-def await_argv(port: int) -> tuple[str, ...]:
-    """Wait until the server listens."""
-    return ("/bin/sh", "-c", _AWAIT, f"{port:04X}")
+    """Leave a server for one client in the background, on every address; ends when it listens."""
+    return ("/bin/sh", "-ec", _SERVE, str(port), f"{port:04X}")
 
 
 def client_argv(address: str, port: int, seconds: float) -> tuple[str, ...]:

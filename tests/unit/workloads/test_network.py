@@ -76,7 +76,7 @@ def test_address_that_the_host_has_too_is_not_its_own(tmp_path: Path) -> None:
     assert values(measure(tmp_path, Behaviour(reply=reply)), "network.own") == [0]
 
 
-@pytest.mark.parametrize("command", ["serve", "--daemon", "/proc/net/tcp", "--client", "pingpong", "connect", "place"])
+@pytest.mark.parametrize("command", ["serve", "--server", "--client", "pingpong", "connect", "place"])
 def test_tool_that_fails_is_an_error(command: str, tmp_path: Path) -> None:
     context, driver = visit(tmp_path, Behaviour(fail_exec=command), shared=False, small_s=0.1)
     with pytest.raises(TareError, match="told to fail"):
