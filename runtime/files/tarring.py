@@ -23,7 +23,7 @@ class TarSink:
 
     def __init__(self, out: BinaryIO) -> None:
         self._tar = tarfile.open(  # noqa: SIM115 - closed by finish()
-            fileobj=out, mode="w|", format=tarfile.PAX_FORMAT, errors="surrogateescape"
+            fileobj=cast("BinaryIO", _Outlet(out)), mode="w|", format=tarfile.PAX_FORMAT, errors="surrogateescape"
         )
 
     def add(self, entry: Entry) -> None:
@@ -55,6 +55,22 @@ class TarSink:
     def finish(self) -> None:
         """End the archive."""
         self._tar.close()
+
+
+class _Outlet:
+    """Where an archive goes: once nobody takes it any more, its end, too, goes nowhere, and nobody complains twice."""
+
+    def __init__(self, out: BinaryIO) -> None:
+        self._out: BinaryIO | None = out
+
+    def write(self, data: bytes) -> int:
+        if self._out is None:
+            return len(data)
+        try:
+            return self._out.write(data)
+        except BrokenPipeError:
+            self._out = None
+            raise
 
 
 _TYPES = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import stat
@@ -328,3 +329,22 @@ def test_an_archive_with_an_impossible_time_is_refused() -> None:
 def test_what_is_no_archive_is_refused(data: bytes) -> None:
     with pytest.raises(TareError, match="not a whole tar"):
         list(tar_entries(io.BytesIO(data)))
+
+
+def test_archive_that_nobody_takes_is_an_error_once(tmp_path: Path) -> None:
+    class Broken(io.RawIOBase):
+        writes = 0
+
+        def write(self, _: object) -> int:
+            self.writes += 1
+            raise BrokenPipeError(errno.EPIPE, "nobody")
+
+    out = Broken()
+    sink = TarSink(out)  # type: ignore[arg-type]
+    (tmp_path / "file").write_bytes(bytes(1 << 20))
+    descriptor = os.open(tmp_path / "file", os.O_PATH)
+    with pytest.raises(BrokenPipeError):
+        copy(tree_entries(descriptor), sink, name="file")
+    os.close(descriptor)
+    del sink
+    assert out.writes == 1
