@@ -60,6 +60,11 @@ def test_what_is_seen_outside_alone_does_not_count_against_the_view_inside(ruled
     assert ruled("namespaces", {("namespaces", "container"): samples}).ruling is Ruling.CONFIRMED
 
 
+def test_a_kind_that_any_look_found_shared_is_shared(ruled: Judge) -> None:
+    row = ruled("namespaces", {("namespaces", "container"): looks("net") + looks()})
+    assert row.reason.values["rest"] == "net"
+
+
 def test_machine_alone_rules_nothing(ruled: Judge) -> None:
     assert ruled("namespaces", {("namespaces", "vm"): looks()}).ruling is Ruling.UNMEASURABLE
 
@@ -188,7 +193,7 @@ def kept(**by_guard: Sequence[float]) -> Given:
     ("weight", "cpuset", "unguarded", "ruling", "key"),
     [
         ([0.99, 0.97], [1.0, 1.0], [0.34, 0.33], Ruling.REFUTED, "half.guards.all"),
-        ([0.99, 0.89], [1.0, 1.0], [0.34, 0.33], Ruling.QUALIFIED, "half.guards.some"),
+        ([0.89, 0.99], [1.0, 1.0], [0.34, 0.33], Ruling.QUALIFIED, "half.guards.some"),
         ([0.5, 0.5], [0.7, 0.8], [0.34, 0.33], Ruling.CONFIRMED, "half.guards.none"),
         ([0.99, 0.97], [1.0, 1.0], [0.95, 0.97], Ruling.UNMEASURABLE, "half.guards.idle"),
     ],

@@ -65,7 +65,7 @@ def test_what_a_killed_one_left_goes_and_what_another_uses_stays(tmp_path: Path)
         directory.mkdir(parents=True)
     fd = os.open(used, os.O_RDONLY)
     fcntl.flock(fd, fcntl.LOCK_EX)
-    with scratch(tmp_path) as mine:
-        assert sorted((tmp_path / "scratch").iterdir()) == sorted([used, mine])
+    with scratch(tmp_path) as mine, scratch(tmp_path) as another:
+        assert sorted((tmp_path / "scratch").iterdir()) == sorted([used, mine, another])
     os.close(fd)
     assert list((tmp_path / "scratch").iterdir()) == [used]
