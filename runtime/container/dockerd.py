@@ -114,10 +114,11 @@ class Engine:
         process, self._process = self._process, None
         if process is not None:
             process.terminate()
-            with Pidfd.of(process.pid) as daemon:
-                if not daemon.wait(STOP_TIMEOUT_S):
-                    process.kill()
-            process.wait()
+            try:
+                process.wait(STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
         remove(list(present(self._noted)))
         left = list(standing(self._noted))
         entry.close(gone=not left)

@@ -9,15 +9,20 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from runtime.cgroups.detect import detect
+from runtime.container import dockerd
+from runtime.container.dockerd import Engine
 from runtime.container.leftovers import MARK
 from runtime.driver import Host
 from runtime.drivers import oci
+from runtime.drivers.docker import DockerDriver
 from runtime.drivers.oci import PreparedBundle, RuncDriver
 from runtime.errors import TareError
 from runtime.linux import procfs
@@ -135,3 +140,62 @@ def test_a_driver_of_a_runtime_that_is_not_there_says_so(host: Host, monkeypatch
     monkeypatch.setenv("PATH", "/nowhere")
     found = RuncDriver(host).probe()
     assert (found.usable, found.reason) == (False, "runc is not installed")
+
+
+# --- an engine of our own
+
+OWNER = """
+import sys, time
+from pathlib import Path
+from runtime.container.dockerd import Engine
+from runtime.driver import Host
+Engine(Host(root=Path(sys.argv[1], "lib"), run=Path(sys.argv[1], "run")), "docker").start()
+print("started", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.fixture
+def short_host() -> Iterator[Host]:
+    """Sockets lie deep below it."""
+    with tempfile.TemporaryDirectory(prefix="tare-e", dir="/var/tmp") as directory:
+        yield Host(root=Path(directory) / "lib", run=Path(directory) / "run")
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [("echo no such storage; exit 1", "ended at once: no such storage"), ("exec sleep 600", "no answer after 1 s")],
+    ids=["dies", "hangs"],
+)
+def test_an_engine_that_does_not_start_is_an_error_and_leaves_nothing(
+    short_host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, said: str
+) -> None:
+    (tmp_path / "dockerd").write_text(f"#!/bin/sh\n{script}\n")
+    (tmp_path / "dockerd").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(dockerd, "START_TIMEOUT_S", 1.0)
+    with pytest.raises(TareError, match=said):
+        Engine(short_host, "docker").start()
+    assert list((short_host.run / "instances").iterdir()) == []
+    assert not (short_host.run / "docker").exists()
+
+
+def test_an_engine_whose_owner_was_killed_is_named_and_swept(short_host: Host) -> None:
+    if shutil.which("dockerd") is None:
+        skip_or_fail("dockerd is not installed")
+    root = Path(__file__).resolve().parents[2]
+    with subprocess.Popen(
+        [sys.executable, "-c", OWNER, str(short_host.root.parent)], stdout=subprocess.PIPE, cwd=root, text=True
+    ) as owner:
+        assert owner.stdout is not None
+        assert owner.stdout.readline() == "started\n"
+        owner.kill()
+    engine_id = next((short_host.run / "instances").iterdir()).stem
+    assert len(procfs.with_variable(MARK, engine_id)) >= 2  # the engine and its containerd
+    driver = DockerDriver(short_host)
+    assert [line for line in driver.leftovers() if line.startswith(f"{engine_id}: pid ")]
+    assert driver.sweep()
+    assert driver.leftovers() == []
+    assert procfs.with_variable(MARK, engine_id) == ()
+    assert not short_host.root.joinpath("docker").exists()
+    assert str(short_host.run) not in Path("/proc/self/mountinfo").read_text()
