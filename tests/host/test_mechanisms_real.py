@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import subprocess
-from collections.abc import Iterator
+import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -123,3 +126,55 @@ def test_guards_keep_what_hogs_take_from_the_unguarded(container: Driver) -> Non
     samples = measure(container, "protection", seconds=1)
     unguarded, weight = (value(samples, "protection.kept", guard=guard) for guard in ("none", "weight"))
     assert unguarded < 0.8 < weight
+
+
+BEACON = """
+import sys, time
+from pathlib import Path
+from workloads.isolation.namespaces import Signal, outside_beacon
+with outside_beacon(Path(sys.argv[1]), Signal("tare-0123456789abcdef", 1 << 21, 300_000)):
+    print("ready", flush=True)
+    time.sleep(60)
+"""
+REGISTRY = """
+import sys, time
+from pathlib import Path
+from workloads.tools.registry import serving
+with serving(Path(sys.argv[1])) as registry:
+    print(registry._port, flush=True)
+    time.sleep(60)
+"""
+
+
+def killed(program: str, directory: Path) -> str:
+    """What `program` says before it is killed."""
+    with subprocess.Popen([sys.executable, "-c", program, str(directory)], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        said = process.stdout.readline().decode().strip()
+        process.kill()
+    return said
+
+
+def gone(there: Callable[[], bool]) -> bool:
+    ends = time.monotonic() + 20
+    while there() and time.monotonic() < ends:
+        time.sleep(0.05)
+    return not there()
+
+
+def test_stimuli_on_the_host_end_with_whoever_is_killed(root_user: None, tmp_path: Path) -> None:
+    assert killed(BEACON, tmp_path) == "ready"
+    assert gone(lambda: any(tmp_path.iterdir()))
+    assert gone(lambda: str(tmp_path) in Path("/proc/self/mountinfo").read_text())
+    assert str(1 << 21) not in Path("/proc/sysvipc/msg").read_text().split()
+
+
+def test_a_registry_ends_with_whoever_is_killed(tmp_path: Path) -> None:
+    registry_or_skip()
+    port = int(killed(REGISTRY, tmp_path))
+
+    def listens() -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    assert gone(listens)
