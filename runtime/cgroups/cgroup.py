@@ -7,7 +7,7 @@ has (that is `detect`), and not when a process joins (that is whoever starts it)
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from runtime.cgroups.controls import Batch, demand, put, replace_all
@@ -230,4 +230,8 @@ class Cgroup(ABC):
 
         Raises TareError when it is still busy after `timeout_s`.
         """
-        remove_directories(self.possible_directories(), timeout_s)
+        remove_directories(self._removable(), timeout_s)
+
+    def _removable(self) -> Sequence[Path | str]:
+        """The possible directories, in whichever form costs less to have."""
+        return self.possible_directories()

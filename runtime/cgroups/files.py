@@ -128,7 +128,7 @@ def pauses(deadline: float, longest_s: float = 0.01) -> Iterator[None]:
         pause_s = min(pause_s * 2, longest_s)
 
 
-def remove_directories(directories: Iterable[Path], timeout_s: float = 5.0) -> None:
+def remove_directories(directories: Iterable[Path | str], timeout_s: float = 5.0) -> None:
     """Remove one instance's cgroup directories, of either version, killing what is still in them or below.
 
     A reaped task leaves its cgroup only when it has switched out for the last time, which v1
@@ -142,10 +142,10 @@ def remove_directories(directories: Iterable[Path], timeout_s: float = 5.0) -> N
             _remove_busy(directory, everywhere, deadline, timeout_s)
 
 
-def _removed(directory: Path) -> bool:
+def _removed(directory: Path | str) -> bool:
     """Remove a group; False while it is busy. An absent one is removed."""
     try:
-        directory.rmdir()
+        os.rmdir(directory)  # noqa: PTH106 - text or a path, as it comes: half the removals are a launch's
     except FileNotFoundError:
         return True
     except OSError as error:
@@ -155,9 +155,9 @@ def _removed(directory: Path) -> bool:
     return True
 
 
-def _remove_busy(directory: Path, everywhere: Iterable[Path], deadline: float, timeout_s: float) -> None:
+def _remove_busy(directory: Path | str, everywhere: Iterable[Path | str], deadline: float, timeout_s: float) -> None:
     for _ in pauses(deadline):
-        _empty(everywhere)
+        _empty([Path(top) for top in everywhere])
         if _removed(directory):
             return
     raise TareError(f"cgroup {directory}", f"still busy after {timeout_s:g} s", "look at its cgroup.procs")

@@ -7,7 +7,8 @@ directory there too. Not what is written into the control files: that is `v1_con
 from __future__ import annotations
 
 import errno
-from collections.abc import Collection, Iterable, Iterator, Mapping
+import os
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from time import monotonic
@@ -121,14 +122,18 @@ class V1Cgroup(Cgroup):
 
     def possible_directories(self) -> tuple[Path, ...]:
         """One in every hierarchy of the host: another handle of this group may have joined more of them."""
-        mounts = dict.fromkeys(self._mounts.values())
+        return tuple(Path(place) for place in self._removable())
+
+    def _removable(self) -> Sequence[Path | str]:
+        """As text: to make paths of them took as long as the kernel takes to remove most."""
+        mounts = {str(mount): None for mount in self._mounts.values()}
+        devices = str(self._mounts["devices"]) if "devices" in self._mounts else None
         if self._unified is not None:
-            mounts[self._unified] = None
-        places = [self._below(mount) for mount in mounts]
-        if self._place == f"{PARENT}/{self.id}" and "devices" in self._mounts:
-            mount = self._mounts["devices"]
-            places += [mount / self._place, self._guarded(mount)]
-        return tuple(dict.fromkeys(places))
+            mounts[str(self._unified)] = None
+        places = [f"{mount}/{self._place}" for mount in mounts]
+        if devices is not None and self._place == f"{PARENT}/{self.id}":
+            places.append(f"{devices}/{PARENT}/{GUARDED}/{self.id}")
+        return places
 
     def join_files(self) -> tuple[Path, ...]:
         """The `tasks` files: a thread that writes 0 there moves itself without the global lock `cgroup.procs` takes."""
@@ -160,7 +165,7 @@ class V1Cgroup(Cgroup):
 
     def _make_one(self, directory: Path) -> None:
         try:
-            directory.mkdir(0o755)
+            os.mkdir(directory, 0o755)  # noqa: PTH102 - one of seven for each launch
         except FileNotFoundError:
             self._make_parents(directory)
             directory.mkdir(0o755, exist_ok=True)
