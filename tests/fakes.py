@@ -136,6 +136,8 @@ class FakeInstance(Instance):
             ("iperf3 --client", self._iperf3),
             ("oom_score_adj", self._allocate),
             ("of=/var/tmp", self._write_file),
+            ("find /usr/lib", self._largest),
+            ('of="$0" bs=1 seek', self._copy_up),
         ):
             if word in text:
                 return answer(argv, text, timeout_s)
@@ -255,6 +257,14 @@ class FakeInstance(Instance):
         name = text.split("of=/var/tmp/")[1].split(maxsplit=1)[0]
         with (self.directory / name).open("wb") as file:
             os.posix_fallocate(file.fileno(), 0, round(_number(text, "count") * (1 << 20)))
+        return ExecResult(argv, 0, b"", b"", 1_000_000)
+
+    def _largest(self, argv: tuple[str, ...], text: str, timeout_s: float) -> ExecResult:
+        return ExecResult(argv, 0, b"2097152 /usr/lib/large.so\n", b"", 1_000_000)
+
+    def _copy_up(self, argv: tuple[str, ...], text: str, timeout_s: float) -> ExecResult:
+        with (self.directory / "copied").open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, 2097152)
         return ExecResult(argv, 0, b"", b"", 1_000_000)
 
     def usage(self) -> Usage:

@@ -17,6 +17,7 @@ from workloads.metric import Better, Metric, Sample
 IMAGE_ALLOCATED = Metric("footprint.image_allocated", "B", Better.LOWER, "blocks shared by all instances of the image")
 IMAGE_LOGICAL = Metric("footprint.image_logical", "B", Better.LOWER, "apparent size of the same files")
 INSTANCE = Metric("footprint.instance_allocated", "B", Better.LOWER, "blocks of one fresh instance alone")
+INSTANCE_LOGICAL = Metric("footprint.instance_logical", "B", Better.LOWER, "apparent size of the same files")
 TIMEOUT_S = 120.0
 _FS_IOC_FIEMAP = 0xC020660B  # linux/fiemap.h, as what follows
 _FIEMAP = struct.Struct("=QQIIII")
@@ -34,18 +35,20 @@ class Footprint(Workload):
 
     name = "footprint"
     stage = Stage.LAUNCH
-    metrics = (IMAGE_ALLOCATED, IMAGE_LOGICAL, INSTANCE)
+    metrics = (IMAGE_ALLOCATED, IMAGE_LOGICAL, INSTANCE, INSTANCE_LOGICAL)
 
     def measure(self, context: Context) -> Iterator[Sample]:
         """Yield bytes, one sample a metric. Raises TareError when flushing inside fails, OSError for a missing path."""
         paths = context.shared.disk_paths()
         context.shared.exec(("sync",), TIMEOUT_S).check()
         blocks = settled(paths.shared)
-        image = blocks.allocated
+        allocated, logical = blocks.allocated, blocks.logical
         if paths.shared:
-            yield Sample(IMAGE_ALLOCATED.name, image)
-            yield Sample(IMAGE_LOGICAL.name, blocks.logical)
-        yield Sample(INSTANCE.name, blocks.add(paths.exclusive).allocated - image)
+            yield Sample(IMAGE_ALLOCATED.name, allocated)
+            yield Sample(IMAGE_LOGICAL.name, logical)
+        blocks.add(paths.exclusive)
+        yield Sample(INSTANCE.name, blocks.allocated - allocated)
+        yield Sample(INSTANCE_LOGICAL.name, blocks.logical - logical)
 
 
 @dataclass(slots=True)

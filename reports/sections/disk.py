@@ -1,4 +1,4 @@
-"""Disk: what an image, the first instance, each further one and 64 MiB of writes take on the host."""
+"""Disk: what an image, the first instance, each further one, 64 MiB of writes and one changed byte take on the host."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ PARTS = (
     ("footprint.instance_allocated", "one instance"),
     ("growth.marginal_allocated", "one more instance"),
     ("growth.written_64mib", "after 64 MiB of writes"),
+    ("growth.copy_up", "after one byte of a large file"),
 )
 
 
@@ -23,11 +24,11 @@ class Disk(ClaimSection):
     """Allocated bytes, not promised ones."""
 
     claim = "disk"
-    metrics = (*(metric for metric, _ in PARTS), "footprint.image_logical")
+    metrics = (*(metric for metric, _ in PARTS), "footprint.image_logical", "footprint.instance_logical")
     method = (
         "Allocated bytes are st_blocks × 512 over the host paths of the image and of the instance, each inode once.",
         "What instances share (layers, base disk, kernel) is the image; what one alone holds is the instance.",
-        "Writes are random bytes, flushed inside and on the host before blocks are counted.",
+        "Writes (64 MiB of random bytes; one byte of a library) are flushed inside and on the host before any count.",
     )
 
     def figures(self, view: View, row: Row) -> Iterator[Figure]:

@@ -53,6 +53,7 @@ def test_footprint_of_an_instance_is_what_lies_on_the_host(tmp_path: Path, kind:
     own = Blocks().add([driver.instances[0].directory / "own"]).allocated
     assert one(samples, "footprint.image_logical").value == 65536
     assert own <= one(samples, "footprint.instance_allocated").value <= own + 8192
+    assert one(samples, "footprint.instance_logical").value == 4 << 20
     assert driver.instances[0].commands == [("sync",)]
 
 
