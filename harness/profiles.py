@@ -18,14 +18,18 @@ from runtime.driver import Kind
 from runtime.errors import UsageError
 from runtime.spec import Limits
 
-_BOOT_S = {"microvm": 3.5, "vm": 24.0}
+COMPARATORS = ("docker", "runc", "crun", "youki", "runsc", "tare-oci")
+"""Other ways to a container, measured to tell ours from theirs; no claim is about them."""
+
+_BOOT_S = {"microvm": 3.5, "vm": 24.0, "docker": 0.5, "tare-oci": 0.4}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
     """How a profile runs one workload.
 
-    `drivers` restricts it (None: every driver of the run that its kinds allow). On those of `rare` it
+    `drivers` restricts it (None: every driver of the run that its kinds allow). Comparators run it where it says
+    so, `repeats` times more where that is what it does. On those of `rare` it
     runs in the first block alone where they are emulated in software, as the profile has no time for
     figures that can carry no verdict. `once` moves it from every block to a closing visit after the last
     one. `params` go to the workload, `by_kind` over them. `limit_s` ends the cell, which should take
@@ -33,6 +37,8 @@ class Entry:
     """
 
     drivers: tuple[str, ...] | None = None
+    comparators: bool = False
+    repeats: int = 0
     rare: tuple[str, ...] = ()
     once: bool = False
     params: Mapping[str, float] = field(default_factory=dict)
@@ -43,11 +49,14 @@ class Entry:
 
     def takes(self, driver: str) -> bool:
         """Whether the workload runs on `driver` in this profile."""
+        if driver in COMPARATORS:
+            return self.comparators
         return self.drivers is None or driver in self.drivers
 
-    def params_for(self, kind: Kind) -> dict[str, float]:
-        """The parameters on drivers of `kind`."""
-        return {**self.params, **self.by_kind.get(kind, {})}
+    def params_for(self, driver: str, kind: Kind) -> dict[str, float]:
+        """The parameters on a driver of `kind`."""
+        params = {**self.params, **self.by_kind.get(kind, {})}
+        return {**params, "repeats": self.repeats} if driver in COMPARATORS and "repeats" in params else params
 
     def stretched(self, factor: float) -> Entry:
         """The same with `factor` times as much time."""
@@ -111,6 +120,7 @@ _LIMITS = Limits(cpus=1.0, memory_bytes=512 << 20, swap_bytes=0, pids=512)
 _READY_S = {Kind.NATIVE: 20.0, Kind.CONTAINER: 20.0, Kind.VM: 180.0}
 _KEY = ("startup.ready", "startup.userland", "overhead.cpu_events", "overhead.memory_bandwidth")
 _NO_VM = ("native", "container", "microvm")
+_ALL = (*_NO_VM, "vm")
 _OVERHEAD = ("overhead_cpu", "overhead_memory", "overhead_kernel", "overhead_disk")
 
 
@@ -125,6 +135,7 @@ def _entries(
     containers: int,
     machines: int,
     together: int,
+    compared: tuple[str, ...],
     brief: bool = False,
     drivers: Mapping[str, tuple[str, ...]] | None = None,
 ) -> dict[str, Entry]:
@@ -134,7 +145,8 @@ def _entries(
     takes whole seconds.
 
     With `brief` the network is looked at once, and no vm is launched for a closing visit.
-    `together` is the most containers begun at once. `drivers` restricts workloads, by name.
+    `together` is the most containers begun at once. `drivers` restricts workloads, by name; comparators run those
+    of `compared`, with less than half as many repeats.
     """
     light = {Kind.NATIVE: {"repeats": repeats}, Kind.CONTAINER: {"repeats": repeats}}
     # A container ramp ends by its cap: a thousand take some 15 s.
@@ -149,7 +161,7 @@ def _entries(
     closing = _NO_VM if brief else (*_NO_VM, "vm")
     lane = Entry(drivers=closing, once=True, expect_s=0.4, boots=1, limit_s=300)
     entries = {
-        "startup": Entry(by_kind=light, expect_s=0.1),
+        "startup": Entry(by_kind=light, repeats=repeats * 2 // 5, expect_s=0.1),
         "startup_cold": replace(lane, by_kind={**light, Kind.VM: {"repeats": 1}}),
         "startup_answered": replace(lane, by_kind={**light, Kind.VM: {"repeats": 1}}, boots=2),
         "startup_at_once": replace(lane, params={"most": together}, by_kind={Kind.VM: {"most": 2}}, boots=4),
@@ -199,14 +211,15 @@ def _entries(
             limit_s=max(60.0, ramp_s) + 120,
         ),
     }
-    return entries | {name: replace(entries[name], drivers=names) for name, names in (drivers or {}).items()}
+    entries |= {name: replace(entries[name], drivers=names) for name, names in (drivers or {}).items()}
+    return entries | {name: replace(entries[name], comparators=True) for name in compared}
 
 
 # One block: native 8 + 8, container 13 (leakage 4 of it), microvm 2 + 3.5 to boot, vm 2 + 24: 61 s, seven take 7.1 min.
 # In the first, or in all where VMs are not emulated, also: overhead microvm 9, vm 6, leakage microvm 9. Closing: native
 # 8, container 47 (density 14), microvm 39 (density 14): 1.6 min. Seven unanimous blocks carry three tested claims
 # through Holm's correction (`stats.blocks_needed`). Where a host is slower than that, the dearest visits (the vm's) are
-# the first to fall to the budget.
+# the first to fall to the budget. Comparators: docker 1.1 and runc 0.4 a block.
 _QUICK = Profile(
     name="quick",
     about="a first look, 10 minutes",
@@ -215,7 +228,7 @@ _QUICK = Profile(
     look_every=5,
     target_half_width=0.05,
     budget_s=545.0,
-    drivers=("native", "container", "microvm", "vm"),
+    drivers=(*_ALL, "docker", "runc"),
     limits=_LIMITS,
     key_metrics=_KEY,
     ready_s=_READY_S,
@@ -229,6 +242,7 @@ _QUICK = Profile(
         containers=1000,
         machines=16,
         together=32,
+        compared=("startup",),
         brief=True,
         drivers={
             "leakage": ("container", "microvm"),
@@ -255,6 +269,7 @@ _SMOKE = replace(
     min_blocks=1,
     max_blocks=1,
     budget_s=85.0,
+    drivers=_ALL,
     entries=_entries(
         seconds=0.2,
         small_s=0.05,
@@ -265,6 +280,7 @@ _SMOKE = replace(
         containers=20,
         machines=2,
         together=4,
+        compared=("startup", "teardown"),
         brief=True,
         drivers={
             **dict.fromkeys(_OVERHEAD, ("native", "container")),
@@ -284,7 +300,8 @@ _SMOKE = replace(
 )
 
 # One block: native 33 + 19, container 33, microvm 16, vm 57 (a boot for its network): 158 s, ten take 26 min; the first
-# 1.7 min more for what emulated VMs do once. Closing 11 min: density 2 × 94 + 60, boots of the vm.
+# 1.7 min more for what emulated VMs do once. Closing 11 min: density 2 × 94 + 60, boots of the vm. Comparators: docker
+# and tare-oci 4.5, runc 3 a block.
 _STANDARD = replace(
     _QUICK,
     name="standard",
@@ -293,6 +310,7 @@ _STANDARD = replace(
     max_blocks=40,
     target_half_width=0.02,
     budget_s=2640.0,
+    drivers=(*_ALL, *COMPARATORS),
     entries=_entries(
         seconds=1.5,
         small_s=0.5,
@@ -303,6 +321,7 @@ _STANDARD = replace(
         containers=1000,
         machines=24,
         together=64,
+        compared=("startup", "teardown", "overhead_cpu"),
     ),
 )
 
@@ -324,6 +343,7 @@ _FULL = replace(
         containers=4000,
         machines=64,
         together=128,
+        compared=("startup", "teardown", "overhead_cpu"),
     ),
 )
 

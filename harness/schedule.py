@@ -86,7 +86,7 @@ def plan(
                             stage=workload.stage,
                             once=entry.once,
                             rare=driver in entry.rare and driver in emulated,
-                            params=entry.params_for(kind),
+                            params=entry.params_for(driver, kind),
                             limit_s=entry.limit_s,
                             expect_s=entry.expect_s + entry.boots * profile.boot_s(driver),
                         )

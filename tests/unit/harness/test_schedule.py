@@ -81,8 +81,17 @@ def test_what_is_rare_runs_in_the_first_block_alone_where_its_driver_is_emulated
 
 def test_parameters_of_a_kind_go_over_those_of_the_workload() -> None:
     entry = Entry(params={"seconds": 1, "repeats": 0}, by_kind={Kind.CONTAINER: {"repeats": 5}})
-    assert entry.params_for(Kind.CONTAINER) == {"seconds": 1, "repeats": 5}
-    assert entry.params_for(Kind.VM) == {"seconds": 1, "repeats": 0}
+    assert entry.params_for("container", Kind.CONTAINER) == {"seconds": 1, "repeats": 5}
+    assert entry.params_for("vm", Kind.VM) == {"seconds": 1, "repeats": 0}
+
+
+def test_comparators_run_only_what_is_compared_and_repeat_it_less() -> None:
+    entry = Entry(by_kind={Kind.CONTAINER: {"repeats": 5}}, repeats=2, comparators=True)
+    assert entry.params_for("container", Kind.CONTAINER) == {"repeats": 5}
+    assert entry.params_for("docker", Kind.CONTAINER) == {"repeats": 2}
+    assert entry.takes("docker")
+    assert not Entry().takes("docker")
+    assert not Entry(drivers=("docker",)).takes("docker")
 
 
 def test_no_stop_before_the_least_number_of_blocks_however_precise() -> None:
