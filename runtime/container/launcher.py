@@ -18,7 +18,7 @@ import time
 from _socket import socket
 
 from runtime.container import child
-from runtime.container.program import Entry, program
+from runtime.container.program import Entry, entries_of, program
 from runtime.container.spawning import Flat, Spawned, get_ready, spawn
 from runtime.container.stepping import Step
 from runtime.container.steps import Row, from_row
@@ -26,7 +26,7 @@ from runtime.linux.passing import receive, send
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
     from typing import Any, Final, TypeAlias
 
 MESSAGE_BYTES: Final = 1 << 20
@@ -99,12 +99,14 @@ class Launcher:
     def _decode(self, part: bytes | tuple[Row, ...]) -> Decoded:
         """The steps of a part. One that comes as bytes is the same in many plans and kept."""
         if not isinstance(part, bytes):
-            return _decoded(part)
+            steps = [from_row(row) for row in part]
+            return steps, tuple([entry for step in steps for entry in entries_of(step)])
         known = self._known.get(part)
         if known is None:
             if len(self._known) >= MAX_KNOWN:
                 self._known.clear()
-            known = self._known[part] = _decoded(marshal.loads(part))  # noqa: S302 - our own parent wrote it
+            steps = [from_row(row) for row in marshal.loads(part)]  # noqa: S302 - our own parent wrote it
+            known = self._known[part] = steps, program(steps)
         return known
 
     def _settle(self, token: int, spawned: Spawned, spawned_ns: int) -> None:
@@ -149,11 +151,6 @@ class Launcher:
         except OSError:
             # Nobody listens any more; the end of file that ends the loop is on its way.
             return
-
-
-def _decoded(rows: Iterable[Row]) -> Decoded:
-    steps = [from_row(row) for row in rows]
-    return steps, program(steps)
 
 
 def main(descriptor: int, given_up: str = "") -> None:

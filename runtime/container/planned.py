@@ -16,7 +16,7 @@ from runtime.container.becoming import Execute
 from runtime.container.mounting import Mount, Overlay
 from runtime.container.outside import Outside
 from runtime.container.processplan import PATH
-from runtime.container.program import Entry, program
+from runtime.container.program import Entry, entries_of, program
 from runtime.container.rootplan import KnownPaths
 from runtime.container.spawning import Flat
 from runtime.container.stepping import Step
@@ -85,7 +85,7 @@ class Plan:
         """The plan for `spawning.spawn`, which carries it out."""
         entries: list[Entry] = []
         for part in self.parts:
-            entries += part.entries if isinstance(part, Part) else program((part,))
+            entries += part.entries if isinstance(part, Part) else entries_of(part)
         return Flat(self.steps, tuple(entries), *self._head())
 
     def _head(self) -> tuple[Any, ...]:

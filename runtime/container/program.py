@@ -22,7 +22,7 @@ Entry: TypeAlias = "tuple[Callable[..., int] | None, Any]"
 
 def program(steps: Iterable[Step]) -> tuple[Entry, ...]:
     """The steps in their order."""
-    entries = [entry for step in steps for entry in _entries(step)]
+    entries = [entry for step in steps for entry in entries_of(step)]
     # Copied in one go, the arguments lie side by side, on few pages.
     arguments = marshal.dumps([given for function, given in entries if function is not None])
     copied = iter(marshal.loads(arguments))  # noqa: S302 - written a line above
@@ -34,12 +34,13 @@ def position(steps: Sequence[Step], at: int) -> int:
     if at < 0:
         return -1
     for index, step in enumerate(steps):
-        at -= len(_entries(step))
+        at -= len(entries_of(step))
         if at < 0:
             return index
     raise IndexError(at)
 
 
-def _entries(step: Step) -> tuple[Entry, ...]:
+def entries_of(step: Step) -> tuple[Entry, ...]:
+    """One step of one launch alone."""
     calls = step.calls() if isinstance(step, Bare) else ()
     return calls or ((None, step),)
