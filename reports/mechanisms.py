@@ -215,13 +215,17 @@ def max_only(evidence: Evidence, claim: Claim) -> Row:
     metric, bar = claim.metrics[0], claim.limits["kept"]
     container, vm = ([_unguarded(evidence, metric, label) for label in side] for side in evidence.sides(claim))
     kept: dict[str, float] = {}
-    for _, value, labels in evidence.frame.values(metric, CONTAINER):
+    rounds = evidence.frame.values(metric, CONTAINER)
+    busiest = max((float(labels.get("others", 0)) for _, _, labels in rounds), default=0.0)
+    for _, value, labels in rounds:
         guard = labels.get("guard", "")
         kept[guard] = min(value, kept.get(guard, value))
     good = [f"{guard} ({human(kept[guard], '1')})" for guard in kept if guard != "none" and kept[guard] >= bar]
     bad = [f"{guard} ({human(kept[guard], '1')})" for guard in kept if guard != "none" and kept[guard] < bar]
     values: dict[str, object] = {"good": ", ".join(good), "bad": ", ".join(bad)}
-    if kept.get("none", 1.0) >= bar:
+    if busiest > claim.limits["others"]:
+        ruled = Ruling.UNMEASURABLE, Message("half.guards.busy", {"cpus": f"{busiest:.1f}"})
+    elif kept.get("none", 1.0) >= bar:
         ruled = Ruling.UNMEASURABLE, Message("half.guards.idle")
     elif good and not bad:
         ruled = Ruling.REFUTED, Message("half.guards.all", values)

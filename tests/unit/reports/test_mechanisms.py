@@ -205,6 +205,13 @@ def test_guards_by_their_worst_round(
     assert (row.ruling, row.reason.key) == (ruling, key)
 
 
+def test_guards_on_a_busy_host_prove_nothing(ruled: Judge) -> None:
+    given = kept(none=[0.3], weight=[0.8], cpuset=[1.0])
+    given["protection", "container"][1].labels["others"] = "0.60"
+    row = ruled("max-only", given)
+    assert (row.ruling, row.reason.key) == (Ruling.UNMEASURABLE, "half.guards.busy")
+
+
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_every_mechanism_has_its_section(view_of: Callable[..., View], language: str) -> None:
     given = (

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
 
+from runtime.instance import Usage
 from runtime.spec import Limits
 from tests.fakes import Behaviour, FakeInstance
 from tests.unit.workloads.visits import visit
+from workloads import hostview
 from workloads.isolation.protection import GAIN, KEPT, Protection, guards
 from workloads.metric import Sample
 
@@ -54,3 +57,12 @@ def test_where_nothing_is_lost_nothing_is_gained(tmp_path: Path) -> None:
     samples = list(Protection().measure(context))
     assert by_guard(samples, KEPT.name)["none"] == pytest.approx(1.0)
     assert by_guard(samples, GAIN.name) == {}
+
+
+def test_what_others_use_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    began = time.monotonic()
+    monkeypatch.setattr(hostview, "busy_cpu_s", lambda: 1.5 * (time.monotonic() - began))
+    monkeypatch.setattr(FakeInstance, "usage", lambda self: Usage(method="cgroup v2", cpu_ns=0))
+    context, _ = visit(tmp_path, shared=False)
+    others = [float(sample.labels["others"]) for sample in Protection().measure(context) if sample.metric == KEPT.name]
+    assert others == pytest.approx([1.5] * len(others), abs=0.1)
