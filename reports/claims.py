@@ -148,11 +148,13 @@ class Evidence:
         """Labels to show for container and VM, the deciding one first even where it is not part of the run.
 
         Where the claim allows it (`stand_in`), another VM that was measured decides in place of one that was not.
+        Other containers are comparators, and are shown where they were measured: most workloads leave them out.
         """
         rest = [
             [label for label in self.frame.labels(kind) if label != kind and "~" not in label]
             for kind in (CONTAINER, VM)
         ]
+        rest[0] = [label for label in rest[0] if any(self.frame.blocks(metric, label) for metric in claim.metrics)]
         containers, vms = [CONTAINER, *rest[0]], [VM, *rest[1]]
         if claim.stand_in and not self.frame.blocks(claim.metrics[0], VM):
             vms.sort(key=lambda label: not self.frame.blocks(claim.metrics[0], label))

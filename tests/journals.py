@@ -16,7 +16,14 @@ from harness.results import JOURNAL, Cell, DriverEntry, Event, Facts, Line, Outc
 from workloads.base import find_workload
 from workloads.metric import Better, Metric, Phase, Sample
 
-KINDS = {"native": "native", "container": "container", "docker": "container", "microvm": "vm", "vm": "vm"}
+KINDS = {
+    "native": "native",
+    "container": "container",
+    "docker": "container",
+    "crun": "container",
+    "microvm": "vm",
+    "vm": "vm",
+}
 MIB, GIB = 1 << 20, 1 << 30
 
 # metric: unit, better, hardware, {driver: typical value}; a driver not named has no figure.
