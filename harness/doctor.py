@@ -176,6 +176,8 @@ def _probe(driver: Driver) -> Availability:
 
 def _driver_check(driver: Driver, found: Availability) -> Check:
     name = f"driver {driver.name}"
+    if not found.usable and driver.optional:
+        return Check(name, Status.OK, f"not here, and not needed: {found.reason}")
     if not found.usable:
         return Check(name, Status.WARN, found.reason or "unusable, without a reason", found.mend)
     accelerator = found.facts.get("accelerator", "")

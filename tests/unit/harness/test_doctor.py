@@ -156,6 +156,15 @@ def test_an_unusable_driver_warns_with_its_reason_and_the_comparison_blocks(host
     assert "vm" in named(checks, "comparison").detail
 
 
+def test_a_driver_that_a_host_may_be_without_is_no_warning(host: Host) -> None:
+    class Spare(FakeDriver):
+        optional = True
+
+    absent = Behaviour(usable=False, reason="not installed")
+    check = named(asked(host, spare=lambda host: Spare(host, behaviour=absent)), "driver fake")
+    assert (check.status, check.detail) == (Status.OK, "not here, and not needed: not installed")
+
+
 def test_one_driver_a_kind_is_enough(host: Host) -> None:
     broken = Behaviour(usable=False)
     checks = asked(
