@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -111,9 +112,7 @@ class DockerDriver(Driver):
         """Whether an engine answers or could be started; none is started for the asking."""
         if os.geteuid() != 0:
             return Availability(False, "an engine and the cgroups of its containers need root", "run it as root")
-        try:
-            import docker  # noqa: F401
-        except ImportError:
+        if not _can_talk():
             return Availability(False, "the Python package docker is not installed", "pip install 'tare[docker]'")
         try:
             if self._client is None and self._theirs() is None:
@@ -333,8 +332,8 @@ class DockerDriver(Driver):
     @contextmanager
     def _reachable(self) -> Iterator[list[Any]]:
         """A client of each engine that may have containers of ours."""
-        if self._client is not None:
-            yield [self._client]
+        if self._client is not None or not _can_talk():
+            yield [] if self._client is None else [self._client]
             return
         sockets = [path for path in (self._theirs(), self._engine.socket) if path is not None and answers(path)]
         with ExitStack() as stack:
@@ -356,6 +355,11 @@ class DockerDriver(Driver):
                 client.close()
             self._engine.stop()
             self._networks.close()
+
+
+def _can_talk() -> bool:
+    """Whether docker-py is installed: it comes with an extra."""
+    return find_spec("docker") is not None
 
 
 def _client(path: Path) -> Any:

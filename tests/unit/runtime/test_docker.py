@@ -183,3 +183,11 @@ def test_what_docker_cannot_do_is_refused_before_it_is_asked(
     with pytest.raises(TareError, match=said):
         driver.prepare(spec)
     assert engine.asked == []
+
+
+def test_without_docker_py_the_driver_says_so_and_finds_nothing(
+    driver: DockerDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(driver_module, "find_spec", lambda name: None)
+    assert "docker is not installed" in driver.probe().reason
+    assert driver.leftovers() == []
