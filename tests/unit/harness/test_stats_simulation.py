@@ -188,14 +188,16 @@ def test_each_gate_refuses_what_it_is_for_and_rarely_anything_else(
     assert caught / trials >= power
 
 
-def test_a_difference_at_the_margin_is_rarely_called_equivalent_and_never_more_often_than_promised() -> None:
-    rng, trials, wrong = random.Random(8), 600, 0
+def test_a_difference_at_the_margin_is_rarely_called_either_and_never_more_often_than_promised() -> None:
+    rng, trials, equal, apart = random.Random(8), 600, 0, 0
     for trial in range(trials):
         one = {block: math.exp(rng.gauss(0, 0.005)) for block in range(10)}
         two = {block: 1.03 * math.exp(rng.gauss(0, 0.005)) for block in range(10)}
         comparison = compare(METRIC, Series(label="a", values=one), Series(label="b", values=two), seed=trial)
-        wrong += comparison.verdict is Verdict.EQUIVALENT
-    assert wrong / trials <= 0.025 + three_sigma(0.025, trials)
+        equal += comparison.verdict is Verdict.EQUIVALENT
+        apart += comparison.verdict in (Verdict.FASTER, Verdict.SLOWER)
+    for wrong in (equal, apart):
+        assert wrong / trials <= 0.025 + three_sigma(0.025, trials)
 
 
 def test_a_clear_difference_is_nearly_always_found() -> None:
@@ -226,17 +228,20 @@ def test_stopping_on_precision_does_not_manufacture_differences() -> None:
     assert different / trials <= 0.05 + three_sigma(0.05, trials)
 
 
-def test_holm_keeps_false_claims_of_a_whole_report_rare() -> None:
-    rng, trials, reports = random.Random(11), 60, 0
+def test_holm_keeps_false_claims_of_a_whole_report_rare_where_each_alone_would_not() -> None:
+    rng, trials, false, uncorrected = random.Random(11), 80, 0, 0
+    claimed = (Verdict.FASTER, Verdict.SLOWER)
     for trial in range(trials):
         family = []
-        for claim in range(10):
-            one, two = (
-                Series(label=side, values={block: math.exp(rng.gauss(0, 0.1)) for block in range(10)}) for side in "ab"
-            )
-            family.append(compare(METRIC, one, two, seed=trial * 10 + claim))
-        reports += any(each.verdict in (Verdict.FASTER, Verdict.SLOWER) for each in correct(family))
-    assert reports / trials <= 0.05 + three_sigma(0.05, trials)
+        for claim in range(20):  # each exactly at the margin, where a false claim is likeliest
+            one = {block: math.exp(rng.gauss(0, 0.1)) for block in range(6)}
+            two = {block: 1.03 * math.exp(rng.gauss(0, 0.1)) for block in range(6)}
+            sides = (Series(label=label, values=values) for label, values in (("a", one), ("b", two)))
+            family.append(compare(METRIC, *sides, seed=trial * 20 + claim))
+        uncorrected += any(each.verdict in claimed for each in family)
+        false += any(each.verdict in claimed for each in correct(family))
+    assert false / trials <= 0.05
+    assert uncorrected / trials > 0.05 + three_sigma(0.05, trials)
 
 
 def test_pooling_iterations_of_one_boot_would_lie_where_one_value_a_block_does_not() -> None:
