@@ -113,18 +113,20 @@ def test_last_words_on_a_terminal_are_not_lost(channel: Channel) -> None:
 
 @pytest.mark.parametrize("holder", ["sleep 1000", "yes"])
 def test_end_of_a_terminals_command_is_told_though_another_session_holds_it(channel: Channel, holder: str) -> None:
-    with started(channel, ["sh", "-c", f"setsid {holder} & sleep 0.1; exit 3"], TERMINAL) as (command, _):
+    with started(channel, ["sh", "-c", f"setsid {holder} & sleep 0.1; seq 1 3000; exit 3"], TERMINAL) as (command, _):
         assert command.wait() == 3
 
 
 @pytest.mark.parametrize("streams", [PLAIN, TERMINAL])
 def test_signal_reaches_the_process_alone(channel: Channel, streams: Streams) -> None:
-    program = "trap 'echo caught; exit 5' USR1; sleep 1000 & echo up; wait"
+    child = "trap 'echo child' USR1; echo up; while :; do sleep 0.02; done"
+    program = f"trap 'sleep 0.3; echo caught; exit 5' USR1; sh -c \"{child}\" & wait"
     with started(channel, ["sh", "-c", program], streams) as (command, said):
         said.wait(b"up")
         command.signal(10)
         assert command.wait() == 5
     assert b"caught" in said.streams[1]
+    assert b"child" not in said.streams[1]
 
 
 def test_output_waits_until_it_is_granted(channel: Channel) -> None:
