@@ -98,7 +98,7 @@ def _settled(
 @rule
 def layers(evidence: Evidence, claim: Claim) -> Row:
     """Changes stay with their instance, and neither a further instance nor a changed image takes much of an image."""
-    image, marginal, stored, apart = claim.metrics[:4]
+    image, marginal, stored, apart, copied = claim.metrics[:5]
     container, vm = ([evidence.estimate(marginal, label) for label in side] for side in evidence.sides(claim))
     first = evidence.estimate(image, CONTAINER).value
     parts = {"instance": container[0].value, "image": evidence.estimate(stored, CONTAINER, way=LAYER).value}
@@ -111,7 +111,9 @@ def layers(evidence: Evidence, claim: Claim) -> Row:
     elif seen:
         ruled = Ruling.REFUTED, Message("half.layers.seen")
     elif max(value for value in parts.values() if value is not None) <= claim.limits["share"] * first:
-        ruled = Ruling.CONFIRMED, Message("half.layers.thin", values)
+        byte = evidence.estimate(copied, CONTAINER).value
+        dearer = {} if byte is None else {"byte": human(byte, "B")}
+        ruled = Ruling.CONFIRMED, Message("half.layers.thin_byte" if dearer else "half.layers.thin", values | dearer)
     else:
         ruled = Ruling.REFUTED, Message("half.layers.thick", values)
     return _settled(evidence, claim, container, vm, ruled)

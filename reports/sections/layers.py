@@ -13,6 +13,7 @@ from reports.units import human
 PARTS = {
     "image": ("footprint.image_allocated", {}),
     "one more instance": ("growth.marginal_allocated", {}),
+    "one byte of a large file changed": ("growth.copy_up", {}),
     "second image, as a layer": ("delivery.stored", {"way": "layer"}),
     "second image, as a whole disk": ("delivery.stored", {"way": "whole disk"}),
     "second image, as changed clusters": ("delivery.stored", {"way": "changed clusters"}),
@@ -23,7 +24,13 @@ class Layers(ClaimSection):
     """The parts on one axis."""
 
     claim = "layers"
-    metrics = ("footprint.image_allocated", "growth.marginal_allocated", "growth.written_64mib", "layers.apart")
+    metrics = (
+        "footprint.image_allocated",
+        "growth.marginal_allocated",
+        "growth.written_64mib",
+        "growth.copy_up",
+        "layers.apart",
+    )
     method = (
         "Allocated blocks on the host; the second image differs from the first by one file of 1 MiB.",
         "One instance appends to a file of the image and removes another; its sibling and the host's files are read.",

@@ -129,6 +129,14 @@ def test_layers_are_shared_and_thin(
     assert (row.ruling, row.reason.key) == (ruling, key)
 
 
+def test_what_one_byte_takes_is_told_where_it_was_measured(ruled: Judge) -> None:
+    grown = [Sample("growth.marginal_allocated", 4e4), Sample("growth.copy_up", 9.6e6)]
+    given = parcels() | {("layers", "container"): [Sample("layers.apart", 1.0)], ("growth", "container"): grown}
+    row = ruled("layers", given, workloads=("footprint",))
+    assert (row.ruling, row.reason.key) == (Ruling.CONFIRMED, "half.layers.thin_byte")
+    assert row.reason.values["byte"] == "9.2\u00a0MiB"
+
+
 def test_layers_without_a_delivery_are_open(ruled: Judge) -> None:
     row = ruled("layers", {("layers", "container"): [Sample("layers.apart", 1.0)]})
     assert (row.ruling, row.reason.values["missing"]) == (Ruling.UNMEASURABLE, "image")
