@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import combinations
+from itertools import combinations, pairwise
 
 from runtime.errors import TareError
 from runtime.instance import Instance
@@ -22,6 +22,7 @@ MARGINAL = Metric("density.marginal_memory", "B", Better.LOWER, "host MemAvailab
 AVAILABLE = Metric("density.available_memory", "B", Better.HIGHER, "host MemAvailable along the ramp")
 LAUNCH = Metric("density.launch", "s", Better.LOWER, "request to ready, along the ramp", True)
 RATE = Metric("density.launch_rate", "launches/s", Better.HIGHER, "instances made ready per second of ramp", True)
+ALONG = Metric("density.ramp_rate", "launches/s", Better.HIGHER, "launches per second of growing, along the ramp", True)
 PSS = Metric("density.pss_per_instance", "B", Better.LOWER, "proportional set size of one instance at the top")
 CGROUP = Metric("density.cgroup_memory_per_instance", "B", Better.LOWER, "memory charged to one instance at the top")
 IDLE = Metric(
@@ -53,7 +54,7 @@ class Density(Workload):
 
     name = "density"
     stage = Stage.OWN
-    metrics = (INSTANCES, MARGINAL, AVAILABLE, LAUNCH, RATE, PSS, CGROUP, IDLE)
+    metrics = (INSTANCES, MARGINAL, AVAILABLE, LAUNCH, RATE, ALONG, PSS, CGROUP, IDLE)
 
     def measure(self, context: Context) -> Iterator[Sample]:
         """Yield everything once all is closed. Raises the first failure when not even one instance ran."""
@@ -79,6 +80,7 @@ class Ramp:
         self._instances: list[Instance] = []
         self._launches_s: list[float] = []
         self._memory: list[tuple[int, int]] = []
+        self._grown: list[tuple[int, int]] = [(0, 0)]  # instances, nanoseconds of growing until then
         self._failure: Exception | None = None
         self._wave_ns = self._growing_ns = 0
 
@@ -141,6 +143,7 @@ class Ramp:
         self._growing_ns += self._wave_ns
         if self._count <= POINTS or self._count % max(1, self._cap // POINTS) < count:
             self._note_memory()
+            self._grown.append((self._count, self._growing_ns))
 
     def _launch(self) -> None:
         try:
@@ -189,6 +192,9 @@ class Ramp:
             yield Sample(LAUNCH.name, seconds, labels={"n": str(n)})
         for count, available in self._memory:
             yield Sample(AVAILABLE.name, available, labels={"n": str(count)})
+        for (fewer, before_ns), (count, after_ns) in pairwise(self._grown):
+            if count > fewer:
+                yield Sample(ALONG.name, (count - fewer) / ((after_ns - before_ns) / 1e9), labels={"n": str(count)})
         yield Sample(MARGINAL.name, -slope(self._memory), labels={"points": str(len(self._memory))})
 
     def _top_samples(self, idle_before: float) -> Iterator[Sample]:

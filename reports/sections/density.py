@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 from statistics import median
 
+from harness import stats
 from reports import cells, figures
 from reports.claims import Estimate, Row
 from reports.figures import Lane
 from reports.page import Column, Figure, Table, Value
 from reports.rules import limiters
 from reports.sections.base import ClaimSection, View, sample_table
-from reports.units import digits, exact, human
+from reports.units import digits, exact, human, span
 
 
 class Density(ClaimSection):
@@ -34,7 +35,7 @@ class Density(ClaimSection):
     )
 
     def figures(self, view: View, row: Row) -> Iterator[Figure]:
-        """Available memory along the ramp, then launch times along it."""
+        """Available memory along the ramp, then launch times and launches per second along it."""
         for metric, slug, title, unit, what in (
             (
                 "density.available_memory",
@@ -49,6 +50,13 @@ class Density(ClaimSection):
                 "How long each launch took along the ramp: a rise would be the next wall",
                 "s",
                 "launch time",
+            ),
+            (
+                "density.ramp_rate",
+                "density-rate",
+                "How many launches a second the ramp made as instances were added",
+                "launches/s",
+                "launches per second",
             ),
         ):
             lanes = [lane for label in view.frame.labels() if (lane := ramp(view, metric, label))]
@@ -101,6 +109,20 @@ def projection(view: View, label: str) -> float | None:
     return max(0.0, (available - max(available * 0.1, float(1 << 30))) / marginal)
 
 
+def marginal(view: View, label: str) -> Value:
+    """What one more instance took of the host's memory, with Sen's interval of the slope under it."""
+    estimate = view.evidence.estimate("density.marginal_memory", label)
+    memory = ramp(view, "density.available_memory", label)
+    points = memory.points if memory else ()
+    slope = stats.theil_sen([n for n, _ in points], [available for _, available in points])
+    if estimate.value is None or slope is None:
+        return cells.cell(estimate, view.words)
+    taken_by_one = -slope.estimate
+    return Value(
+        human(taken_by_one, "B", 3), exact(taken_by_one), estimate.mark, note=span(-slope.high, -slope.low, "B", 3)
+    )
+
+
 def reached(view: View, row: Row) -> Table:
     """Instances reached, what ended the ramp, marginal memory, and the projection by memory alone, named as one."""
     columns = (
@@ -120,13 +142,12 @@ def reached(view: View, row: Row) -> Table:
 def _reached(view: View, estimate: Estimate) -> tuple[Value | str, ...]:
     if estimate.value is None:
         return estimate.label, cells.cell(estimate, view.words), *(Value("—", absent=True),) * 3
-    marginal = view.evidence.estimate("density.marginal_memory", estimate.label)
     projected = projection(view, estimate.label)
     return (
         estimate.label,
         cells.cell(replace(estimate, note=None), view.words),
         ", ".join(limiters(view.evidence, "density.instances", estimate.label)) or "not recorded",
-        cells.cell(marginal, view.words),
+        marginal(view, estimate.label),
         Value("no projection", absent=True)
         if projected is None
         else Value(f"≈ {digits(projected)} (projection)", exact(projected)),

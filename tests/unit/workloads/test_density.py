@@ -58,6 +58,9 @@ def test_ramp_ends_at_its_cap_with_all_closed(tmp_path: Path, width: int) -> Non
     assert (reached.value, reached.labels["limiter"]) == (10, "cap")
     assert len(values(samples, "density.launch")) == 10
     assert one(samples, "density.launch_rate").value > 0
+    along = [sample for sample in samples if sample.metric == "density.ramp_rate"]
+    assert [int(sample.labels["n"]) for sample in along] == [*range(width, 10, width), 10]
+    assert all(sample.value > 0 for sample in along)
     assert len(values(samples, "density.pss_per_instance")) == 10
 
 
