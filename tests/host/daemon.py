@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -11,7 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from runtime.linux.pidfd import Pidfd
 from tests.conftest import skip_or_fail
+from tests.host.life import ROOT
 
 _START_S = 60.0
 _DAEMON = """\
@@ -31,13 +35,25 @@ mount --bind "$1/etc" /etc/libvirt
 mount --bind "$1/lib" /var/lib/libvirt
 exec libvirtd --config /etc/libvirt/libvirtd.conf --pid-file "$1/pid"
 """
+# A daemon takes a QEMU for alive until it has been reaped, and there are inits that take a minute for it.
+_REAPER = """\
+import os, subprocess, sys
+from runtime.linux.syscalls import prctl
+from runtime.vm.adoption import PR_SET_CHILD_SUBREAPER
+prctl(PR_SET_CHILD_SUBREAPER, 1)
+subprocess.Popen(["setpriv", "--pdeathsig", "TERM", "unshare", "--mount", "sh", "-c", *sys.argv[1:]])
+try:
+    while True:
+        os.wait()
+except ChildProcessError:
+    pass
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Daemon:
     """One that answers. `uri` leads to it."""
 
-    process: subprocess.Popen[bytes]
     top: Path
 
     @property
@@ -45,8 +61,9 @@ class Daemon:
         return f"qemu:///system?socket={self.top}/sock/libvirt-sock"
 
     def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
+        with Pidfd.of(int((self.top / "pid").read_text())) as process:
+            process.signal(signal.SIGKILL)
+            assert process.wait(_START_S)
 
 
 @contextmanager
@@ -60,20 +77,24 @@ def daemon() -> Iterator[Daemon]:
             (top / name).mkdir()
         (top / "etc/libvirtd.conf").write_text(_DAEMON.format(top=top))
         (top / "etc/qemu.conf").write_text(_QEMU)
-        process = subprocess.Popen(["unshare", "--mount", "sh", "-c", _START, "sh", str(top)])
+        reaper = subprocess.Popen([sys.executable, "-c", _REAPER, _START, "sh", str(top)], cwd=ROOT)
         try:
             deadline = time.monotonic() + _START_S
             while not (top / "sock/libvirt-sock").exists():
-                assert process.poll() is None, (top / "daemon.log").read_text()
+                assert reaper.poll() is None
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
-            yield Daemon(process, top)
+            started = Daemon(top)
+            with Pidfd.of(int((top / "pid").read_text())) as process:
+                try:
+                    yield started
+                finally:
+                    process.signal(signal.SIGTERM)
+                    if not process.wait(_START_S):
+                        process.signal(signal.SIGKILL)
+                        process.wait(_START_S)
         finally:
-            process.terminate()
-            try:
-                process.wait(_START_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            reaper.kill()
+            reaper.wait()
     finally:
         shutil.rmtree(top)
