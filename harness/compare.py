@@ -17,6 +17,7 @@ from harness.environment import STABLE
 from harness.results import Outcome, Run, RunHeader
 from harness.shift import beyond_p, shift_interval
 from harness.stats import (
+    MAX_MARGIN,
     MIN_BLOCKS,
     Refusal,
     Verdict,
@@ -30,7 +31,10 @@ from runtime.errors import UsageError
 from workloads.metric import Better, Phase
 
 ALPHA = 0.05
-_SUBSAMPLES = ("iteration",)  # labels that tell iterations of one instance apart: no replicates
+# Labels that tell iterations apart or say what came about meanwhile: no conditions, which were chosen beforehand.
+_REMARKS = (
+    "iteration", "position", "settled_s", "others", "points", "granted", "limiter", "latency_rule", "outcome", "read",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,7 +148,7 @@ def _blocks(run: Run) -> dict[tuple[str, str, str], dict[int, float]]:
     for record in run.records:
         for sample in record.samples if record.outcome is Outcome.OK else ():
             if sample.phase is Phase.MEASURE:
-                labels = {name: value for name, value in sample.labels.items() if name not in _SUBSAMPLES}
+                labels = {name: value for name, value in sample.labels.items() if name not in _REMARKS}
                 condition = " ".join(f"{name}={value}" for name, value in sorted(labels.items()))
                 place = (sample.metric, record.cell.label, condition)
                 gathered.setdefault(place, []).append((record.block, float(sample.value)))
@@ -260,7 +264,11 @@ def judge(before: Series | None, after: Series | None, margin: float = 0.0) -> C
         ci_high=math.exp(interval.high),
         p_value=beyond_p(logs, later, math.log1p(margin)),
     )
-    return replace(change, verdict=_verdict(interval.low, interval.high, math.log1p(margin), before.better))
+    verdict = _verdict(interval.low, interval.high, math.log1p(margin), before.better)
+    if verdict is Verdict.EQUIVALENT and margin > MAX_MARGIN:
+        reason = f"the noise floor (δ = {margin:.0%}) is too high to call anything equal"
+        return replace(change, verdict=Verdict.INCONCLUSIVE, reason=reason)
+    return replace(change, verdict=verdict)
 
 
 def _refusal(before: Series | None, after: Series | None) -> tuple[Refusal, str] | None:

@@ -97,6 +97,36 @@ def test_slower_start_and_lower_rate_are_both_regressions(tmp_path: Path) -> Non
     assert found["startup.ready[microvm]"].verdict is not Verdict.SLOWER
 
 
+def relabelled(run: Run, **labels: str) -> Run:
+    """The same run, every sample with these labels, `{block}` filled in."""
+    records = tuple(
+        replace(
+            record,
+            samples=tuple(
+                replace(each, labels={name: text.format(block=record.block) for name, text in labels.items()})
+                for each in record.samples
+            ),
+        )
+        for record in run.records
+    )
+    return replace(run, records=records)
+
+
+def test_what_came_about_meanwhile_is_no_condition(tmp_path: Path) -> None:
+    run = run_at(tmp_path / "a")
+    found = compare.series(relabelled(run, settled_s="0.{block}", limiter="cap{block}", way="layer"))
+    assert len(found["startup.ready[container] way=layer"].values) == 10
+    assert len(found) == len(compare.series(run))
+
+
+def test_a_floor_that_is_too_high_calls_nothing_equal(tmp_path: Path) -> None:
+    one = compare.series(run_at(tmp_path / "a"))["startup.ready[container]"]
+    assert compare.judge(one, one).verdict is Verdict.EQUIVALENT
+    loud = compare.judge(one, replace(one, margin=0.3))
+    assert loud.verdict is Verdict.INCONCLUSIVE
+    assert "too high to call anything equal" in loud.reason
+
+
 def test_improvement_is_no_regression(tmp_path: Path) -> None:
     before, after = run_at(tmp_path / "a"), run_at(tmp_path / "b", scale={("startup.ready", "container"): 0.5})
     found = compare.changes(compare.series(before), compare.series(after))

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -34,6 +35,24 @@ def outcomes(records: tuple[Record, ...]) -> Counter[str]:
 
 def everything(bench: Bench) -> set[tuple[Cell, int]]:
     return {(one.cell, block) for one in bench.planned for block in range(1 if one.once else 2)}
+
+
+class Clock:
+    """The engine's time, which passes only where a workload says so: a loaded host changes nothing."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now_s = 1000.0
+        own = SimpleNamespace(monotonic=lambda: self.now_s, monotonic_ns=lambda: int(self.now_s * 1e9))
+        for module in ("runner", "attempt"):
+            monkeypatch.setattr(f"harness.{module}.time", own)
+
+    def pass_s(self, seconds: float) -> None:
+        self.now_s += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
 
 
 class Stopping(Observer):
@@ -248,9 +267,9 @@ def test_what_does_not_fit_into_the_budget_is_skipped_with_that_reason(tmp_path:
     assert [event.event for event in run.events][-1] == "finished"
 
 
-def test_no_block_beyond_the_least_number_begins_that_does_not_fit(tmp_path: Path) -> None:
+def test_no_block_beyond_the_least_number_begins_that_does_not_fit(tmp_path: Path, clock: Clock) -> None:
     def slow(context: Context) -> Iterator[Sample]:
-        time.sleep(0.1)
+        clock.pass_s(0.1)
         yield Sample("one.value", random.random() + 0.1)
 
     entries = {name: Entry(expect_s=0.1) for name in standard_workloads()}
@@ -310,10 +329,10 @@ def test_a_session_that_hangs_takes_the_rest_of_its_visit_along_and_nothing_else
 
 
 def test_when_time_is_short_the_dearest_visits_fall_first_and_the_cheap_ones_keep_all_their_blocks(
-    tmp_path: Path,
+    tmp_path: Path, clock: Clock
 ) -> None:
     def dear(context: Context) -> Iterator[Sample]:
-        time.sleep(0.3 if context.driver.name == "container" else 0.0)
+        clock.pass_s(0.3 if context.driver.name == "container" else 0.0)
         yield Sample("one.value", 1.0)
 
     entries = {"one": Entry(expect_s=0.3)}
@@ -454,13 +473,13 @@ def test_the_host_state_of_a_startup_covers_the_boot(tmp_path: Path) -> None:
     assert covered["end"] < 0.2
 
 
-def test_what_has_but_one_chance_is_not_given_up_for_another_block(tmp_path: Path) -> None:
+def test_what_has_but_one_chance_is_not_given_up_for_another_block(tmp_path: Path, clock: Clock) -> None:
     def slow(context: Context) -> Iterator[Sample]:
-        time.sleep(0.2)
+        clock.pass_s(0.2)
         yield Sample("one.value", 1.0)
 
     def slower(context: Context) -> Iterator[Sample]:
-        time.sleep(0.5)
+        clock.pass_s(0.5)
         yield Sample("last.value", 1.0)
 
     profile = tiny_profile(
