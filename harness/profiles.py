@@ -165,6 +165,7 @@ def _entries(
         "startup_cold": replace(lane, by_kind={**light, Kind.VM: {"repeats": 1}}),
         "startup_answered": replace(lane, by_kind={**light, Kind.VM: {"repeats": 1}}, boots=2),
         "startup_at_once": replace(lane, params={"most": together}, by_kind={Kind.VM: {"most": 2}}, boots=4),
+        "instrument": Entry(expect_s=0.05),
         "teardown": Entry(expect_s=0.0),
         "idle": Entry(params={"seconds": 2 * seconds}, expect_s=2 * seconds + 0.3, limit_s=session.limit_s),
         "overhead_cpu": replace(session, expect_s=whole_s + small_s + 0.1),

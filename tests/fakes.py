@@ -216,6 +216,8 @@ class FakeInstance(Instance):
 
     def _gauge(self, argv: tuple[str, ...], text: str, timeout_s: float) -> ExecResult:
         word = argv[1]
+        if word == "nothing":
+            return ExecResult(argv, 0, b"", b"", 1_000_000)
         if word in ("place", "serve"):
             address = ["192.0.2.1"] if self._on_host else [f"10.87.0.{self.ordinal + 2}"]
             place = {"addresses": address, "gateway": "192.0.2.254" if self._on_host else "10.87.0.1"}

@@ -1,4 +1,4 @@
-"""The noise floor: native against itself under another label, and every comparison drawn from the run."""
+"""The floors: native against itself under another label, the instrument's own cost; and every comparison drawn."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from reports.page import Column, Part, Table, Value
 from reports.sections.base import Section, View
 from reports.units import exact, times
 
+INSTRUMENT = ("instrument.host_spawn", "instrument.command")
 ABSENT = Value("—", absent=True)
 
 
@@ -19,8 +20,10 @@ class Floor(Section):
     order = 22
 
     def parts(self, view: View) -> Iterator[Part]:
-        """A/A table; comparisons table."""
-        yield Part(slug="floor", heading=view.words.say("section.floor"), tables=(control_table(view),))
+        """A/A table, the instrument's own floor; comparisons table."""
+        instrument = view.medians_table("floor-instrument", "What asking costs where nothing is done", INSTRUMENT)
+        tables = (control_table(view), *((instrument,) if instrument.rows else ()))
+        yield Part(slug="floor", heading=view.words.say("section.floor"), tables=tables)
         yield Part(slug="comparisons", heading=view.words.say("section.comparisons"), tables=(comparison_table(view),))
 
 
