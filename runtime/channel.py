@@ -190,7 +190,8 @@ class Channel:
         """
         with self._request("X", encode_exec(argv, env or {})) as (number, request):
             arrived = request.done.wait(timeout_s)
-            if request.answer is None and self._lost is None:
+            too_much = request.size > OUTPUT_MAX  # which an answer close behind must not hide
+            if too_much or (request.answer is None and self._lost is None):
                 why = f"printed more than {OUTPUT_MAX} bytes" if arrived else f"not done after {timeout_s:g} s"
                 raise TareError(f"command {shlex.join(argv)}", f"{why}; {self._kill(number, request)}")
             return ExecResult(
@@ -306,6 +307,8 @@ class Channel:
             raise self._loss() from error
 
     def _kill(self, number: int, request: _Request) -> str:
+        if request.answer is not None:
+            return "it has ended"
         request.done.clear()
         if request.answer is None:
             self._send(encode("K", number))

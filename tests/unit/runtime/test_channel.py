@@ -236,6 +236,17 @@ def test_command_with_too_much_output_is_killed(peer: Peer, monkeypatch: pytest.
         command.result(20)
 
 
+def test_too_much_output_is_no_result_though_the_command_ended_at_once(
+    peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(channel, "OUTPUT_MAX", 1000)
+    command = peer.exec("head")
+    number = peer.take()[1]
+    peer.sock.sendall(encode("O", number, bytes(1001)) + encode("X", number, exit_payload(0)))
+    with pytest.raises(TareError, match=r"printed more than 1000 bytes; (it has ended|killed)$"):
+        command.result(20)
+
+
 def test_malformed_frame_ends_the_talk(peer: Peer) -> None:
     peer.send("U")
     peer.sock.sendall(b"HTTP/1.1 400 Bad Request\r\n")
