@@ -1,22 +1,15 @@
-"""The container driver on a real kernel with cgroup v2 alone: our own tests, run inside the stand-in.
+"""The runtime on a real kernel with cgroup v2 alone and KVM: our own tests, run inside the stand-in.
 
 Boots once (half a minute to a minute under emulation). Each test here runs one file there and passes if all of it does.
 """
 
 from __future__ import annotations
 
-import tempfile
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from runtime.driver import Host
-from runtime.drivers.libvirt import VmDriver
-from runtime.errors import TareError
-from tests.conftest import skip_or_fail
-from tests.guest.standin import StandIn, booted
+from tests.guest.standin import StandIn
 
 # What control groups or a kernel's age can change. A command of ours takes seconds under emulation: of tests that call
 # many, those that a host without v2 cannot stand for.
@@ -45,24 +38,17 @@ FILES = {
         "tests/host/test_life.py",
         *("-k", "memory_that or stats or top_shows or argv0 or argv3 or ids_of or keeper_killed"),
     ),
+    "KVM": ("tests/guest/inside_kvm.py", "-s"),
+    "a guest's contract on KVM": (
+        "tests/conformance/test_drivers.py",
+        *("-k", "[microvm] and (probe or phases or output or killed or clos or pausing)"),
+    ),
 }
 # What cannot hold there, and why; `inside.py` says what holds on v2 instead of what holds on v1.
 NOT_HERE = (
     "tests/host/test_cgroups.py::test_a_frozen_process_does_not_run_until_thawed",  # a fatal signal ends it frozen
     "tests/host/test_limits.py::test_weights_divide_a_disk_that_obeys_them",  # an emulated reader cannot keep it busy
 )
-
-
-@pytest.fixture(scope="module")
-def standin(bench_host: Host) -> Iterator[StandIn]:
-    if not (found := VmDriver(bench_host).probe()).usable:
-        skip_or_fail(f"no virtual machines: {found.reason}")
-    with tempfile.TemporaryDirectory(prefix="standin-", dir=bench_host.root.parent) as scratch:
-        try:
-            with booted(bench_host, Path(scratch)) as machine:
-                yield machine
-        except TareError as error:
-            pytest.fail(str(error))
 
 
 def test_it_has_cgroup_v2_and_nothing_else(standin: StandIn) -> None:
