@@ -307,12 +307,13 @@ class Channel:
             raise self._loss() from error
 
     def _kill(self, number: int, request: _Request) -> str:
-        if request.answer is not None:
-            return "it has ended"
+        ended = request.answer is not None
         request.done.clear()
         if request.answer is None:
             self._send(encode("K", number))
             request.done.wait(KILL_TIMEOUT_S)
+        if ended:
+            return "it has ended"
         return "killed" if request.answer is not None else f"killed, but not dead after {KILL_TIMEOUT_S:g} s"
 
     def _answer(self, request: _Request) -> bytes:
