@@ -14,6 +14,7 @@ from reports.sections.base import Section, View
 from reports.units import exact, human, times
 
 _DIGEST_SHOWN = 12
+_NOT_ALIKE = ("startup.spawned",)  # the process exists: each driver learns of it at another moment
 
 
 class Comparators(Section):
@@ -37,6 +38,7 @@ def ratio_table(view: View, others: list[DriverEntry]) -> Table:
         for metric in frame.run.header.metrics
         for entry in others
         if metric.unit not in NO_RATIO
+        and metric.name not in _NOT_ALIKE
         and frame.blocks(metric.name, entry.name)
         and frame.blocks(metric.name, CONTAINER)
     ]

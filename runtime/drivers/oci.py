@@ -156,11 +156,12 @@ class OciDriver(Driver):
             return Availability(False, "containers need root", "run it as root")
         if self._found is None:
             return Availability(False, f"{self.program} is not installed", f"install {self.program}")
+        facts: dict[str, str] = {}
         try:
             facts = program_facts(Path(self._found))
             self._rehearse()
         except (TareError, OSError) as error:
-            return Availability(False, str(error))
+            return Availability(False, printable(str(error)).strip(), facts=facts)
         group = open_cgroup("", Limits(), hierarchies=self._hierarchies)
         facts |= {
             "cgroups": f"{group.method} ({self._hierarchies.mode} host)",

@@ -134,6 +134,7 @@ def test_a_probe_says_what_the_runtime_said(runc: Stand, host: Host) -> None:
     found = runc("[ $1 = --version ] && exit; echo 'not on this host' >&2; exit 3").probe()
     assert not found.usable
     assert "not on this host" in found.reason
+    assert found.facts["sha256"]
 
 
 def test_a_driver_of_a_runtime_that_is_not_there_says_so(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,6 +28,7 @@ def test_ratios_to_ours_stand_with_their_intervals(view_of: Callable[..., View])
     assert "–" in rows["startup.ready", "docker"][5]
     assert rows["startup.ready", "docker"][6] == "10"
     assert not any(driver == "crun" for _, driver in rows)
+    assert not any(metric == "startup.spawned" for metric, _ in rows)
 
 
 def test_a_comparator_that_does_not_work_here_says_why(view_of: Callable[..., View]) -> None:
