@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from runtime import tuning
+from runtime import scratch, tuning
 from runtime.cgroups import parents
 from runtime.container.lifecycle import Containers
 from runtime.container.volumes import VolumeStore
@@ -106,7 +106,7 @@ class Sweep:
 
 
 def sweep(host: Host) -> Sweep:
-    """Sweep every driver, then half-made images and volumes and, when nothing is live, image data that no image needs.
+    """Sweep every driver, then half-made images and volumes, scratch files and, when nothing is live, unneeded layers.
 
     A driver that cannot work on this host is passed over if it left nothing, named if it did.
     """
@@ -132,6 +132,10 @@ def sweep(host: Host) -> Sweep:
         done.removed += VolumeStore(host.root).sweep()
     except (TareError, OSError) as error:
         done.failed.append(f"volumes: {error}")
+    try:
+        done.removed += scratch.sweep(host.root)
+    except OSError as error:
+        done.failed.append(f"scratch: {error}")
     networks = Networks(host.root, host.run)
     try:
         done.removed += networks.reclaim(ledger.instances)

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from runtime.driver import Kind
 from runtime.errors import TareError
 from runtime.instance import Instance
+from runtime.scratch import scratch
 from workloads.base import Context, Invalid, Stage, Workload
 from workloads.footprint import TIMEOUT_S, settled
 from workloads.metric import Better, Metric, Sample
@@ -84,38 +81,3 @@ def _deliver(context: Context, instance: Instance, registry: Registry, way: str,
     for step, begin, end in zip(("pack", "push", "pull", "unpack"), stamps, stamps[1:], strict=False):
         yield Sample(SECONDS.name, (end - begin) / 1e9, labels={"way": way, "step": step})
     shutil.rmtree(place)
-
-
-@contextmanager
-def scratch(root: Path) -> Iterator[Path]:
-    """A fresh directory below `root`, gone at the end; what a killed one left is removed first."""
-    base = root / "scratch"
-    base.mkdir(parents=True, exist_ok=True, mode=0o700)
-    base_fd = os.open(base, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(base_fd, fcntl.LOCK_EX)
-        for old in base.iterdir():
-            if (fd := _lock(old)) is not None:
-                shutil.rmtree(old)
-                os.close(fd)
-        directory = Path(tempfile.mkdtemp(dir=base))
-        held = _lock(directory)
-    finally:
-        os.close(base_fd)
-    try:
-        yield directory
-    finally:
-        shutil.rmtree(directory)
-        if held is not None:
-            os.close(held)
-
-
-def _lock(directory: Path) -> int | None:
-    """A descriptor that holds `directory`, or None when somebody else does."""
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(fd)
-        return None
-    return fd

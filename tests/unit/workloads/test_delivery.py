@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 from pathlib import Path
 
 import pytest
@@ -15,7 +13,7 @@ from tests.fakes import Behaviour
 from tests.unit.workloads.visits import Shelf, values, visit
 from workloads import delivery
 from workloads.base import Invalid
-from workloads.delivery import BYTES, SECONDS, STORED, Delivery, scratch
+from workloads.delivery import BYTES, SECONDS, STORED, Delivery
 from workloads.tools import registry
 
 
@@ -57,15 +55,3 @@ def test_without_a_registry_nothing_is_launched(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(TareError, match="no-such-registry is not installed"):
         list(Delivery().measure(context))
     assert driver.instances == []
-
-
-def test_what_a_killed_one_left_goes_and_what_another_uses_stays(tmp_path: Path) -> None:
-    dead, used = tmp_path / "scratch/dead", tmp_path / "scratch/used"
-    for directory in (dead, used):
-        directory.mkdir(parents=True)
-    fd = os.open(used, os.O_RDONLY)
-    fcntl.flock(fd, fcntl.LOCK_EX)
-    with scratch(tmp_path) as mine, scratch(tmp_path) as another:
-        assert sorted((tmp_path / "scratch").iterdir()) == sorted([used, mine, another])
-    os.close(fd)
-    assert list((tmp_path / "scratch").iterdir()) == [used]
