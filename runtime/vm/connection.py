@@ -229,6 +229,7 @@ def _embedded_root(host: Host) -> Path:
     cache = host.root / "cache/libvirt"
     cache.mkdir(parents=True, exist_ok=True, mode=0o700)
     make_directory(root / "etc")
+    make_directory(root / "lib/qemu")  # libvirt makes it once per process, and close() removes it
     (root / "etc/qemu.conf").write_text(_QEMU_CONF)
     (root / "cache").unlink(missing_ok=True)
     (root / "cache").symlink_to(cache.resolve())
