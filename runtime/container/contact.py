@@ -10,6 +10,7 @@ import select
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -209,15 +210,19 @@ class _Relay:
         """Until the end. Raises the TareError that the keeper tells of instead."""
         self._connection.setblocking(False)
         self._register()
-        while not self._over:
-            for descriptor, events in self._poll.poll():
-                if descriptor == self._source:
-                    self._read()
-                else:
-                    if events & select.POLLOUT:
-                        self._send()
-                    if events & ~select.POLLOUT:
-                        self._receive()
+        with _woken() as woken:
+            self._poll.register(woken, select.POLLIN)
+            while not self._over:
+                for descriptor, events in self._poll.poll():
+                    if descriptor == woken:
+                        os.read(woken, _CHUNK_BYTES)
+                    elif descriptor == self._source:
+                        self._read()
+                    else:
+                        if events & select.POLLOUT:
+                            self._send()
+                        if events & ~select.POLLOUT:
+                            self._receive()
         self._connection.setblocking(True)
         if self._failed is not None:
             raise self._failed
@@ -371,6 +376,24 @@ def passing(pass_on: Callable[[int], None] | None, resized: Callable[[], None] |
     finally:
         for number, handler in before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+@contextmanager
+def _woken() -> Iterator[int]:
+    """What becomes readable at each signal: one that comes just before a poll does not interrupt it.
+
+    Python runs handlers in its main thread only, so a relay in another one needs no waking.
+    """
+    readable, writable = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    ours = threading.current_thread() is threading.main_thread()
+    before = signal.set_wakeup_fd(writable, warn_on_full_buffer=False) if ours else -1
+    try:
+        yield readable
+    finally:
+        if ours:
+            signal.set_wakeup_fd(before)
+        os.close(readable)
+        os.close(writable)
 
 
 @contextmanager

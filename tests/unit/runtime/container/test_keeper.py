@@ -344,3 +344,32 @@ def test_the_socket_is_root_s_own(run: Path) -> None:
     with Summons(run).connect():
         assert (run / "keeper.sock").stat().st_mode & 0o777 == 0o600
         assert socket.AF_UNIX  # a file, nothing abstract
+
+
+def test_signal_that_interrupts_no_poll_is_passed_on() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    passed: list[int] = []
+    heard = threading.Event()
+
+    def pass_on(number: int) -> None:
+        passed.append(number)
+        heard.set()
+
+    def take_it_elsewhere() -> None:  # the poll of the main thread does not return then
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
+        time.sleep(0.2)
+        os.kill(os.getpid(), signal.SIGUSR1)
+        heard.wait(5)
+        theirs.close()
+
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+    thread = threading.Thread(target=take_it_elsewhere)
+    try:
+        with Contact(ours) as contact, contacts.passing(pass_on, None):
+            thread.start()
+            contact.carry((-1, 1, 2))
+            assert heard.is_set()
+    finally:
+        thread.join()
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    assert passed == [signal.SIGUSR1]
