@@ -11,8 +11,8 @@ import click
 
 from harness import bench as benching
 from harness.profiles import PROFILES
-from harness.progress import Display
-from harness.results import Outcome
+from harness.progress import Display, own_cost
+from harness.results import Outcome, Run
 from runtime.driver import host_from_env
 
 _REPORT_S = 300
@@ -64,6 +64,7 @@ def bench(
         failed = run.engine.count(Outcome.FAILED)
     if not no_report:
         report(run.directory)
+    click.echo(own_cost(Run.load(run.directory)))
     if failed:
         click.echo(f"{failed} cells failed; see their reasons above and in {run.directory / 'logs'}", err=True)
     return 1 if failed else 0

@@ -17,8 +17,8 @@ import pytest
 
 from harness import bench, cli, environment, replay
 from harness.attempt import utc
-from harness.progress import Display
-from harness.results import Cell, Outcome, Record, RunHeader
+from harness.progress import Display, own_cost
+from harness.results import Cell, Outcome, Record, Run, RunHeader
 from runtime.driver import host_from_env
 from runtime.errors import TareError
 
@@ -158,6 +158,8 @@ class Front:
                 terminalreporter.write_line(f"the report failed; try again: tare report {self.directory}", red=True)
         elif self.header is not None:
             terminalreporter.write_line(f"results in {self.directory}")
+        if self._finished:
+            terminalreporter.write_line(own_cost(Run.load(self.directory)))
 
 
 def verdict(records: tuple[Record, ...]) -> None:

@@ -14,7 +14,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from harness.assignment import Observer
-from harness.results import Outcome, Record
+from harness.results import Outcome, Record, Run
 
 _STYLE = {Outcome.OK: "green", Outcome.FAILED: "bold red", Outcome.SKIPPED: "yellow"}
 
@@ -36,6 +36,14 @@ def amount(value: float, unit: str) -> str:
     while power < len(names) - 1 and (0 < abs(value) < 1 if unit == "s" else abs(value) >= 1024):
         value, power = value / factor, power + 1
     return f"{value:.3g} {names[power]}".rstrip()
+
+
+def own_cost(run: Run) -> str:
+    """A line on what the harness itself took from the host it measured; empty where the journal does not say."""
+    own = run.own_cpu()
+    if own is None:
+        return ""
+    return f"the harness itself used {own.cpu_s:.1f} s of CPU in {duration(own.elapsed_s)}, {own.fraction:.1%} of a CPU"
 
 
 def figure(record: Record, prefer: Sequence[str] = (), units: Mapping[str, str] | None = None) -> str:

@@ -176,6 +176,19 @@ def from_json(raw: dict[str, Any]) -> Line:
 
 
 @dataclass(frozen=True, slots=True)
+class OwnCpu:
+    """CPU seconds that the harness and its drivers used themselves, instances left out, over the seconds of the run."""
+
+    cpu_s: float
+    elapsed_s: float
+
+    @property
+    def fraction(self) -> float:
+        """The share of one CPU."""
+        return self.cpu_s / self.elapsed_s
+
+
+@dataclass(frozen=True, slots=True)
 class Run:
     """A whole run as read from its directory. Records are in the order they were measured."""
 
@@ -222,3 +235,9 @@ class Run:
             facts=tuple(line for line in lines if isinstance(line, Facts)),
             events=tuple(line for line in lines if isinstance(line, Event)),
         )
+
+    def own_cpu(self) -> OwnCpu | None:
+        """Summed over the parts of the run that ended in order; None where none says so."""
+        parts = [event.figures for event in self.events if {"harness_cpu_s", "elapsed_s"} <= event.figures.keys()]
+        elapsed_s = sum(part["elapsed_s"] for part in parts)
+        return OwnCpu(sum(part["harness_cpu_s"] for part in parts), elapsed_s) if elapsed_s > 0 else None

@@ -7,16 +7,17 @@ from typing import Any
 
 from reports.page import Column, Part, Table
 from reports.sections.base import Section, View
+from reports.units import human
 
 
 class Host(Section):
-    """Machine, kernel, settings, programs, as recorded before the first cell ran."""
+    """Machine, kernel, settings, programs, as recorded before the first cell ran; what the harness used of it."""
 
     order = 20
 
     def parts(self, view: View) -> Iterator[Part]:
         """One table of topic, item and value."""
-        rows = tuple((topic, name, value) for topic, name, value in flatten(view.frame.run.header.host))
+        rows = (*flatten(view.frame.run.header.host), *_own(view))
         columns = (Column("Topic"), Column("Item"), Column("Value"))
         yield Part(
             slug="host",
@@ -27,6 +28,14 @@ class Host(Section):
                 ),
             ),
         )
+
+
+def _own(view: View) -> Iterator[tuple[str, str, str]]:
+    """What the measuring itself took from the host."""
+    own = view.frame.run.own_cpu()
+    if own is not None:
+        yield "harness", "own CPU time", human(own.cpu_s, "s")
+        yield "harness", "share of one CPU", human(own.fraction, "1")
 
 
 def flatten(host: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:

@@ -76,6 +76,7 @@ def test_one_test_a_cell_replayed_into_pytest_benchmark(tmp_path: Path) -> None:
     assert "startup[native~aa]" in cases
     assert f"{len(cases)} passed" in output
     assert "REPORT OF out" in output
+    assert "the harness itself used " in output[output.index("REPORT OF out") :]
     benchmarks = json.loads((tmp_path / "out" / "benchmark.json").read_text())
     assert benchmarks["tare"]["run_id"] == run.header.run_id
     assert benchmarks["machine_info"]["node"] == run.header.fingerprint[:8]

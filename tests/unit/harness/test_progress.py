@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import pytest
 
-from harness.progress import Display, amount, duration
-from harness.results import Cell, Outcome, Record
+from harness.progress import Display, amount, duration, own_cost
+from harness.results import Cell, Event, Outcome, Record, Run
+from tests.unit.harness.engine import header
 from workloads.metric import Sample
 
 
@@ -31,6 +33,22 @@ def record(outcome: Outcome, reason: str = "", *values: float) -> Record:
 )
 def test_durations_read_aloud(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def ended(**figures: float) -> Run:
+    events = (Event(event="started", at_utc=""), Event(event="finished", at_utc="", figures=figures))
+    return Run(Path(), header(), (), (), events)
+
+
+def test_the_end_says_what_the_harness_itself_used_of_a_cpu() -> None:
+    text = "the harness itself used 4.2 s of CPU in 4 min 10 s, 1.7% of a CPU"
+    assert own_cost(ended(harness_cpu_s=4.2, elapsed_s=250.0, harness_cpu_fraction=0.017)) == text
+
+
+@pytest.mark.parametrize("figures", [{}, {"elapsed_s": 250.0}, {"elapsed_s": 0.0, "harness_cpu_s": 0.0}])
+def test_a_journal_that_does_not_say_what_the_harness_used_gives_no_figure(figures: dict[str, float]) -> None:
+    assert ended(**figures).own_cpu() is None
+    assert own_cost(ended(**figures)) == ""
 
 
 @pytest.mark.parametrize(

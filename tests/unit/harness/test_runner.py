@@ -306,6 +306,19 @@ def test_finished_says_what_the_harness_itself_used(tmp_path: Path) -> None:
     assert 0 < figures["harness_cpu_s"] <= figures["elapsed_s"] * 2
 
 
+def test_what_the_harness_used_is_summed_over_the_parts_of_an_interrupted_run(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    with pytest.raises(Interrupted):
+        bench.run(Stopping(9))
+    parts = [event.figures for event in bench.run().events if event.event in ("interrupted", "finished")]
+    own = bench.load().own_cpu()
+    assert own is not None
+    assert len(parts) == 2
+    assert own.cpu_s == sum(part["harness_cpu_s"] for part in parts)
+    assert own.elapsed_s == sum(part["elapsed_s"] for part in parts)
+    assert own.fraction == own.cpu_s / own.elapsed_s
+
+
 def test_a_session_that_hangs_takes_the_rest_of_its_visit_along_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
