@@ -29,6 +29,7 @@ from workloads.base import Context, Stage
 
 _GRACE_S = 10.0  # beyond a cell's own limit, before a call counts as hung
 _CLOSE_S = 90.0  # a virtual machine is asked to shut down before it is ended
+_SWEEP_S = 300.0  # of a driver whose instances all died at once
 TIME_BUDGET = "time budget"
 
 
@@ -289,6 +290,8 @@ class Engine:
         try:
             with self._guard.limit(ready_s + _GRACE_S, f"readiness of {instance.id}"):
                 instance.wait_ready(ready_s)
+            if not _alive(instance):
+                raise TareError(f"launch by {driver.name}", "it said success and nothing runs")
         except Exception:
             self._close(instance)
             raise
@@ -327,9 +330,10 @@ class Engine:
             self._close_strays(None)
             gc.collect()
             try:
-                left = driver.leftovers()
-                if left:
-                    driver.sweep()
+                with self._guard.limit(_SWEEP_S, f"sweep of {driver.name}"):
+                    left = driver.leftovers()
+                    if left:
+                        driver.sweep()
             except Exception as error:  # noqa: BLE001 - as above
                 left = [f"could not be looked for or swept: {self._log.reason(error, f'{driver.name} sweep')}"]
             if left:

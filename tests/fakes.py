@@ -41,7 +41,8 @@ class Behaviour:
     words hold `fail_exec` exits 1, `hang_exec` runs into its time-out, and `die_exec` kills the instance.
     `reply` answers commands before the built-in answers do. `leak` is the share of its rate a victim
     loses while any neighbour's stress-ng runs, `idle_leak` beside one that is idle but not frozen.
-    `jitter` is the relative spread of timelines and rates.
+    `jitter` is the relative spread of timelines and rates. With `lies` every launch and every readiness says
+    success, and nothing runs.
     """
 
     usable: bool = True
@@ -64,6 +65,7 @@ class Behaviour:
     guest_clock: float = 1.0
     launch_s: float = 0.0
     exec_s: float = 0.0
+    lies: bool = False
 
 
 class FakeInstance(Instance):
@@ -98,7 +100,8 @@ class FakeInstance(Instance):
         return () if self._dead.is_set() else (4_000_000 + self.ordinal,)
 
     def wait_ready(self, timeout_s: float) -> None:
-        self._demand_alive()
+        if not self.driver.behaviour.lies:
+            self._demand_alive()
 
     def exec(self, argv: Sequence[str], timeout_s: float) -> ExecResult:
         self._demand_alive()
@@ -360,8 +363,13 @@ class FakeDriver(Driver):
                 raise error
             instance = FakeInstance(self, prepared.spec, ordinal)
             self.instances.append(instance)
-        if self.behaviour.launch_s:
+        try:
             time.sleep(self.behaviour.launch_s)
+        except BaseException:  # a launch that fails leaves nothing half-made
+            instance.close()
+            raise
+        if self.behaviour.lies:
+            instance.kill()
         return instance
 
     @property
