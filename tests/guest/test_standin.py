@@ -1,6 +1,6 @@
 """The runtime on a real kernel with cgroup v2 alone and KVM: our own tests, run inside the stand-in.
 
-Boots once (half a minute to a minute under emulation). Each test here runs one file there and passes if all of it does.
+Boots once (half a minute to a minute under emulation). Each test here runs some files there and passes if all of them do.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from tests.guest.standin import StandIn
 # many, those that a host without v2 cannot stand for.
 FILES = {
     "cgroup v2": ("tests/guest/inside.py",),
-    "groups and limits": ("tests/host/test_cgroups.py", "tests/host/test_limits.py"),
+    "groups and limits": tuple(
+        f"tests/host/test_{name}.py" for name in ("cgroups", "limits", "limits_devices", "limits_update")
+    ),
     "the driver's contract": ("tests/conformance/test_drivers.py", "-k", "container"),
     "confinement": ("tests/host/test_container.py",),
     "namespaces, mounts, processes": tuple(
@@ -47,7 +49,8 @@ FILES = {
 # What cannot hold there, and why; `inside.py` says what holds on v2 instead of what holds on v1.
 NOT_HERE = (
     "tests/host/test_cgroups.py::test_a_frozen_process_does_not_run_until_thawed",  # a fatal signal ends it frozen
-    "tests/host/test_limits.py::test_weights_divide_a_disk_that_obeys_them",  # an emulated reader cannot keep it busy
+    # An emulated reader cannot keep it busy.
+    "tests/host/test_limits_devices.py::test_weights_divide_a_disk_that_obeys_them",
 )
 
 
