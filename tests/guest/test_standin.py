@@ -1,6 +1,6 @@
 """The runtime on a real kernel with cgroup v2 alone and KVM: our own tests, run inside the stand-in.
 
-Boots once (half a minute to a minute under emulation). Each test here runs some files there and passes if all of them do.
+Boots once (half a minute to a minute under emulation). Each test here runs some files there; all of them must pass.
 """
 
 from __future__ import annotations
