@@ -37,7 +37,7 @@ FILES = {
         *("-k", "test_files.py or (auto and (belong or fresh))"),
     ),
     "lives": (
-        "tests/host/test_life.py",
+        *(f"tests/host/test_{name}.py" for name in ("life", "life_commands", "life_crashes")),
         *("-k", "memory_that or stats or top_shows or argv0 or argv3 or ids_of or keeper_killed"),
     ),
     "KVM": ("tests/guest/inside_kvm.py", "-s"),

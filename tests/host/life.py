@@ -1,20 +1,23 @@
-"""A state root of their own for tests of containers' lives, and `tare` as a user calls it. No tests here."""
+"""A state root of their own for tests of containers' lives, `tare` as a user calls it, and fixtures. No tests here."""
 
 from __future__ import annotations
 
 import json
 import os
+import select
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from runtime.container import contact
 from runtime.container.lifecycle import Containers
@@ -24,6 +27,8 @@ from runtime.linux import procfs
 ROOT = Path(__file__).resolve().parents[2]
 IMAGE = "tare/debian:bookworm"
 NONE = ("--network", "none")
+FOREVER = ("sleep", "1000")
+TICKING = ("sh", "-c", "while :; do echo tick; sleep 0.02; done")
 TIMEOUT_S = 60
 
 
@@ -143,6 +148,20 @@ def rooted(host: Host) -> Iterator[Tare]:
         shutil.rmtree(directory)
 
 
+@pytest.fixture(scope="module")
+def tare(bench_host: Host) -> Iterator[Tare]:
+    with rooted(bench_host) as tare:
+        yield tare
+
+
+@pytest.fixture
+def name(tare: Tare, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A name for one container, which is removed after the test."""
+    chosen = f"c{abs(hash(request.node.name)) % 10**9}"
+    yield chosen
+    tare("rm", "-f", chosen)
+
+
 @contextmanager
 def rooted_for_machines(host: Host) -> Iterator[Tare]:
     """The same for virtual machines, which are emulated; what libvirt knows of QEMU is shared with `host`."""
@@ -192,3 +211,34 @@ def killed(process: subprocess.Popen[bytes]) -> None:
     """SIGKILL, and reap."""
     process.send_signal(signal.SIGKILL)
     process.communicate()
+
+
+def until(holds: Callable[[], bool], timeout_s: float = 60) -> None:
+    """Wait for what no descriptor announces."""
+    deadline = time.monotonic() + timeout_s
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def conversation(tare: Tare, *words: str) -> tuple[subprocess.Popen[bytes], int]:
+    """A command with a terminal, and the master's end of it."""
+    master, slave = os.openpty()
+    process = tare.begin(*words, stdin=slave, stdout=slave, stderr=slave, start_new_session=True)
+    os.close(slave)
+    return process, master
+
+
+def heard(master: int, ends: bytes, timeout_s: float = 60) -> bytes:
+    """What the terminal shows until it shows `ends`."""
+    found, deadline = b"", time.monotonic() + timeout_s
+    while ends not in found:
+        left_s = deadline - time.monotonic()
+        assert left_s > 0, found
+        if select.select([master], [], [], left_s)[0]:
+            try:
+                found += os.read(master, 65536)
+            except OSError:
+                break
+    assert ends in found, found
+    return found

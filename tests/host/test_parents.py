@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-
-import pytest
 
 from runtime.cgroups import parents
 from runtime.cgroups.detect import open_cgroup
-from runtime.driver import Host
 from runtime.ledger import new_id
 from runtime.spec import Limits
-from tests.host.life import IMAGE, Tare, rooted
+from tests.host.life import IMAGE, Tare, tare
 
+__all__ = ["tare"]  # a fixture
 MAKERS = 4
 EACH = 60
-
-
-@pytest.fixture(scope="module")
-def tare(bench_host: Host) -> Iterator[Tare]:
-    with rooted(bench_host) as tare:
-        yield tare
 
 
 def test_groups_are_made_while_those_above_are_removed(root_user: None) -> None:
