@@ -29,7 +29,7 @@ FILES = {
         *("-k", "created_started or exec_joins or pause_resume or forced_delete or inside_looks"),
     ),
     "networks": (
-        "tests/host/test_network.py",
+        *("tests/host/test_network.py", "tests/host/test_network_bridges.py"),
         *("-k", "gateway_and or lo_eth0 or joins or outside_from or full_bridge or killed or ids or nft"),
     ),
     "files": (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 import signal
 import socket
 import subprocess
@@ -29,21 +28,10 @@ from runtime.network.subnet import hardware
 from runtime.spec import InstanceSpec, Limits, NetworkMode, NetworkSpec
 from runtime.vm.guest import Guest
 from runtime.vm.wiring import Wiring
-from tests.conftest import skip_or_fail
-from tests.host.test_network import (
-    OUTSIDE,
-    UPSTREAM,
-    address_of,
-    ask,
-    free_port,
-    inside,
-    links,
-    outside,
-    serve,
-)
+from tests.host.network import OUTSIDE, UPSTREAM, address_of, ask, driver, free_port, inside, links, outside, serve
 from tests.host.test_vm import IMAGE, READY_S, need
 
-__all__ = ["outside", "serve"]  # fixtures
+__all__ = ["driver", "outside", "serve"]  # fixtures
 BRIDGE = NetworkSpec(mode=NetworkMode.BRIDGE)
 SPEC = InstanceSpec(image=IMAGE, network=BRIDGE)
 # Says to everybody where he comes from; its parent ends as soon as it listens, in a session of its own.
@@ -69,17 +57,6 @@ spec = InstanceSpec(image=ImageRef.parse(sys.argv[3]), ready=Ready.SPAWNED, netw
 print(driver.launch(driver.prepare(spec)).id, flush=True)
 time.sleep(600)
 """
-
-
-@pytest.fixture(scope="module")
-def driver(bench_host: Host) -> Iterator[ContainerDriver]:
-    """Also what `outside` needs."""
-    for tool in ("nft", "ip", "nsenter"):
-        if shutil.which(tool) is None:
-            skip_or_fail(f"no {tool} on PATH")
-    driver = ContainerDriver(bench_host)
-    yield driver
-    driver.close()
 
 
 @pytest.fixture(scope="module")
