@@ -7,17 +7,17 @@ processes are read from the kernel by the reader that every driver uses, never a
 from __future__ import annotations
 
 import dataclasses
-from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
 from runtime.cgroups.cgroup import Cgroup
 from runtime.channel import Channel
+from runtime.container.freezing import Freezable
 from runtime.container.instance import STOP_TIMEOUT_S
 from runtime.container.leftovers import present, remove, standing
 from runtime.errors import TareError
-from runtime.instance import ExecResult, Instance, LimitReading, Timeline, Usage
+from runtime.instance import ExecResult, LimitReading, Timeline, Usage
 from runtime.ledger import Entry, Resource
 from runtime.linux import procfs
 from runtime.linux.pidfd import Pidfd
@@ -73,7 +73,7 @@ class Holdings:
             raise TareError(f"removing {self.entry.id}", complaint)
 
 
-class ForeignInstance(Instance):
+class ForeignInstance(Freezable):
     """A running container of another runtime."""
 
     def __init__(self, spec: InstanceSpec, timeline: Timeline, holdings: Holdings, cgroup: Cgroup) -> None:
@@ -86,7 +86,6 @@ class ForeignInstance(Instance):
         self._channel = holdings.channel
         self._process = holdings.process
         self._cgroup = cgroup
-        self._paused = False
         self._closed = False
 
     def host_pids(self) -> tuple[int, ...]:
@@ -115,22 +114,6 @@ class ForeignInstance(Instance):
     def alive(self) -> bool:
         """Asked of the pidfd."""
         return not self._closed and not self._process.wait(0)
-
-    def pause(self) -> None:
-        """Freeze; a second time does nothing."""
-        if not self._paused:
-            self._freeze(True)
-            self._paused = True
-
-    def resume(self) -> None:
-        """Thaw; a second time does nothing."""
-        if self._paused:
-            self._freeze(False)
-            self._paused = False
-
-    @abstractmethod
-    def _freeze(self, frozen: bool) -> None:
-        """Have the runtime stop or continue every process."""
 
     def close(self) -> None:
         """Ask the agent to end, have the runtime remove the container, prove that nothing is left."""

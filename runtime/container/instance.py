@@ -6,7 +6,6 @@ What containers and the native baseline have in common; what tells them apart is
 from __future__ import annotations
 
 import signal
-from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,8 +15,9 @@ from runtime.cgroups.cgroup import Cgroup
 from runtime.channel import Channel
 from runtime.container import storage
 from runtime.container.client import Child
+from runtime.container.freezing import Freezable
 from runtime.errors import TareError
-from runtime.instance import DiskPaths, ExecResult, Instance, LimitReading, Timeline
+from runtime.instance import DiskPaths, ExecResult, LimitReading, Timeline
 from runtime.ledger import Entry
 from runtime.spec import InstanceSpec, Ready
 
@@ -65,7 +65,7 @@ class Holdings:
             raise TareError(f"removing {self.entry.id}", f"left behind: {'; '.join(left)}", "run: tare clean")
 
 
-class LaunchedInstance(Instance):
+class LaunchedInstance(Freezable):
     """A child of the launcher, talked to through the guest agent when it is the agent that runs."""
 
     def __init__(self, spec: InstanceSpec, timeline: Timeline, holdings: Holdings, layers: Sequence[Path]) -> None:
@@ -76,7 +76,6 @@ class LaunchedInstance(Instance):
         self._holdings = holdings
         self._child = holdings.child
         self._layers = tuple(layers)
-        self._paused = False
         self._closed = False
 
     def wait_ready(self, timeout_s: float) -> None:
@@ -111,22 +110,6 @@ class LaunchedInstance(Instance):
     def limit_readings(self) -> tuple[LimitReading, ...]:
         """From the cgroup, where there is one."""
         return () if self._holdings.cgroup is None else self._holdings.cgroup.readings(self.spec.limits)
-
-    def pause(self) -> None:
-        """Freeze; a second time does nothing."""
-        if not self._paused:
-            self._freeze(True)
-            self._paused = True
-
-    def resume(self) -> None:
-        """Thaw; a second time does nothing."""
-        if self._paused:
-            self._freeze(False)
-            self._paused = False
-
-    @abstractmethod
-    def _freeze(self, frozen: bool) -> None:
-        """Stop or continue every process."""
 
     def console_tail(self) -> str:
         """The end of what its main process printed."""
