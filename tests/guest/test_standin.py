@@ -25,7 +25,7 @@ FILES = {
     ),
     "the specification's fields": ("tests/host/test_oci_config.py",),
     "the OCI command line": (
-        "tests/host/test_oci.py",
+        *("tests/host/test_oci.py", "tests/host/test_oci_process.py"),
         *("-k", "created_started or exec_joins or pause_resume or forced_delete or inside_looks"),
     ),
     "networks": (

@@ -15,12 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from runtime.driver import Host
 from runtime.linux import capabilities
-from tests.bundles import TIMEOUT_S, image_tree
+from tests.bundles import TIMEOUT_S
 from tests.conftest import skip_or_fail
 from tests.engines import DockerEngine, docker_engine
+from tests.host.oci import rootfs
 
+__all__ = ["rootfs"]  # a fixture
 pytestmark = pytest.mark.usefixtures("root_user")
 IMAGE = "tare-test"
 LIMITS = ("--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024")
@@ -42,11 +43,6 @@ def runtime(short_directory: Path) -> Path:
     path.write_text(f'#!/bin/sh\necho "$*" >> {log}\nexec {sys.executable} -c \'{program}\' "$@"\n')
     path.chmod(0o755)
     return path
-
-
-@pytest.fixture(scope="module")
-def rootfs(bench_host: Host) -> Path:
-    return image_tree(bench_host, "tare/debian:bookworm", bench_host.root / "test-trees")
 
 
 @pytest.fixture(scope="module")
