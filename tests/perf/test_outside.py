@@ -1,0 +1,316 @@
+"""Tare's figures beside the same measured from outside, interleaved in one run. Asserts only that both make sense.
+
+What is outside knows nothing of Tare's clocks, parsers and estimates: hyperfine around `runc run`, /proc/meminfo before
+and after so many instances, fio by hand under chroot. Printed are both medians with their intervals over the blocks,
+what lies between them, and whether the intervals meet: inside, or outside. docs/method.md says what each includes.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import shlex
+import shutil
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from harness.bench import IMAGE
+from harness.intervals import Interval, median_interval
+from harness.profiles import PROFILES
+from runtime.cgroups.paths import PARENT
+from runtime.container.flat import flat
+from runtime.driver import Driver, Host, Prepared
+from runtime.drivers.container import ContainerDriver
+from runtime.drivers.native import NativeDriver
+from runtime.drivers.oci import RuncDriver
+from runtime.images.store import ImageStore
+from runtime.instance import Instance
+from runtime.ledger import new_id
+from runtime.spec import InstanceSpec
+from tests.conftest import skip_or_fail
+from workloads import density, hostview, overhead_disk, startup
+from workloads.base import Context, Workload
+from workloads.metric import Phase
+
+SPEC = InstanceSpec(image=IMAGE, limits=PROFILES["standard"].limits)
+BLOCKS, RUNS = 20, 3  # of startup: a block's figure is the median of its runs, after a warm-up
+CROWDS, CROWD = 7, 300  # of instances whose memory is looked at
+DISK_BLOCKS, DISK_S, FILE_MIB = 10, 0.3, 64
+FAR = 10  # sides this many times apart do not measure the same thing
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One figure by Tare and from outside, a number a block each."""
+
+    what: str
+    unit: str
+    tare: Sequence[float]
+    outside: Sequence[float]
+
+    def line(self) -> str:
+        """Both sides, what lies between them as a share of what is outside, and whether they agree."""
+        tare, outside = interval(self.tare), interval(self.outside)
+        assert outside.estimate / FAR < tare.estimate < outside.estimate * FAR
+        apart = interval(
+            [(mine - theirs) / outside.estimate for mine, theirs in zip(self.tare, self.outside, strict=True)]
+        )
+        return (
+            f"{self.what}: Tare {text(tare)}, outside {text(outside)} {self.unit}, n {tare.n}, "
+            f"apart {apart.estimate:+.1%} [{apart.low:+.1%}, {apart.high:+.1%}]: "
+            f"{'inside' if tare.low <= outside.high and outside.low <= tare.high else 'outside'}"
+        )
+
+
+def interval(values: Sequence[float]) -> Interval:
+    found = median_interval(values)
+    assert found is not None
+    return found
+
+
+def text(one: Interval) -> str:
+    return f"{one.estimate:.4g} [{one.low:.4g}, {one.high:.4g}]"
+
+
+def show(*pairs: Pair) -> None:
+    print("", *(pair.line() for pair in pairs), sep="\n")  # noqa: T201
+
+
+def ready(driver: Driver, prepared: Prepared) -> Instance:
+    instance = driver.launch(prepared)
+    try:
+        instance.wait_ready(30)
+    except BaseException:
+        instance.close()
+        raise
+    return instance
+
+
+def no_peer() -> NoReturn:
+    raise AssertionError("none of these workloads has a peer")
+
+
+def measured(
+    workload: Workload, driver: Driver, prepared: Prepared, instance: Instance | None, **params: float
+) -> dict[str, list[float]]:
+    """The workload's own samples, warm-up left out, by metric."""
+    context = Context(
+        driver=driver,
+        prepared=prepared,
+        launch=lambda spec=None: ready(driver, driver.prepare(spec) if spec else prepared),
+        peer=no_peer,
+        params=params,
+        instance=instance,
+    )
+    found: dict[str, list[float]] = {}
+    for sample in workload.measure(context):
+        if sample.phase is Phase.MEASURE:
+            found.setdefault(sample.metric, []).append(sample.value)
+    return found
+
+
+def in_turns(blocks: int, *sides: Callable[[], None]) -> None:
+    """Every side once a block, in an order of its own."""
+    rng = random.Random(1)
+    for _ in range(blocks):
+        for side in rng.sample(sides, len(sides)):
+            side()
+
+
+@contextmanager
+def opened(kind: type[Driver], host: Host) -> Iterator[tuple[Driver, Prepared]]:
+    driver = kind(host)
+    try:
+        found = driver.probe()
+        if not found.usable:
+            skip_or_fail(f"{driver.name}: {found.reason}")
+        yield driver, driver.prepare(SPEC)
+    finally:
+        driver.close()
+
+
+def demand(*programs: str) -> None:
+    for program in programs:
+        if shutil.which(program) is None:
+            skip_or_fail(f"{program} is not installed")
+
+
+@contextmanager
+def bundle_by_hand(host: Host, driver: Driver, prepared: Prepared, directory: Path) -> Iterator[tuple[Path, str]]:
+    """The bundle of a live instance of runc's, for /bin/true, with a name and a writable layer of its own.
+
+    Mounted by mount(8). Yields it and the name.
+    """
+    name, bundle = new_id(), directory / "bundle"
+    with ready(driver, prepared) as instance:
+        live = host.run / "oci" / instance.id
+        text = (live / "config.json").read_text().replace(instance.id, name)
+        options = next(
+            fields[-1]
+            for fields in map(str.split, Path("/proc/self/mountinfo").read_text().splitlines())
+            if fields[4] == str(live / "rootfs")
+        )
+    lower = next(word for word in options.split(",") if word.startswith("lowerdir="))
+    for each in ("rootfs", "upper", "work"):
+        (bundle / each).mkdir(parents=True)
+    config = json.loads(text)
+    config["process"] |= {"args": ["/bin/true"], "terminal": False}
+    config["root"]["path"] = "rootfs"
+    assert config["linux"]["cgroupsPath"] == f"/{PARENT}/{name}"
+    (bundle / "config.json").write_text(json.dumps(config))
+    overlay = f"{lower},upperdir={bundle / 'upper'},workdir={bundle / 'work'}"
+    subprocess.run(["mount", "-t", "overlay", "overlay", "-o", overlay, bundle / "rootfs"], check=True)
+    try:
+        yield bundle, name
+    finally:
+        subprocess.run(["umount", bundle / "rootfs"], check=True)
+
+
+def hyperfine(command: Sequence[str], export: Path, *more: str) -> list[float]:
+    """Seconds of each run, by hyperfine without a shell of its own."""
+    words = ["hyperfine", "--shell=none", "--style=none", "--warmup=1", f"--runs={RUNS}", f"--export-json={export}"]
+    subprocess.run([*words, *more, shlex.join(command)], check=True, stdin=subprocess.DEVNULL)
+    (result,) = json.loads(export.read_text())["results"]
+    times: list[float] = result["times"]
+    assert len(times) == RUNS
+    return times
+
+
+def test_the_startup_of_runc_beside_hyperfine(bench_host: Host, tmp_path: Path) -> None:
+    demand("runc", "hyperfine")
+    ours, whole, called = list[float](), list[float](), list[float]()
+    export = tmp_path / "hyperfine.json"
+    with ExitStack() as stack:
+        driver, prepared = stack.enter_context(opened(RuncDriver, bench_host))
+        bundle, name = stack.enter_context(bundle_by_hand(bench_host, driver, prepared, tmp_path))
+        runc = ["runc", "--root", str(tmp_path / "state")]
+        created = shlex.join([*runc, "create", "--bundle", str(bundle), name])
+        started = shlex.join([*runc, "start", name])
+        deleted = shlex.join([*runc, "delete", "--force", name])
+        stack.callback(subprocess.run, shlex.split(deleted), check=True)
+
+        def by_tare() -> None:
+            with ready(driver, prepared) as instance:
+                found = measured(startup.Startup(), driver, prepared, instance, repeats=RUNS)
+            ours.append(statistics.median(found[startup.USERLAND.name]))
+
+        def by_run() -> None:
+            whole.append(statistics.median(hyperfine([*runc, "run", "--bundle", str(bundle), name], export)))
+
+        def by_calls() -> None:
+            words = ["sh", "-c", f"{created} && {started}"]
+            called.append(statistics.median(hyperfine(words, export, f"--prepare={deleted}")))
+            subprocess.run(shlex.split(deleted), check=True)
+
+        in_turns(BLOCKS, by_tare, by_run, by_calls)
+    show(
+        Pair("startup.userland[runc] and `runc run` of true", "s", ours, whole),
+        Pair("startup.userland[runc] and `runc create && runc start`", "s", ours, called),
+    )
+
+
+def meminfo() -> dict[str, int]:
+    """What another program reads there, in bytes."""
+    words = subprocess.run(["cat", "/proc/meminfo"], check=True, capture_output=True, text=True).stdout.splitlines()
+    return {line.split()[0].rstrip(":"): int(line.split()[1]) << 10 for line in words}
+
+
+def test_the_memory_of_an_instance_beside_meminfo(bench_host: Host) -> None:
+    slopes, sets, taken, mapped = list[float](), list[float](), list[float](), list[float]()
+    with hostview.many_open_files(), opened(ContainerDriver, bench_host) as (driver, prepared):
+
+        def rest() -> None:
+            """The kernel gives back what an overlay and a group held after they are gone."""
+            subprocess.run(["sync"], check=True)
+            time.sleep(0.5)
+
+        def by_tare() -> None:
+            rest()
+            found = measured(density.Density(), driver, prepared, None, cap=CROWD, time_s=60, idle_s=0.1)
+            assert found[density.INSTANCES.name] == [CROWD]
+            slopes.extend(found[density.MARGINAL.name])
+            sets.append(statistics.mean(found[density.PSS.name]))
+
+        def by_hand() -> None:
+            rest()
+            before = meminfo()
+            with ExitStack() as crowd:
+                for _ in range(CROWD):
+                    crowd.enter_context(ready(driver, prepared))
+                after = meminfo()
+            grown = {name: (after[name] - before[name]) / CROWD for name in before}
+            taken.append(-grown["MemAvailable"])
+            mapped.append(grown["AnonPages"] + grown["Mapped"])
+
+        by_tare()  # the first crowd fills caches that the later ones find
+        slopes.clear()
+        sets.clear()
+        in_turns(CROWDS, by_tare, by_hand)
+    show(
+        Pair("density.marginal_memory[container] and MemAvailable", "B", slopes, taken),
+        Pair("density.pss_per_instance[container] and AnonPages + Mapped", "B", sets, mapped),
+    )
+
+
+# In a mount namespace of its own: the image's tree with a writable /var/tmp. $1 and $2 are tree and scratch.
+CHROOT = """
+mount --bind "$2" "$1/var/tmp"
+for each in proc sys dev; do mount --rbind "/$each" "$1/$each"; done
+tree=$1; shift 2
+exec chroot "$tree" "$@"
+"""
+
+
+def test_the_disk_of_native_beside_fio_by_hand(bench_host: Host, tmp_path: Path) -> None:
+    patterns = {each.metric.name: each for each in overhead_disk.PATTERNS}
+    ours: dict[str, list[float]] = {name: [] for name in patterns}
+    by_fio: dict[str, list[float]] = {name: [] for name in patterns}
+    tree = flat(
+        [layer.directory for layer in ImageStore(bench_host.root).resolve(IMAGE).layers], bench_host.root / "flat"
+    )
+    scratch = bench_host.root / "scratch" / new_id()  # on the file system that instances have theirs on
+
+    def fio(*words: str) -> dict[str, float]:
+        """What fio says of its one job, both ways together: the other way has moved nothing."""
+        command = ["unshare", "--mount", "sh", "-ec", CHROOT, "sh", str(tree), str(scratch), "fio", "--name=hand"]
+        file = ["--filename=/var/tmp/hand", f"--size={FILE_MIB}M", "--ioengine=psync", "--output-format=json"]
+        done = subprocess.run([*command, *file, *words], check=True, capture_output=True, text=True)
+        (job,) = json.loads(done.stdout)["jobs"]
+        assert job["error"] == 0
+        return {word: job["read"][word] + job["write"][word] for word in ("bw_bytes", "iops")}
+
+    with opened(NativeDriver, bench_host) as (driver, prepared):
+
+        def by_tare() -> None:
+            with ready(driver, prepared) as instance:
+                found = measured(
+                    overhead_disk.OverheadDisk(), driver, prepared, instance, seconds=DISK_S, size_mib=FILE_MIB
+                )
+            for name, (value,) in found.items():
+                ours[name].append(value)
+
+        def by_hand() -> None:
+            scratch.mkdir(parents=True)
+            try:
+                fio("--rw=write", "--bs=1M", "--end_fsync=1")
+                for name, each in patterns.items():
+                    way = "--fsync=1" if each.flush else "--direct=1"
+                    timed = ("--time_based", f"--runtime={round(DISK_S * 1000)}ms")
+                    told = fio(f"--rw={each.rw}", f"--bs={each.block}", way, *timed)
+                    by_fio[name].append(told["bw_bytes" if each.bandwidth else "iops"])
+            finally:
+                shutil.rmtree(scratch)
+
+        in_turns(DISK_BLOCKS, by_tare, by_hand)
+    show(
+        *(
+            Pair(f"{name}[native] and fio under chroot", each.metric.unit, ours[name], by_fio[name])
+            for name, each in patterns.items()
+        )
+    )
