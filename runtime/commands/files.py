@@ -16,11 +16,12 @@ from typing import Any
 
 import click
 
+from runtime.commands.cp import cp_command, mine
 from runtime.container import changes, storage
 from runtime.container.rootdir import Bound, ContainerFiles, making_as, opened, pseudo_devices
 from runtime.container.state import PAUSED, Record, StateDirectory
 from runtime.driver import host_from_env
-from runtime.errors import TareError, UsageError
+from runtime.errors import TareError
 from runtime.files.copying import Owner, Sink, TreeSink, copy, same_owner, tree_entries
 from runtime.files.placing import Side, destination, source
 from runtime.files.tarring import TarSink, tar_entries
@@ -43,24 +44,6 @@ def diff(container: str, as_json: bool) -> None:
         click.echo(str(change))
 
 
-@click.command()
-@click.argument("source_path", metavar="[CONTAINER:]SOURCE|-")
-@click.argument("target_path", metavar="[CONTAINER:]TARGET|-")
-@click.option("-a", "--archive", is_flag=True, help="Keep owners; otherwise root inside, or the user here, gets them.")
-@click.option("-L", "--follow-link", is_flag=True, help="Copy what a link in SOURCE leads to, not the link.")
-@click.option("-q", "--quiet", is_flag=True, expose_value=False, help="Say nothing; cp says nothing anyway.")
-def cp(source_path: str, target_path: str, archive: bool, follow_link: bool) -> None:
-    """Copy files between CONTAINER, running or not, and this host. A `-` is a tar archive on stdin or stdout."""
-    come, go = _container_of(source_path), _container_of(target_path)
-    if (come is None) == (go is None):
-        why = "both are in containers" if come else "neither is in a container"
-        raise UsageError(f"copy {source_path} to {target_path}", why, "use CONTAINER:PATH for one of them")
-    if come is not None:
-        _copy_out(*come, target_path, archive, follow_link)
-    elif go is not None:
-        _copy_in(source_path, *go, archive, follow_link)
-
-
 def _copy_out(name: str, path: str, target: str, archive: bool, follow: bool) -> None:
     files = _files(*_found(name))
     with ExitStack() as stack:
@@ -75,7 +58,7 @@ def _copy_out(name: str, path: str, target: str, archive: bool, follow: bool) ->
         else:
             where = stack.enter_context(destination(Side(), target, what))
             sink, goal = TreeSink(where.directory), where.name
-        owner = _map(files.pid, inward=True) if archive or target == "-" else _mine
+        owner = _map(files.pid, inward=True) if archive or target == "-" else mine
         copy(tree_entries(what.descriptor, closed=closed), sink, name=goal, owner=owner)
         sys.stdout.flush()
 
@@ -95,6 +78,11 @@ def _copy_in(path: str, name: str, target: str, archive: bool, follow: bool) -> 
             what = stack.enter_context(source(Side(), path, follow=follow))
             where = stack.enter_context(destination(side, target, what))
             copy(tree_entries(what.descriptor), TreeSink(where.directory), name=where.name, owner=owner)
+
+
+cp = cp_command(
+    "CONTAINER", "container", "Copy files between CONTAINER, running or not, and this host.", _copy_out, _copy_in
+)
 
 
 @click.command()
@@ -172,16 +160,6 @@ def _still(record: Record) -> Iterator[None]:
             mark.unlink(missing_ok=True)
 
 
-def _container_of(text: str) -> tuple[str, str] | None:
-    """Split CONTAINER:PATH; None for a path of this host (with a colon in it only after a slash or a dot)."""
-    name, colon, path = text.partition(":")
-    if not colon or text.startswith(("/", ".")) or "/" in name:
-        return None
-    if not name or not path:
-        raise UsageError(f"copy of {text!r}", "not a container and a path", "use CONTAINER:PATH")
-    return name, path
-
-
 def _found(name: str) -> tuple[Record, dict[str, Any]]:
     state = StateDirectory(host_from_env().root)
     record = state.find(name)
@@ -217,11 +195,6 @@ def _bound(document: dict[str, Any]) -> Iterator[Bound]:
         options, path = set(mount.get("options", ())), Path(mount.get("source", ""))
         if {"bind", "rbind"} & options and path.is_absolute() and path.exists():
             yield Bound(path, mount["destination"], "ro" in options)
-
-
-def _mine(_uid: int, _gid: int) -> tuple[int, int]:
-    """Without -a, whoever copies owns what is copied out."""
-    return os.geteuid(), os.getegid()
 
 
 def _map(pid: int | None, *, inward: bool) -> Owner:

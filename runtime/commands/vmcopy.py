@@ -15,13 +15,11 @@ from contextlib import ExitStack, suppress
 from types import TracebackType
 from typing import BinaryIO, Self
 
-import click
-
-from runtime.commands.files import _container_of, _mine
+from runtime.commands.cp import cp_command, mine
 from runtime.commands.vmcontact import reached
 from runtime.container.contact import Ended
 from runtime.driver import Host, host_from_env
-from runtime.errors import TareError, UsageError, printable
+from runtime.errors import TareError, printable
 from runtime.files.copying import Entry, Owner, Sink, TreeSink, copy, same_owner, tree_entries
 from runtime.files.placing import Side, destination, place, source, thing
 from runtime.files.tarring import TarSink, tar_entries
@@ -30,24 +28,6 @@ from runtime.vm.records import Record, Records
 
 _COMPLAINT_BYTES = 4096
 _ANSWER_BYTES = 8192
-
-
-@click.command()
-@click.argument("source_path", metavar="[VM:]SOURCE|-")
-@click.argument("target_path", metavar="[VM:]TARGET|-")
-@click.option("-a", "--archive", is_flag=True, help="Keep owners; otherwise root inside, or the user here, gets them.")
-@click.option("-L", "--follow-link", is_flag=True, help="Copy what a link in SOURCE leads to, not the link.")
-@click.option("-q", "--quiet", is_flag=True, expose_value=False, help="Say nothing; cp says nothing anyway.")
-def cp(source_path: str, target_path: str, archive: bool, follow_link: bool) -> None:
-    """Copy files between VM, which runs, and this host. A `-` is a tar archive on stdin or stdout."""
-    come, go = _container_of(source_path), _container_of(target_path)
-    if (come is None) == (go is None):
-        why = "both are in virtual machines" if come else "neither is in a virtual machine"
-        raise UsageError(f"copy {source_path} to {target_path}", why, "use VM:PATH for one of them")
-    if come is not None:
-        _copy_out(*come, target_path, archive, follow_link)
-    elif go is not None:
-        _copy_in(source_path, *go, archive, follow_link)
 
 
 def _copy_out(name: str, path: str, target: str, archive: bool, follow: bool) -> None:
@@ -68,7 +48,7 @@ def _copy_out(name: str, path: str, target: str, archive: bool, follow: bool) ->
             sink, goal = TreeSink(where.directory), where.name
             free = os.fstatvfs(where.directory)
             found = files.for_host(found, f"{label}{path}", free.f_bavail * free.f_frsize, owned=archive)
-        owner: Owner = same_owner if archive or target == "-" else _mine
+        owner: Owner = same_owner if archive or target == "-" else mine
         copy(found, sink, name=goal, owner=owner)
         sys.stdout.flush()
 
@@ -183,3 +163,6 @@ class Inside:
 def _root(_uid: int, _gid: int) -> tuple[int, int]:
     """Without -a, root owns what is copied in."""
     return 0, 0
+
+
+cp = cp_command("VM", "virtual machine", "Copy files between VM, which runs, and this host.", _copy_out, _copy_in)
