@@ -18,7 +18,7 @@ from runtime.vm.domain import MIB
 from runtime.vm.guest import Guest
 from runtime.vm.plan import Plan, on_image
 from tests.cloud import cloud_image
-from tests.conftest import skip_or_fail
+from tests.host.drivers import usable
 
 READY_S = 400.0  # a bound, not an expectation: cloud-init is Python, emulated
 MINE = '#cloud-config\nbootcmd: ["echo mine > /root/mine"]\n'
@@ -26,16 +26,9 @@ MINE = '#cloud-config\nbootcmd: ["echo mine > /root/mine"]\n'
 
 @pytest.fixture(scope="module")
 def plan(bench_host: Host) -> Plan:
-    driver = VmDriver(bench_host)
-    available = driver.probe()
-    if not available.usable:
-        driver.close()
-        skip_or_fail(available.reason)
-    try:
+    with usable(VmDriver(bench_host)) as driver:
         image = cloud.open(cloud_image(ImageStore(bench_host.root)))
         base = driver.prepare(InstanceSpec(image=ImageRef.parse("tare/debian:bookworm"))).plan
-    finally:
-        driver.close()
     network = NetworkSpec(mode=NetworkMode.BRIDGE)
     spec = InstanceSpec(image=ImageRef("cloud"), limits=Limits(), network=network, hostname="blue")
     seed = nocloud.Seed(agent=nocloud.agent_program(bench_host), user_data=MINE)

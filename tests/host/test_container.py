@@ -28,7 +28,7 @@ from runtime.spec import (
     NetworkSpec,
     Ready,
 )
-from tests.conftest import skip_or_fail
+from tests.host.drivers import usable
 
 SPEC = InstanceSpec(image=ImageRef.parse("tare/debian:bookworm"))
 Launch = Callable[..., Instance]
@@ -36,13 +36,8 @@ Launch = Callable[..., Instance]
 
 @pytest.fixture(scope="module")
 def driver(bench_host: Host) -> Iterator[ContainerDriver]:
-    driver = ContainerDriver(bench_host)
-    available = driver.probe()
-    if not available.usable:
-        driver.close()
-        skip_or_fail(available.reason)
-    yield driver
-    driver.close()
+    with usable(ContainerDriver(bench_host)) as driver:
+        yield driver
 
 
 @pytest.fixture

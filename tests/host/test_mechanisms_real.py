@@ -12,28 +12,21 @@ from pathlib import Path
 
 import pytest
 
-from runtime.driver import Driver, Host
+from runtime.driver import Driver, Host, find_driver
 from runtime.spec import Limits
 from tests.conftest import skip_or_fail
-from tests.host.test_workloads_real import measure, usable, value
+from tests.host.drivers import container, native, usable
+from tests.host.test_workloads_real import measure, value
 from workloads.metric import Sample
 
+__all__ = ["container", "native"]  # fixtures
 SEVEN = ("mount", "uts", "ipc", "pid", "net", "user", "cgroup")
 
 
 @pytest.fixture(scope="module")
-def container(bench_host: Host) -> Iterator[Driver]:
-    yield from usable("container", bench_host)
-
-
-@pytest.fixture(scope="module")
-def native(bench_host: Host) -> Iterator[Driver]:
-    yield from usable("native", bench_host)
-
-
-@pytest.fixture(scope="module")
 def microvm(bench_host: Host) -> Iterator[Driver]:
-    yield from usable("microvm", bench_host)
+    with usable(find_driver("microvm")(bench_host)) as driver:
+        yield driver
 
 
 @pytest.fixture(autouse=True)

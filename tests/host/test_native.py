@@ -17,20 +17,15 @@ from runtime.errors import TareError
 from runtime.instance import Instance
 from runtime.linux import procfs
 from runtime.spec import ImageRef, InstanceSpec, Limits, Mount, MountKind
-from tests.conftest import skip_or_fail
+from tests.host.drivers import usable
 
 SPEC = InstanceSpec(image=ImageRef.parse("tare/debian:bookworm"), limits=Limits(cpus=0.1))
 
 
 @pytest.fixture(scope="module")
 def driver(bench_host: Host) -> Iterator[NativeDriver]:
-    driver = NativeDriver(bench_host)
-    available = driver.probe()
-    if not available.usable:
-        driver.close()
-        skip_or_fail(available.reason)
-    yield driver
-    driver.close()
+    with usable(NativeDriver(bench_host)) as driver:
+        yield driver
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from runtime.vm import accelerator, quota
 from runtime.vm.domain import MIB, DirectKernel
 from runtime.vm.guest import Guest
 from runtime.vm.plan import MINIMUM_FIRMWARE_MEMORY_BYTES, MINIMUM_MEMORY_BYTES, Quota, overhead_bytes
-from tests.conftest import skip_or_fail
+from tests.host.drivers import usable
 
 IMAGE = ImageRef.parse("tare/debian:bookworm")
 SPEC = InstanceSpec(image=IMAGE)
@@ -35,25 +35,14 @@ READY_S = 180.0  # a bound, not an expectation: emulation on a busy host is slow
 
 @pytest.fixture(scope="module")
 def microvm(bench_host: Host) -> Iterator[MicrovmDriver]:
-    driver = MicrovmDriver(bench_host)
-    need(driver)
-    yield driver
-    driver.close()
+    with usable(MicrovmDriver(bench_host)) as driver:
+        yield driver
 
 
 @pytest.fixture(scope="module")
 def vm(bench_host: Host) -> Iterator[VmDriver]:
-    driver = VmDriver(bench_host)
-    need(driver)
-    yield driver
-    driver.close()
-
-
-def need(driver: Driver) -> None:
-    available = driver.probe()
-    if not available.usable:
-        driver.close()
-        skip_or_fail(available.reason)
+    with usable(VmDriver(bench_host)) as driver:
+        yield driver
 
 
 def nothing_left(driver: Driver) -> None:

@@ -25,11 +25,10 @@ from runtime.linux import procfs
 from runtime.spec import ImageRef, InstanceSpec
 from runtime.vm import guest as guests
 from runtime.vm import sweep
-from runtime.vm.accelerator import VARIABLE
 from runtime.vm.adoption import reaping
 from runtime.vm.domain import MIB, DirectKernel
 from runtime.vm.guest import Guest
-from tests.conftest import skip_or_fail
+from tests.host.drivers import emulated
 from tests.host.life import IMAGE, Said, Tare, await_no_keeper, borrow, rooted_for_machines
 
 SPEC = InstanceSpec(image=ImageRef.parse("tare/debian:bookworm"))
@@ -39,15 +38,8 @@ FILLING = ("sh", "-c", "head -c 64M /dev/urandom >/var/tmp/x; sync")
 
 @pytest.fixture(scope="module")
 def microvm(bench_host: Host) -> Iterator[MicrovmDriver]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(VARIABLE, "tcg")
-        driver = MicrovmDriver(bench_host)
-        available = driver.probe()
-        if not available.usable:
-            driver.close()
-            skip_or_fail(available.reason)
+    with emulated(MicrovmDriver, bench_host) as driver:
         yield driver
-        driver.close()
 
 
 def changed(prepared: PreparedGuest, **changes: object) -> PreparedGuest:

@@ -22,8 +22,8 @@ from runtime.drivers.libvirt import MicrovmDriver
 from runtime.errors import TareError
 from runtime.spec import ImageRef, InstanceSpec, Ready
 from runtime.vm.guest import Guest
+from tests.host.drivers import usable
 from tests.host.life import IMAGE, Tare, rooted_for_machines
-from tests.host.test_vm import need
 
 READY_S = 180.0
 SPEC = InstanceSpec(image=ImageRef.parse(IMAGE))
@@ -31,10 +31,8 @@ SPEC = InstanceSpec(image=ImageRef.parse(IMAGE))
 
 @pytest.fixture(scope="module")
 def microvm(bench_host: Host) -> Iterator[MicrovmDriver]:
-    driver = MicrovmDriver(bench_host)
-    need(driver)
-    yield driver
-    driver.close()
+    with usable(MicrovmDriver(bench_host)) as driver:
+        yield driver
 
 
 @pytest.fixture(scope="module")

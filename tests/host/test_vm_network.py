@@ -28,8 +28,9 @@ from runtime.network.subnet import hardware
 from runtime.spec import InstanceSpec, Limits, NetworkMode, NetworkSpec
 from runtime.vm.guest import Guest
 from runtime.vm.wiring import Wiring
+from tests.host.drivers import usable
 from tests.host.network import OUTSIDE, UPSTREAM, address_of, ask, driver, free_port, inside, links, outside, serve
-from tests.host.test_vm import IMAGE, READY_S, need
+from tests.host.test_vm import IMAGE, READY_S
 
 __all__ = ["driver", "outside", "serve"]  # fixtures
 BRIDGE = NetworkSpec(mode=NetworkMode.BRIDGE)
@@ -61,10 +62,8 @@ time.sleep(600)
 
 @pytest.fixture(scope="module")
 def microvm(bench_host: Host, driver: ContainerDriver) -> Iterator[MicrovmDriver]:
-    microvm = MicrovmDriver(bench_host)
-    need(microvm)
-    yield microvm
-    microvm.close()
+    with usable(MicrovmDriver(bench_host)) as microvm:
+        yield microvm
 
 
 @pytest.fixture(scope="module")
@@ -275,9 +274,8 @@ def test_a_killed_owner_s_tap_address_and_port_are_swept(microvm: MicrovmDriver)
 
 
 def test_a_distribution_does_not_fight_for_its_card(bench_host: Host, driver: ContainerDriver) -> None:
-    vm = VmDriver(bench_host)
-    need(vm)
-    with vm.launch(vm.prepare(dataclasses.replace(SPEC, limits=Limits(memory_bytes=512 << 20)))) as guest:
+    spec = dataclasses.replace(SPEC, limits=Limits(memory_bytes=512 << 20))
+    with usable(VmDriver(bench_host)) as vm, vm.launch(vm.prepare(spec)) as guest:
         guest.wait_ready(READY_S)
         assert [name for name, _ in guest.timeline][-2:] == ["userland", "ready"]
         with driver.launch(driver.prepare(SPEC)) as container:
@@ -291,4 +289,3 @@ def test_a_distribution_does_not_fight_for_its_card(bench_host: Host, driver: Co
         assert b" running" not in units.stdout
         assert guest.exec(["hostname"], 60).stdout.decode().strip() == guest.id
         assert guest.exec(["systemctl", "--failed", "--no-legend"], 60).stdout == b""
-    vm.close()

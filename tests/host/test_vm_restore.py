@@ -28,7 +28,7 @@ from runtime.vm import accelerator, sweep
 from runtime.vm.domain import MIB
 from runtime.vm.guest import Guest
 from runtime.vm.saved import Saved
-from tests.conftest import skip_or_fail
+from tests.host.drivers import emulated
 from tests.host.life import ROOT, borrow
 from tests.host.test_vm_network import PERL_SERVER, asked
 
@@ -61,15 +61,8 @@ def host(bench_host: Host) -> Iterator[Host]:
 
 @pytest.fixture(scope="module")
 def driver(host: Host) -> Iterator[RestoreDriver]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(accelerator.VARIABLE, "tcg")
-        driver = RestoreDriver(host)
-        available = driver.probe()
-        if not available.usable:
-            driver.close()
-            skip_or_fail(available.reason)
+    with emulated(RestoreDriver, host) as driver:
         yield driver
-        driver.close()
 
 
 @pytest.fixture(autouse=True)

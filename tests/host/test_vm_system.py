@@ -18,11 +18,11 @@ from runtime.errors import TareError, UsageError
 from runtime.ledger import Ledger
 from runtime.linux import procfs
 from runtime.spec import ImageRef, InstanceSpec, Limits, NetworkMode, NetworkSpec
-from runtime.vm import accelerator, sweep, uri
+from runtime.vm import sweep, uri
 from runtime.vm.domain import MIB
 from runtime.vm.guest import Guest
-from tests.conftest import skip_or_fail
 from tests.host.daemon import Daemon, daemon
+from tests.host.drivers import emulated
 from tests.host.life import IMAGE, Tare, rooted_for_machines
 
 LIMITS = Limits(cpus=0.5, memory_bytes=512 * MIB, pids=100)
@@ -39,15 +39,9 @@ def system() -> Iterator[Daemon]:
 @pytest.fixture(scope="module")
 def microvm(bench_host: Host, system: Daemon) -> Iterator[MicrovmDriver]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(accelerator.VARIABLE, "tcg")
         patch.setenv(uri.VARIABLE, system.uri)
-        driver = MicrovmDriver(bench_host)
-        available = driver.probe()
-        if not available.usable:
-            driver.close()
-            skip_or_fail(available.reason)
-        yield driver
-        driver.close()
+        with emulated(MicrovmDriver, bench_host) as driver:
+            yield driver
 
 
 @pytest.fixture(autouse=True)

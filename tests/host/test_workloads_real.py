@@ -14,38 +14,20 @@ from runtime.driver import Driver, Host, find_driver
 from runtime.drivers.native import NativeDriver
 from runtime.instance import Instance
 from runtime.spec import ImageRef, InstanceSpec, Limits
-from tests.conftest import skip_or_fail
+from tests.host.drivers import container, native, usable
 from workloads import parity
 from workloads.base import Context, Stage, find_workload
 from workloads.metric import Phase, Sample
 
+__all__ = ["container", "native"]  # fixtures
 LIMITS = Limits(cpus=1.0, memory_bytes=512 << 20, swap_bytes=0, pids=512)
 READY_S = 60.0
 
 
 @pytest.fixture(scope="module", params=["native", "container"])
 def driver(request: pytest.FixtureRequest, bench_host: Host) -> Iterator[Driver]:
-    yield from usable(request.param, bench_host)
-
-
-@pytest.fixture(scope="module")
-def container(bench_host: Host) -> Iterator[Driver]:
-    yield from usable("container", bench_host)
-
-
-@pytest.fixture(scope="module")
-def native(bench_host: Host) -> Iterator[Driver]:
-    yield from usable("native", bench_host)
-
-
-def usable(name: str, host: Host) -> Iterator[Driver]:
-    driver = find_driver(name)(host)
-    available = driver.probe()
-    if not available.usable:
-        driver.close()
-        skip_or_fail(f"{name}: {available.reason}")
-    yield driver
-    driver.close()
+    with usable(find_driver(request.param)(bench_host)) as driver:
+        yield driver
 
 
 def measure(driver: Driver, workload: str, limits: Limits = LIMITS, **params: float) -> list[Sample]:
