@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from runtime.container import dockerapi
 from runtime.driver import Host
 from runtime.drivers import docker as driver_module
 from runtime.drivers.docker import DockerDriver, PreparedDocker
@@ -86,7 +87,7 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/s")
         monkeypatch.setattr("os.geteuid", lambda: 0)
-        monkeypatch.setattr(driver_module, "REQUEST_TIMEOUT_S", 1.0)
+        monkeypatch.setattr(dockerapi, "REQUEST_TIMEOUT_S", 1.0)
         monkeypatch.setattr(driver_module, "CONNECT_TIMEOUT_S", 0.2)
         yield server
         server.shutdown()
@@ -188,6 +189,6 @@ def test_what_docker_cannot_do_is_refused_before_it_is_asked(
 def test_without_docker_py_the_driver_says_so_and_finds_nothing(
     driver: DockerDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(driver_module, "find_spec", lambda name: None)
+    monkeypatch.setattr(dockerapi, "find_spec", lambda name: None)
     assert "docker is not installed" in driver.probe().reason
     assert driver.leftovers() == []
