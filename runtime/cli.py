@@ -23,7 +23,7 @@ from runtime.images import recipe as recipes
 from runtime.images.store import Image, ImageStore, tree_bytes
 from runtime.ledger import Ledger
 from runtime.network.network import Networks
-from runtime.vm import keeper
+from runtime.vm import keeperplace
 from runtime.vm.records import Records
 
 
@@ -155,7 +155,7 @@ def _retire(host: Host, done: Sweep) -> None:
     Of what is empty nothing is said: it was in nobody's way, and all state directories of a host share the groups.
     """
     try:
-        done.removed += keeper.retire(host)
+        done.removed += keeperplace.retire(host)
         if os.geteuid() == 0:
             parents.retire()
     except OSError as error:

@@ -31,7 +31,7 @@ from runtime.errors import TareError, UsageError
 from runtime.spec import ImageRef, InstanceSpec, Limits, NetworkMode, NetworkSpec, Ready, parse_cpuset
 from runtime.vm import nocloud, uri
 from runtime.vm.domain import Tuning
-from runtime.vm.keeper import DISK
+from runtime.vm.kept import DISK
 from runtime.vm.records import CONSOLE, EXITED, LOST, OUTPUT, Record, Records
 
 _WORDS = {"allow_interspersed_args": False, "help_option_names": ["--help"]}

@@ -13,6 +13,7 @@ from runtime.container.contact import Contact, connect, failure
 from runtime.driver import Host
 from runtime.errors import TareError
 from runtime.ledger import make_directory
+from runtime.vm.keeperplace import directory
 from runtime.vm.records import LOST, Record
 
 _SOURCE = str(Path(__file__).resolve().parents[2])
@@ -45,7 +46,7 @@ class VmContact(Contact):
 
 def reach(host: Host) -> VmContact | None:
     """A connection to the keeper there is, or None."""
-    found = connect(_directory(host), VmContact)
+    found = connect(directory(host), VmContact)
     assert found is None or isinstance(found, VmContact)
     return found
 
@@ -61,7 +62,7 @@ def reached(host: Host, record: Record) -> VmContact:
 
 def summon(host: Host) -> VmContact:
     """A connection to the keeper, which is started if need be. Raises TareError when it does not come."""
-    where = _directory(host)
+    where = directory(host)
     for _ in range(_ATTEMPTS):
         contact = reach(host)
         if contact is not None:
@@ -86,7 +87,3 @@ def _log(where: Path) -> IO[bytes]:
         make_directory(where)
         with suppress(FileNotFoundError):
             return (where / "keeper.log").open("ab")
-
-
-def _directory(host: Host) -> Path:
-    return host.run / "guests"

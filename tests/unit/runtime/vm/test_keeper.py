@@ -21,7 +21,8 @@ from runtime.instance import Timeline
 from runtime.ledger import make_directory
 from runtime.protocol import MESSAGE_BYTES, SOCKET, WORDS, decoded, encoded
 from runtime.vm import keeper as module
-from runtime.vm.keeper import Keeper, directory, held, retire
+from runtime.vm.keeper import Keeper
+from runtime.vm.keeperplace import directory, held, retire
 from runtime.vm.records import Record, Records
 from runtime.vm.uri import EMBEDDED, VARIABLE
 
