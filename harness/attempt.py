@@ -17,6 +17,7 @@ from pathlib import Path
 
 from harness.guard import Guard, Overdue
 from harness.hoststate import HostState, host_state
+from harness.possible import Account
 from runtime.errors import TareError
 from workloads.base import Context, Workload
 from workloads.metric import Phase, Sample
@@ -65,7 +66,9 @@ def attempt(
     reason, hung = "", False
     try:
         with guard.limit(hard_s, workload.name):
+            account = Account(context)
             samples = tuple(workload.measure(context))
+            account.demand_possible()
         _demand_valid(workload, samples)
         if host_state().suspended_ns - before.suspended_ns > _SUSPENDED_NS:
             raise TareError(workload.name, "the host was suspended in the middle of it")

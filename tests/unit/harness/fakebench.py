@@ -7,6 +7,7 @@ name, fields of `Behaviour`.
 from __future__ import annotations
 
 import json
+import math
 import os
 from dataclasses import replace
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 import runtime.drivers
-from harness import bench, cli, environment, profiles
+from harness import bench, cli, environment, possible, profiles
 from harness.assignment import Observer
 from harness.profiles import Entry, Profile
 from runtime.driver import Host, Kind
@@ -39,6 +40,7 @@ def install(patch: pytest.MonkeyPatch) -> None:
     for name, kind in (("native", Kind.NATIVE), ("container", Kind.CONTAINER)):
         fakes.register(patch, name, kind, fakes.Behaviour(jitter=0.05, **told.get(name, {})))
     patch.setattr(os, "geteuid", lambda: 0)
+    patch.setattr(possible, "BURST_S", math.inf)  # a fake's seconds of work take no time
     patch.setattr(profiles, "PROFILES", {"quick": quick()})
     patch.setattr(bench, "ready_image", image)
     patch.setattr(environment, "capture", lambda: {"cpu": {"model": "fake"}})
