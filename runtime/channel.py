@@ -1,8 +1,8 @@
-"""The host's end of the talk with the guest agent (`runtime/guest/agent.c`, which documents the frames).
+"""The host's end of the talk with the guest agent (`runtime/guest/agent.c`), in the frames of `frames`.
 
 Stamps on the host's clock when userland begins and when the service answers, and runs commands inside.
 Not how the socket comes about: a driver hands over a connected one (socketpair, virtio-serial's socket).
-One thread reads for all channels, so that a thousand idle instances cost the host a thousand sockets.
+One thread reads for all channels (`reading`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import select
 import shlex
 import socket
 import struct
@@ -21,17 +20,14 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from runtime.errors import TareError, printable
+from runtime.frames import Decoder, Streams, encode, encode_exec, encode_more
 from runtime.identity import Identity, encode_configure
 from runtime.instance import ExecResult, Timeline
+from runtime.reading import reader
 
-PORT_NAME = "org.tare.agent"
-PAYLOAD_MAX = 1 << 20  # bytes of one frame, either way
 OUTPUT_MAX = 64 << 20  # bytes of one command, both streams together
 KILL_TIMEOUT_S = 5.0  # from killing a command to learning that it is dead
 SEND_TIMEOUT_S = 10  # an agent that does not read is taken for lost
-_HEADER = struct.Struct("<BII")
-_MORE = struct.Struct("<BHHI")
-_TERMINAL, _INPUT = 1, 2
 WINDOW_BYTES = 1 << 20  # of a command's output that may be under way, where whoever takes it may be slow
 INPUT_BYTES = 64 << 10  # of one input frame, which the agent keeps until the command has taken it
 CONFIGURE_TIMEOUT_S = 30.0  # for what is applied on the way to readiness; a slow guest's whole boot lies outside
@@ -40,65 +36,6 @@ _LOOK_S = 0.2  # how often whoever waits for input to be taken asks whether that
 _COMPLAINT_MAX = 400  # bytes of a guest's complaint that are shown
 Output: TypeAlias = Callable[[int, bytes], None]
 """Is told what a command prints on stream 1 or 2. Called by the one thread that reads for all: it must not wait."""
-_FROM_GUEST = frozenset(b"UAR!OEXPCI")
-
-
-@dataclass(frozen=True, slots=True)
-class Streams:
-    """What a command has beside its output: input, a terminal of (rows, columns).
-
-    With `window_bytes` it waits, as at a full pipe, while so much of its output has not been granted (0: never).
-    """
-
-    input: bool = False
-    terminal: tuple[int, int] | None = None
-    window_bytes: int = 0
-
-
-def encode(kind: str, frame_id: int, payload: bytes = b"") -> bytes:
-    """One frame for the agent. Raises TareError if `payload` exceeds PAYLOAD_MAX."""
-    if len(payload) > PAYLOAD_MAX:
-        raise TareError("request to the guest agent", f"{len(payload)} bytes", f"at most {PAYLOAD_MAX} are possible")
-    return _HEADER.pack(ord(kind), frame_id, len(payload)) + payload
-
-
-def encode_exec(argv: Sequence[str], env: Mapping[str, str]) -> bytes:
-    """The payload of an execute frame. Raises TareError for an empty command or a NUL byte."""
-    words = [*argv, *(f"{name}={value}" for name, value in env.items())]
-    if not argv or any("\0" in word for word in words):
-        raise TareError("command", "it is empty or holds a NUL byte", "give a program and its arguments")
-    return struct.pack("<I", len(argv)) + b"".join(os.fsencode(word) + b"\0" for word in words)
-
-
-def encode_more(argv: Sequence[str], env: Mapping[str, str], streams: Streams) -> bytes:
-    """The payload of an execute frame for a command with input, a terminal, or output that waits for its taker."""
-    rows, columns = streams.terminal or (0, 0)
-    flags = (_TERMINAL if streams.terminal is not None else 0) | (_INPUT if streams.input else 0)
-    return _MORE.pack(flags, rows, columns, streams.window_bytes) + encode_exec(argv, env)
-
-
-class Decoder:
-    """Cuts the agent's byte stream into frames, however it was split on the way."""
-
-    def __init__(self) -> None:
-        self._rest = bytearray()
-
-    def feed(self, data: bytes | memoryview) -> Iterator[tuple[str, int, bytes]]:
-        """Every frame that `data` completes, as (kind, id, payload). Raises ValueError at a malformed one."""
-        self._rest += data
-        at = 0
-        while len(self._rest) - at >= _HEADER.size:
-            kind, frame_id, length = _HEADER.unpack_from(self._rest, at)
-            if kind not in _FROM_GUEST or length > PAYLOAD_MAX:
-                raise ValueError(f"type {kind} with {length} bytes")
-            end = at + _HEADER.size + length
-            if len(self._rest) < end:
-                break
-            with memoryview(self._rest) as view:
-                payload = bytes(view[at + _HEADER.size : end])
-            at = end
-            yield chr(kind), frame_id, payload
-        del self._rest[:at]
 
 
 @dataclass(slots=True)
@@ -166,7 +103,7 @@ class Channel:
         self._failure: TareError | None = None
         self._ended = threading.Event()
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", SEND_TIMEOUT_S, 0))
-        _reader().add(self, sock.fileno())
+        reader("tare-channels").add(self, sock.fileno())
 
     def wait(self, event: Literal["userland", "ready"], timeout_s: float) -> None:
         """Block until the agent has reported `event`; its time stands in the timeline.
@@ -336,7 +273,7 @@ class Channel:
         for request in list(self._requests.values()):
             request.end()
 
-    def _receive(self, buffer: memoryview) -> bool:
+    def receive(self, buffer: memoryview) -> bool:
         """Take what has arrived; False when there will be no more. Called by the reader only."""
         try:
             size = self._sock.recv_into(buffer, 0, socket.MSG_DONTWAIT)
@@ -354,7 +291,8 @@ class Channel:
             self._lose(f"malformed frame: {error}")
         return False
 
-    def _end(self) -> None:
+    def release(self) -> None:
+        """Give the socket up. Called by the reader only."""
         self._sock.close()
         self._ended.set()
 
@@ -468,41 +406,3 @@ class Command:
         except TareError:
             return False
         return True
-
-
-class _Reader:
-    """The thread that waits for every channel's agent at once. Only it closes their sockets.
-
-    So a descriptor number cannot come to mean another channel between an event and its handling.
-    """
-
-    def __init__(self) -> None:
-        self._epoll = select.epoll()
-        self._channels: dict[int, Channel] = {}
-        self._thread = threading.Thread(target=self._run, name="tare-channels", daemon=True)
-        self._thread.start()
-
-    def add(self, channel: Channel, fd: int) -> None:
-        self._channels[fd] = channel
-        self._epoll.register(fd, select.EPOLLIN)
-
-    def _run(self) -> None:
-        buffer = memoryview(bytearray(256 << 10))
-        while True:
-            for fd, _ in self._epoll.poll():
-                if not self._channels[fd]._receive(buffer):
-                    self._epoll.unregister(fd)
-                    self._channels.pop(fd)._end()
-
-
-_readers: dict[int, _Reader] = {}
-_readers_lock = threading.Lock()
-
-
-def _reader() -> _Reader:
-    """This process's reader; a forked child gets its own, as threads do not survive the fork."""
-    with _readers_lock:
-        pid = os.getpid()
-        if pid not in _readers:
-            _readers[pid] = _Reader()
-        return _readers[pid]

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from runtime.channel import WINDOW_BYTES, Channel, Command, Output, Streams
+from runtime.channel import WINDOW_BYTES, Channel, Command, Output
+from runtime.frames import Streams
 from runtime.vm.session import Session
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

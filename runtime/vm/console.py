@@ -5,8 +5,6 @@ In memory and bounded, so that a guest that prints without end costs the host no
 
 from __future__ import annotations
 
-import os
-import select
 import socket
 import threading
 import time
@@ -14,6 +12,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 from runtime.instance import Timeline
+from runtime.reading import reader
 
 KEPT_BYTES = 1 << 20
 ENDS = {
@@ -47,7 +46,7 @@ class Console:
         self._ended = threading.Event()
         self._lock = threading.Lock()
         self._listeners: list[Callable[[bytes], None]] = []
-        _reader().add(self, sock.fileno())
+        reader("tare-consoles").add(self, sock.fileno())
 
     def text(self) -> str:
         """All that is kept: at most KEPT_BYTES, the latest."""
@@ -112,18 +111,20 @@ class Console:
         """Whether what came from `start` on completes `mark`."""
         return self._kept.find(mark, max(0, start - len(mark) + 1)) >= 0
 
-    def _receive(self) -> bool:
+    def receive(self, buffer: memoryview) -> bool:
+        """Take what has been printed; False when there will be no more. Called by the reader only."""
         try:
-            data = self._sock.recv(_READ_BYTES, socket.MSG_DONTWAIT)
+            size = self._sock.recv_into(buffer, _READ_BYTES, socket.MSG_DONTWAIT)
         except BlockingIOError:
             return True
         except OSError:
             return False
-        if data:
-            self.feed(data)
-        return bool(data)
+        if size:
+            self.feed(bytes(buffer[:size]))
+        return size > 0
 
-    def _end(self) -> None:
+    def release(self) -> None:
+        """Give the socket up. Called by the reader only."""
         self._sock.close()
         with self._lock:
             self._ended.set()
@@ -133,35 +134,3 @@ class Console:
 
 def _decoded(data: bytes) -> str:
     return data.decode(errors="replace")
-
-
-class _Reader:
-    """The thread that waits for every console at once, and alone closes their sockets."""
-
-    def __init__(self) -> None:
-        self._epoll = select.epoll()
-        self._consoles: dict[int, Console] = {}
-        threading.Thread(target=self._run, name="tare-consoles", daemon=True).start()
-
-    def add(self, console: Console, fd: int) -> None:
-        self._consoles[fd] = console
-        self._epoll.register(fd, select.EPOLLIN)
-
-    def _run(self) -> None:
-        while True:
-            for fd, _ in self._epoll.poll():
-                if not self._consoles[fd]._receive():
-                    self._epoll.unregister(fd)
-                    self._consoles.pop(fd)._end()
-
-
-_readers: dict[int, _Reader] = {}
-_readers_lock = threading.Lock()
-
-
-def _reader() -> _Reader:
-    with _readers_lock:
-        pid = os.getpid()
-        if pid not in _readers:
-            _readers[pid] = _Reader()
-        return _readers[pid]

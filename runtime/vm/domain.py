@@ -15,8 +15,8 @@ from pathlib import Path
 from string import ascii_lowercase
 from typing import Literal
 
-from runtime.channel import PORT_NAME
 from runtime.errors import UsageError
+from runtime.frames import PORT_NAME
 
 MIB = 1 << 20
 TRANSLATION_CACHE_MIB = 64

@@ -18,9 +18,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from runtime.channel import Streams
 from runtime.driver import Host, find_driver
 from runtime.errors import TareError
+from runtime.frames import Streams
 from runtime.protocol import SOCKET, VERSION
 from runtime.vm import uri
 from runtime.vm.attached import Attached, environment

@@ -14,10 +14,10 @@ from email.mime.multipart import MIMEMultipart
 from email.mime.text import MIMEText
 from pathlib import Path
 
-from runtime.channel import PORT_NAME
 from runtime.command import run
 from runtime.driver import Host
 from runtime.errors import UsageError
+from runtime.frames import PORT_NAME
 from runtime.identity import Identity
 from runtime.images.recipe import GUEST_SOURCES, agent_sources, compile_static
 from runtime.images.trees import fingerprint

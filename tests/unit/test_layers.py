@@ -48,7 +48,15 @@ ALLOWED = {
     "runtime.files": ("runtime.files", "runtime.linux", "runtime.images", "runtime.record", "runtime.errors"),
     "runtime.instance": ("runtime.spec", "runtime.record", "runtime.errors"),
     "runtime.identity": ("runtime.record", "runtime.errors"),
-    "runtime.channel": ("runtime.instance", "runtime.identity", "runtime.errors"),
+    "runtime.channel": (
+        "runtime.frames",
+        "runtime.instance",
+        "runtime.identity",
+        "runtime.reading",
+        "runtime.errors",
+    ),
+    "runtime.frames": ("runtime.errors",),
+    "runtime.reading": (),
     "runtime.command": ("runtime.errors",),
     "runtime.ledger": (
         "runtime.record",

@@ -19,8 +19,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from runtime.channel import Channel, Decoder, encode, encode_exec
+from runtime.channel import Channel
 from runtime.errors import TareError
+from runtime.frames import Decoder, encode, encode_exec
 from runtime.identity import Identity
 from runtime.instance import Timeline
 from tests.agent import Agent, build, gone

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from runtime.channel import WINDOW_BYTES, Channel, Command, Streams
+from runtime.channel import WINDOW_BYTES, Channel, Command
+from runtime.frames import Streams
 from tests.agent import Agent, build
 
 PLAIN = Streams(input=True)

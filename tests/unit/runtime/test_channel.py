@@ -15,8 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime import channel
-from runtime.channel import Channel, Decoder, encode, encode_exec
+from runtime.channel import Channel
 from runtime.errors import TareError
+from runtime.frames import Decoder, encode, encode_exec
 from runtime.identity import Identity, encode_configure
 from runtime.instance import ExecResult, Timeline
 
