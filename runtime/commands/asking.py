@@ -60,7 +60,7 @@ _OPTIONS: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (("--device-read-iops",), _MANY, "DEVICE:RATE in operations a second."),
     (("--device-write-iops",), _MANY, "DEVICE:RATE in operations a second."),
     (("--network", "--net"), _ONE, "bridge, none, host or container:NAME."),
-    (("-p", "--publish"), _MANY, "Publish [[IP:]HOST:]PORT[/udp]."),
+    (("-p", "--publish"), _MANY, "Publish [[IP:]HOST:]PORT[/udp]; HOST and PORT may be ranges, 8000-8005:80-85."),
     (("--expose",), _MANY, "Note that PORT is used."),
     (("--dns",), _MANY, "A name server."),
     (("--add-host",), _MANY, "HOST:IP for /etc/hosts."),
@@ -287,12 +287,11 @@ def _auto_ids(text: str | None) -> bool:
 def _ports(texts: Sequence[str], network: str) -> tuple[tuple[str, int, int, str], ...]:
     if not texts:
         return ()
-    from runtime.network.ports import Port
+    from runtime.network.ports import parse_all
 
     if network != "bridge":
         raise UsageError(f"-p {texts[0]}", f"ports are published on a bridge, not with --network {network}")
-    ports = [Port.parse(text) for text in texts]
-    return tuple((port.host, port.host_port, port.port, port.protocol) for port in ports)
+    return tuple((port.host, port.host_port, port.port, port.protocol) for port in parse_all(texts))
 
 
 def _exposed(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from runtime.commands import moments
@@ -53,9 +54,24 @@ def ports_line(record: Record) -> str:
     if not record.running or record.run is None:
         return ""
     found = record.run.facts.get("ports", ())
-    shown = [f"{host}:{outside}->{inside}/{protocol}" for host, outside, inside, protocol in found]
     published = {f"{inside}/{protocol}" for _, _, inside, protocol in found}
-    return ", ".join((*shown, *(port for port in record.settings.exposed if port not in published)))
+    return ", ".join((*_ranges(found), *(port for port in record.settings.exposed if port not in published)))
+
+
+def _ranges(found: Sequence[tuple[str, int, int, str]]) -> list[str]:
+    if not found:
+        return []
+    from runtime.network.ports import Port, ranges
+
+    return ranges(Port(outside, inside, protocol, host) for host, outside, inside, protocol in found)
+
+
+def _bindings(found: Iterable[tuple[str, int, int, str]]) -> dict[str, Any]:
+    """By the container's port, which may be published several times."""
+    bindings: dict[str, Any] = {}
+    for host, outside, inside, protocol in found:
+        bindings.setdefault(f"{inside}/{protocol}", []).append({"HostIp": host, "HostPort": str(outside)})
+    return bindings
 
 
 def container_document(containers: Containers, record: Record) -> dict[str, Any]:
@@ -127,10 +143,7 @@ def _host_config(record: Record, document: dict[str, Any]) -> dict[str, Any]:
     return {
         "Binds": list(settings.binds) or None,
         "NetworkMode": settings.network,
-        "PortBindings": {
-            f"{inside}/{protocol}": [{"HostIp": host, "HostPort": str(outside)}]
-            for host, outside, inside, protocol in settings.ports
-        },
+        "PortBindings": _bindings(settings.ports),
         "AutoRemove": settings.auto_remove,
         "Privileged": settings.privileged,
         "ReadonlyRootfs": bool(document.get("root", {}).get("readonly")),
@@ -186,9 +199,7 @@ def _mount(mount: dict[str, Any]) -> dict[str, Any]:
 
 def _network(record: Record) -> dict[str, Any]:
     facts = record.run.facts if record.run is not None and record.running else {}
-    ports: dict[str, Any] = dict.fromkeys(record.settings.exposed)
-    for host, outside, inside, protocol in facts.get("ports", ()):
-        ports[f"{inside}/{protocol}"] = [{"HostIp": host, "HostPort": str(outside)}]
+    ports = dict.fromkeys(record.settings.exposed) | _bindings(facts.get("ports", ()))
     one = {
         "NetworkID": facts.get("network", record.settings.network),
         "IPAddress": facts.get("address", ""),

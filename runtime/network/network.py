@@ -251,14 +251,11 @@ class Networks:
 
     def _publish(self, note: Note, address: str, ports: Sequence[Port]) -> tuple[Port, ...]:
         """Publish `ports`, their host ports chosen where they were 0."""
-        busy = [port for port, _ in self.published()]
-        chosen: list[Port] = []
-        for port in ports:
-            chosen.append(claim(port, [*busy, *chosen]))
+        chosen = claim(ports, (port for port, _ in self.published()))
         for port in chosen:
             note("port", f"{port} {address}")
         nat.apply(nat.publish(self.definitions.table, address, chosen))
-        return tuple(chosen)
+        return chosen
 
     def _withdraw(self, ports: Sequence[Port]) -> None:
         if ports:
