@@ -22,6 +22,7 @@ from runtime.errors import TareError
 from runtime.images import recipe as recipes
 from runtime.images.store import Image, ImageStore, tree_bytes
 from runtime.ledger import Ledger
+from runtime.linux import filtercache
 from runtime.network.network import Networks
 from runtime.vm import keeperplace
 from runtime.vm.records import Records
@@ -152,12 +153,15 @@ def sweep(host: Host) -> Sweep:
 def _retire(host: Host, done: Sweep) -> None:
     """What is there for whoever comes next and holds nothing: those who need it make it again.
 
-    Of what is empty nothing is said: it was in nobody's way, and all state directories of a host share the groups.
+    Of what is empty or can be had again nothing is said: it was in nobody's way, and all state directories of a host
+    share the groups. While an instance lives, so may a measurement: it keeps its compiled filters.
     """
     try:
         done.removed += keeperplace.retire(host)
         if os.geteuid() == 0:
             parents.retire()
+        for place in () if done.live else (host.run, host.root):
+            filtercache.forget(place / "seccomp")
     except OSError as error:
         done.failed.append(str(error))
     for name in ("oci", "vm", "libvirt", "instances"):

@@ -17,6 +17,8 @@ from runtime.images import recipe
 from runtime.images.disk import Machine
 from runtime.images.store import ImageStore
 from runtime.ledger import Ledger, boot_id
+from runtime.linux import seccomp
+from runtime.linux.profile import Seccomp
 from runtime.spec import ImageRef
 from runtime.tuning import NOTE
 from tests.unit.runtime.images.trees import archive, member
@@ -108,6 +110,23 @@ def test_live_instances_are_left_alone_and_keep_image_data(host: Host, tmp_path:
     entry.close(gone=True)
     assert call("clean").count("removed image data") == 4  # layer directory and blob, configuration, manifest
     assert call("clean") == "nothing to clean\n"
+
+
+def test_clean_forgets_compiled_filters_unless_an_instance_lives(host: Host) -> None:
+    kept = [seccomp_file(place) for place in (host.run, host.root)]
+    entry = Ledger(host.run).open("tare-0123456789ab", "tidy")
+    call("clean")
+    assert all(path.exists() for path in kept)
+    entry.close(gone=True)
+    assert call("clean") == "nothing to clean\n"
+    assert not any(path.parent.exists() for path in kept)
+
+
+def seccomp_file(place: Path) -> Path:
+    seccomp.cached.cache_clear()
+    seccomp.cached(Seccomp(default_action="SCMP_ACT_ALLOW"), place / "seccomp")
+    (path,) = (place / "seccomp").iterdir()
+    return path
 
 
 def test_images_lists_sizes(host: Host, tmp_path: Path) -> None:
