@@ -16,7 +16,7 @@ from pathlib import Path
 from runtime.command import run
 from runtime.errors import TareError
 from runtime.images.descent import OPAQUE
-from runtime.images.layers import xattrs
+from runtime.images.merging import take_attributes
 
 Parts = tuple[str, ...]
 _LINKS = 40
@@ -120,15 +120,9 @@ def _merge(source: Path, target: Path) -> None:
 
 
 def _take_over(directory: Path, below: Path | None) -> None:
-    """Give `directory` the owner, mode, times and attributes of the one below."""
-    if below is None or not stat.S_ISDIR(_lstat_mode(below)):
-        return
-    info = below.lstat()
-    os.chown(directory, info.st_uid, info.st_gid)
-    directory.chmod(stat.S_IMODE(info.st_mode))
-    for name, value in xattrs(below):
-        os.setxattr(directory, name, value)
-    os.utime(directory, ns=(info.st_mtime_ns, info.st_mtime_ns))
+    """Give `directory` the owner, mode, time and attributes of the one below, if there is one."""
+    if below is not None and stat.S_ISDIR(_lstat_mode(below)):
+        take_attributes(directory, below)
 
 
 def _lstat_mode(path: Path) -> int:

@@ -10,16 +10,13 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import stat
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
 from runtime.command import run
 from runtime.errors import TareError
-from runtime.images import initramfs
-from runtime.images.descent import OPAQUE
-from runtime.images.layers import xattrs
+from runtime.images import initramfs, merging
 from runtime.record import ordered_record
 
 DEFAULT_BYTES = 4 << 30
@@ -60,7 +57,7 @@ class Machine:
 
 def digest(layers: Sequence[str], disk_bytes: int) -> str:
     """Identifies a machine by all it is made from: layers, size, and the code that makes it."""
-    code = [Path(__file__), Path(initramfs.__file__), STAGE1]
+    code = [Path(__file__), Path(merging.__file__), Path(initramfs.__file__), STAGE1]
     made_from = [*layers, str(disk_bytes), *(hashlib.sha256(path.read_bytes()).hexdigest() for path in code)]
     return "sha256:" + hashlib.sha256("\n".join(made_from).encode()).hexdigest()
 
@@ -73,7 +70,7 @@ def build(layers: Sequence[Path], work: Path, name: str, disk_bytes: int) -> Non
     Raises TareError when the layers hold no kernel or boot loader, or a tool fails.
     """
     tree, machine = work / "tree", work / "machine"
-    merge(layers, tree)
+    merging.merge(layers, tree)
     machine.mkdir()
     kernel, version = _kernel(tree)
     shutil.copyfile(kernel, machine / "vmlinuz")
@@ -146,48 +143,3 @@ def _fill_root_partition(disk: Path, tree: Path, disk_bytes: int, identity: uuid
     extended = f"offset={_ROOT_START},lazy_itable_init=0,lazy_journal_init=0,hash_seed={identity},nodiscard"
     command = ["mke2fs", "-q", "-F", "-t", "ext4", "-b", "4096", "-m", "0", "-L", _LABEL, "-U", str(identity)]
     run([*command, "-E", extended, "-d", str(tree), str(disk), str(blocks)], timeout_s=600)
-
-
-def merge(layers: Sequence[Path], tree: Path) -> None:
-    """Make `tree` what an overlay of `layers` (lowest first) would show; files are hard links into them."""
-    tree.mkdir()
-    for layer in layers:
-        _merge_directory(layer, tree)
-
-
-def _merge_directory(upper: Path, lower: Path) -> None:
-    if _opaque(upper):
-        for entry in lower.iterdir():
-            _remove(entry)
-    for source in sorted(upper.iterdir()):
-        target = lower / source.name
-        info = source.lstat()
-        if stat.S_ISDIR(info.st_mode):
-            if target.is_symlink() or (target.exists() and not target.is_dir()):
-                target.unlink()
-            target.mkdir(exist_ok=True)
-            _merge_directory(source, target)
-            continue
-        _remove(target)
-        if not (stat.S_ISCHR(info.st_mode) and info.st_rdev == 0):
-            os.link(source, target, follow_symlinks=False)
-    info = upper.lstat()
-    os.chown(lower, info.st_uid, info.st_gid)
-    lower.chmod(stat.S_IMODE(info.st_mode))
-    for name, value in xattrs(upper):
-        os.setxattr(lower, name, value)
-    os.utime(lower, ns=(info.st_mtime_ns, info.st_mtime_ns))
-
-
-def _opaque(directory: Path) -> bool:
-    try:
-        return os.getxattr(directory, OPAQUE) == b"y"
-    except OSError:
-        return False
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

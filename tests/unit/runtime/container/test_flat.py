@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from runtime.container import flat as module
 from runtime.container.flat import flat
+from runtime.images import merging
 
 
 @pytest.fixture
@@ -34,8 +34,8 @@ def layers(tmp_path: Path) -> list[Path]:
 
 @pytest.fixture(autouse=True)
 def marks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_whiteout", lambda info: info.st_size == len("whiteout"))
-    monkeypatch.setattr(module, "_opaque", lambda directory: directory.name == "app" and "high" in directory.parts)
+    monkeypatch.setattr(merging, "_whiteout", lambda info: info.st_size == len("whiteout"))
+    monkeypatch.setattr(merging, "_opaque", lambda directory: directory.name == "app" and "high" in directory.parts)
 
 
 def test_one_layer_is_its_own_tree(layers: list[Path], tmp_path: Path) -> None:
@@ -84,5 +84,5 @@ def test_it_is_made_once_and_nothing_half_made_stays(
 
 def test_a_real_whiteout_is_a_device_without_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    assert not module._whiteout(Path("/dev/null").stat())
-    assert not module._whiteout(Path("/etc/passwd").stat())
+    assert not merging._whiteout(Path("/dev/null").stat())
+    assert not merging._whiteout(Path("/etc/passwd").stat())

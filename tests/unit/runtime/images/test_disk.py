@@ -11,6 +11,7 @@ import pytest
 from runtime.errors import TareError
 from runtime.images import disk
 from runtime.images.descent import OPAQUE
+from runtime.images.merging import merge
 from tests.conftest import skip_or_fail
 from tests.unit.runtime.images.trees import grow, read
 
@@ -20,7 +21,7 @@ def test_upper_entries_win_whatever_their_kind(tmp_path: Path) -> None:
     upper = grow(
         tmp_path / "upper", {"a": {"new": b""}, "b": b"file", "c": {"dir": b""}, "d": "a", "same": {"up": b""}}
     )
-    disk.merge([lower, upper], tmp_path / "tree")
+    merge([lower, upper], tmp_path / "tree")
     assert read(tmp_path / "tree") == {
         "a": {"new": b""},
         "b": b"file",
@@ -39,14 +40,14 @@ def test_whiteouts_and_opaque_directories_hide(tmp_path: Path) -> None:
     for name in ("gone", "tree"):
         os.mknod(upper / name, stat.S_IFCHR, 0)
     os.setxattr(upper / "opaque", OPAQUE, b"y")
-    disk.merge([lower, upper], tmp_path / "tree")
+    merge([lower, upper], tmp_path / "tree")
     assert read(tmp_path / "tree") == {"opaque": {"new": b""}}
     assert OPAQUE not in os.listxattr(tmp_path / "tree/opaque")
 
 
 def test_files_are_not_copied(tmp_path: Path) -> None:
     lower = grow(tmp_path / "lower", {"file": b"data"})
-    disk.merge([lower], tmp_path / "tree")
+    merge([lower], tmp_path / "tree")
     assert (tmp_path / "tree/file").stat().st_ino == (lower / "file").stat().st_ino
 
 
@@ -54,7 +55,7 @@ def test_directories_carry_the_uppermost_mode_and_time(tmp_path: Path) -> None:
     lower, upper = grow(tmp_path / "lower", {"dir": {"a": b""}}), grow(tmp_path / "upper", {"dir": {}})
     (upper / "dir").chmod(0o1777)
     os.utime(upper / "dir", (7, 7))
-    disk.merge([lower, upper], tmp_path / "tree")
+    merge([lower, upper], tmp_path / "tree")
     info = (tmp_path / "tree/dir").stat()
     assert (stat.S_IMODE(info.st_mode), info.st_mtime) == (0o1777, 7)
 

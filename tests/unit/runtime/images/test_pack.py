@@ -11,8 +11,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from runtime.images.disk import merge
 from runtime.images.layers import unpack
+from runtime.images.merging import merge
 from runtime.images.pack import pack
 from tests.unit.runtime.images.trees import Node, grow, read
 
