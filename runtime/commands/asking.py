@@ -83,7 +83,7 @@ _OPTIONS: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (("--oom-score-adj",), _ONE, "-1000 to 1000."),
     (("--stop-signal",), _ONE, "What asks it to end (SIGTERM)."),
     (("--stop-timeout",), _ONE, "Seconds until it is killed (10)."),
-    (("--restart",), _ONE, "Only no: nothing is started again by itself."),
+    (("--restart",), _ONE, "Start it again when it ends: no, on-failure[:N], always or unless-stopped."),
     (("--log-driver",), _ONE, "Only json-file."),
     (("--log-opt",), _MANY, "max-size=SIZE, max-file=N."),
     (("--pull",), _ONE, "missing, always or never."),
@@ -142,8 +142,6 @@ def wanted(given: dict[str, Any], image: str, argv: Sequence[str]) -> Wanted:
     network = _network(given["network"])
     security = _security(given)
     ports = _ports(given["publish"], network)
-    if given["restart"] not in (None, "no"):
-        raise UsageError(f"--restart {given['restart']}", "nothing is started again by itself", "use --restart no")
     if given["log_driver"] not in (None, "json-file"):
         raise UsageError(f"--log-driver {given['log_driver']}", "not supported", "use json-file")
     if given["pull"] not in (None, "missing", "always", "never"):
@@ -234,10 +232,13 @@ def _settings(given: dict[str, Any], network: str, ports: tuple[tuple[str, int, 
     timeout = given["stop_timeout"]
     defaults = Settings()
     log_bytes, log_files = _log(given["log_opt"], defaults)
+    policy, most = wishes.restart(given["restart"], given["rm"])
     return Settings(
         terminal=given["tty"],
         stdin_open=given["interactive"],
         auto_remove=given["rm"],
+        restart=policy,
+        restart_most=most,
         network=network,
         ports=ports,
         exposed=tuple(_exposed(text) for text in given["expose"]),

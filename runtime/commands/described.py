@@ -46,6 +46,8 @@ def status_line(record: Record) -> str:
         up = f"Up {moments.lasting(moments.seconds_since(run.started_at))}"
         return up + (" (Paused)" if record.status == "paused" else "")
     when = f" {moments.ago(run.finished_at)}" if run.finished_at else ""
+    if record.restarting:
+        return f"Restarting ({exit_code(record)}){when}"
     return f"Exited ({exit_code(record)}){when}"
 
 
@@ -124,8 +126,9 @@ def _state(record: Record) -> dict[str, Any]:
     run = record.run
     return {
         "Status": record.status,
-        "Running": record.running,
+        "Running": record.running or record.restarting,
         "Paused": record.status == "paused",
+        "Restarting": record.restarting,
         "OOMKilled": run is not None and run.oom_killed,
         "Dead": False,
         "Pid": record.pid,
@@ -151,7 +154,7 @@ def _host_config(record: Record, document: dict[str, Any]) -> dict[str, Any]:
             "Type": "json-file",
             "Config": {"max-size": str(settings.log_bytes), "max-file": str(settings.log_files)},
         },
-        "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0},
+        "RestartPolicy": {"Name": settings.restart, "MaximumRetryCount": settings.restart_most},
         "Capabilities": process.get("capabilities", {}).get("bounding", []),
         "OomScoreAdj": process.get("oomScoreAdj", 0),
         "NoNewPrivileges": bool(process.get("noNewPrivileges")),

@@ -43,7 +43,7 @@ def ps(
     count = 1 if latest else last
     records = _containers().all()
     if not (everything or count >= 0 or chosen_by_status):
-        records = [record for record in records if record.running]
+        records = [record for record in records if record.running or record.restarting]
     records = [record for record in records if all(test(record) for test in tests)]
     records = records[:count] if count >= 0 else records
     if as_json:
@@ -73,8 +73,9 @@ def _filter(text: str) -> Callable[[Record], bool]:
         case "name":
             return lambda record: value in record.name
         case "status":
-            if value not in ("created", "running", "paused", "exited"):
-                raise UsageError(f"--filter {text}", "no such status", "use created, running, paused or exited")
+            if value not in ("created", "running", "paused", "restarting", "exited"):
+                do = "use created, running, paused, restarting or exited"
+                raise UsageError(f"--filter {text}", "no such status", do)
             return lambda record: record.status == value
         case "exited":
             return lambda record: record.status == "exited" and str(record.exit_code) == value
@@ -163,7 +164,7 @@ def logs(
     count = None if tail == "all" or tail.startswith("-") else moments.count("--tail", tail)
     first, last = moments.moment("--since", since), moments.moment("--until", until)
     directory = str(record.directory / LOGS)
-    if follow and record.running:
+    if follow and (record.running or record.restarting):
         entries = _followed(containers, record, directory, tail=count, since=first, until=last)
     else:
         entries = kept_logs.read(directory, tail=count, since=first, until=last)

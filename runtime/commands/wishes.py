@@ -211,6 +211,18 @@ def signal_number(text: str) -> int:
     raise UsageError(f"signal {text!r}", "no such signal", "use a name such as TERM, or its number")
 
 
+def restart(text: str | None, removed: bool) -> tuple[str, int]:
+    """`--restart POLICY[:MOST]`; `removed` says that it goes at its end. Raises UsageError."""
+    name, colon, most = (text or "no").partition(":")
+    if name not in ("no", "on-failure", "always", "unless-stopped"):
+        raise UsageError(f"--restart {text}", "no such policy", "use no, on-failure[:N], always or unless-stopped")
+    if colon and name != "on-failure":
+        raise UsageError(f"--restart {text}", "only on-failure takes a number", f"use --restart {name}")
+    if removed and name != "no":
+        raise UsageError(f"--restart {name}", "what goes at its end is not started again", "leave --rm out")
+    return name, whole("--restart on-failure:", most, 0, 1 << 31) if colon else 0
+
+
 def pair(flag: str, text: str) -> tuple[str, str]:
     """`KEY=VALUE`; the value may be missing. Raises UsageError."""
     key, _, value = text.partition("=")

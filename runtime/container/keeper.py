@@ -10,6 +10,7 @@ never runs unnoticed, and its end is then shown as 137, not seen. How commands t
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import gc
 import marshal
@@ -27,6 +28,7 @@ from runtime.container import child
 from runtime.container.keeping import Container, Process, text_of
 from runtime.container.kept import Session
 from runtime.container.loop import Loop
+from runtime.container.restarts import Restarts
 from runtime.container.spawning import Flat, Spawned, spawn
 from runtime.container.steps import from_row
 from runtime.linux import syscalls
@@ -50,6 +52,7 @@ class Keeper:
         self._sessions: set[Session] = set()
         self._containers: dict[str, Container] = {}
         self._alive: set[Process] = set()
+        self.restarts = Restarts(self.loop, self._linger)
         self._stays_until = time.monotonic() + _PATIENCE_S
         self._boot = text_of("/proc/sys/kernel/random/boot_id").strip()
         listener.setblocking(False)
@@ -59,15 +62,18 @@ class Keeper:
         """Until nothing is kept, nobody is connected and nobody is about to be."""
         self.loop.after(_PATIENCE_S, _look)
         while True:
-            self.loop.run(lambda: not (self._sessions or self._alive) and time.monotonic() >= self._stays_until)
+            self.loop.run(lambda: self._idle() and time.monotonic() >= self._stays_until)
             with _held(self._directory):
                 if not self._accept():
                     os.unlink(f"{self._directory}/{SOCKET}")
                     self._listener.close()
                     return
 
+    def _idle(self) -> bool:
+        return not (self._sessions or self._alive or self.restarts)
+
     def _linger(self) -> None:
-        if not (self._sessions or self._alive):
+        if self._idle():
             self._stays_until = time.monotonic() + _LINGER_S
             self.loop.after(_LINGER_S, _look)
 
@@ -90,13 +96,18 @@ class Keeper:
         try:
             match words:
                 case ("start", dict(request)):
-                    Container(self, session, request).begin(descriptors)
+                    self._start(session, request, descriptors)
                 case ("exec", dict(request)):
                     Process(self, session, request).begin(descriptors)
                 case ("attach", str(container_id), bool(output), bool(writes)):
                     self._attach(session, container_id, output, writes)
                 case ("wait", str(container_id), bool(drained)):
                     self._wait(session, container_id, drained)
+                case ("forgo", str(container_id)):
+                    self._forgo(session, container_id)
+                case ("gave-up", str(container_id), str(finished_at), str(why)):
+                    self.restarts.fail(container_id, finished_at, why)
+                    session.tell("forgone")
                 case ("go",):
                     session.heard()
                 case ("kept",):
@@ -107,6 +118,26 @@ class Keeper:
             for descriptor in descriptors:
                 os.close(descriptor)
 
+    def _start(self, session: Session, request: dict[str, Any], descriptors: list[int]) -> None:
+        waiting = self.restarts.take(str(request["id"]))
+        if waiting is None and request["again"]:
+            session.tell("failed", -1, errno.ECANCELED, "it is not to be started again any more")
+            return
+        container = Container(
+            self, session, request, waiting.delay_s if waiting is not None and request["again"] else 0
+        )
+        if waiting is not None:
+            container.followers += waiting.followers
+        container.begin(descriptors)
+
+    def _forgo(self, session: Session, container_id: str) -> None:
+        """Start it no more, whether it runs, waits, or is just being started."""
+        container = self._containers.get(container_id)
+        if container is not None:
+            container.stay_ended()
+        self.restarts.forgo(container_id)
+        session.tell("forgone")
+
     def _attach(self, session: Session, container_id: str, output: bool, writes: bool) -> None:
         container = self._containers.get(container_id)
         if container is None or container.kept.pidfd < 0:
@@ -116,8 +147,10 @@ class Keeper:
         container.tell_running(session, "attached")
 
     def _wait(self, session: Session, container_id: str, drained: bool) -> None:
-        container = self._containers.get(container_id)
-        if container is None:
+        container, waiting = self._containers.get(container_id), self.restarts.find(container_id)
+        if container is None and waiting is not None and drained:
+            waiting.followers.append(session)
+        elif container is None:
             session.tell("refused", "it does not run")
         else:
             (container.followers if drained else container.waiting).append(session)
@@ -163,16 +196,17 @@ class Keeper:
         os.close(descriptor)
         self._reap_later(os.pidfd_open(pid))
 
-    def help(self, argv: list[str], environment: Mapping[str, str]) -> None:
-        """Run a program of ours that sees to what is not the keeper's to do."""
+    def help(self, argv: list[str], environment: Mapping[str, str], done: Callable[[], None]) -> None:
+        """Run a program of ours that sees to what is not the keeper's to do; `done` is called at its end."""
         pid = os.posix_spawn(argv[0], argv, environment, setsid=True)
-        self._reap_later(os.pidfd_open(pid))
+        self._reap_later(os.pidfd_open(pid), done)
 
-    def _reap_later(self, pidfd: int) -> None:
+    def _reap_later(self, pidfd: int, done: Callable[[], None] = lambda: None) -> None:
         def reap(_: int) -> None:
             os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
             self.loop.forget(pidfd)
             os.close(pidfd)
+            done()
 
         self.loop.watch(pidfd, reap)
 

@@ -23,6 +23,7 @@ from runtime.container import events
 from runtime.container.kept import Kept, Session
 from runtime.container.logs import LogWriter, now
 from runtime.container.loop import Loop
+from runtime.container.restarts import NO, Restarts, is_due, next_delay_s
 from runtime.container.spawning import Outcome, Spawned
 
 GROUP_PATIENCE_S: Final = 5.0
@@ -33,6 +34,7 @@ class House(Protocol):
     """What a process needs of the keeper."""
 
     loop: Loop
+    restarts: Restarts
 
     def clone(self, plan: bytes, descriptors: list[int]) -> Spawned:
         """Make the child of an encoded plan. Raises OSError."""
@@ -55,8 +57,8 @@ class House(Protocol):
     def bury(self, descriptor: int) -> None:
         """Let go of a root file system, without waiting for the kernel."""
 
-    def help(self, argv: list[str], environment: Mapping[str, str]) -> None:
-        """Run a program of ours that sees to what is not the keeper's to do."""
+    def help(self, argv: list[str], environment: Mapping[str, str], done: Callable[[], None]) -> None:
+        """Run a program of ours that sees to what is not the keeper's to do; `done` is called at its end."""
 
 
 class Process:
@@ -188,7 +190,7 @@ class Process:
         self.keeper.bury(self.kept.root)
         self.kept.root = -1
         for session in self.waiting:
-            session.tell("ended", self._code, self._oom)
+            self.end_of(session)
         self.kept.end()
 
     def _finish(self) -> None:
@@ -196,7 +198,11 @@ class Process:
         sessions = list(self.kept.sessions)
         self._over()
         for session in (*sessions, *self.followers):
-            session.tell("ended", self._code, self._oom)
+            self.end_of(session)
+
+    def end_of(self, session: Session) -> None:
+        """Tell a session how it ended."""
+        session.tell("ended", self._code, self._oom)
 
     def _fail(self, failure: tuple[int, int, str]) -> None:
         """It never ran."""
@@ -219,9 +225,12 @@ class Process:
 class Container(Process):
     """A container: what becomes of it is written down, and its control group removed at its end."""
 
-    def __init__(self, keeper: House, session: Session, request: Mapping[str, Any]) -> None:
+    def __init__(self, keeper: House, session: Session, request: Mapping[str, Any], delay_s: float = 0.0) -> None:
         super().__init__(keeper, session, request)
         self.id = str(request["id"])
+        self.policy: tuple[str, int] = request["restart"]
+        self._delay_s = delay_s
+        self._began_s = 0.0
         self._run: dict[str, Any] = dict(request["run"])
         self._patience = 0.0
         keeper.enter(self)
@@ -232,6 +241,7 @@ class Container(Process):
 
     def note_start(self) -> None:
         """In `run.json`, with what tells the process from any other."""
+        self._began_s = time.monotonic()
         self._run |= {**self.keeper.run_of(self.kept.pid), "started_at": now(), "keeper": os.getpid()}
         self._write()
         self._tell("start")
@@ -255,6 +265,9 @@ class Container(Process):
             self.keeper.loop.after(_PAUSE_S, self._clear_away)
             return
         self._run |= {"exit_code": self._code, "oom_killed": self._oom, "finished_at": now()}
+        if is_due(self.policy, self._code, self._run["restarts"]):
+            self._run["restarter"] = self.keeper.run_of(os.getpid())["start"]
+            self.keeper.restarts.enter(self, next_delay_s(self._delay_s, time.monotonic() - self._began_s))
         self._write(durable=bool(self.request["durable"]))
         if self._oom:
             self._tell("oom")
@@ -282,10 +295,33 @@ class Container(Process):
             with suppress(FileNotFoundError):
                 os.unlink(self.request["page"])
 
+    @property
+    def finished_at(self) -> str:
+        """When it ended, as written down."""
+        return str(self._run.get("finished_at", ""))
+
+    def start_again(self, done: Callable[[], None]) -> None:
+        """By a program of ours, as a start takes more than a keeper has."""
+        self.keeper.help(list(self.request["restarter"]), dict(self.request["environment"]), done)
+
+    def stay_ended(self, why: str = "") -> None:
+        """It is not started again: `stop` has said so, or it failed for the reason `why`."""
+        self.policy = NO, 0
+        if self._run.get("restarter"):
+            self._run |= {"restarter": 0, "error": why}
+            self._write()
+            if why:  # else whoever has said so sees to the rest
+                self._help()
+
     def _over(self) -> None:
         super()._over()
-        if not self.request["after"]:
-            return
+        if self.keeper.restarts.begin(self, self.followers):
+            self.followers = []  # they go on with its next life
+        elif self.request["after"]:
+            self._give_back()
+
+    def _give_back(self) -> None:
+        """Have the rest given back by whoever began it, if that still lives, or by a program of ours."""
         owner = self._starter
         if owner is not None and owner.open and self.request["output"]:
             owner.gone = _both(owner.gone, self._help)  # it sees to the rest, if it lives to do it
@@ -294,8 +330,8 @@ class Container(Process):
 
     def _help(self) -> None:
         """Have what is left done by a program of ours."""
-        if os.path.lexists(self.request["page"]):
-            self.keeper.help(list(self.request["after"]), dict(self.request["environment"]))
+        if self.request["after"] and os.path.lexists(self.request["page"]):
+            self.keeper.help(list(self.request["after"]), dict(self.request["environment"]), lambda: None)
 
     def _tell(self, action: str, **attributes: str) -> None:
         events.append(str(self.request["events"]), action, self.id, {**self.request["attributes"], **attributes})

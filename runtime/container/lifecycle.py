@@ -110,8 +110,11 @@ class Containers:
         output: bool = False,
         writes: bool = False,
         size: tuple[int, int] | None = None,
+        again: bool = False,
     ) -> tuple[Contact, Running]:
         """Start it: the connection to its keeper, attached if `output` or `writes`, and the process.
+
+        `again`: because it has ended, which the keeper must still want.
 
         Raises TareError with Docker's exit code, having given everything back.
         """
@@ -124,7 +127,8 @@ class Containers:
             contact = summons.connect()
             try:
                 with self._room(f"container {fresh.name}"):
-                    return contact, self._start(settled, config, contact, output=output, writes=writes, size=size)
+                    session = {"output": output, "writes": writes, "size": size, "again": again}
+                    return contact, self._start(settled, config, contact, **session)
             except BaseException:
                 contact.close()
                 raise
@@ -197,16 +201,38 @@ class Containers:
             raise TareError(f"attach to {record.name}", str(words[-1]), "see: tare ps -a")
         return contact, Running(words[1], *descriptors)
 
+    def give_up(self, record: Record, why: str) -> None:
+        """Have the keeper write down why `record`, as it ended, was not started again, and give back what it holds."""
+        contact = connect(self.host.run)
+        if contact is not None and record.run is not None:
+            with contact:
+                contact.ask("gave-up", record.id, record.run.finished_at, why)
+                contact.hear()
+
     # --- ending
 
     def kill(self, record: Record, number: int) -> None:
         """Send a signal to its main process; a SIGKILL thaws it first, as a frozen one cannot die on v1."""
         self._demand_running(record)
+        if number in (signal.SIGKILL, record.settings.stop_signal):
+            record = self._forgone(record)
         self._signal(record, number)
         self.tell(record, "kill", signal=str(number))
 
+    def _forgone(self, record: Record) -> Record:
+        """The container as it is when its keeper will not start it again, nor is about to."""
+        if record.settings.restart == "no":
+            return record
+        contact = connect(self.host.run)
+        if contact is not None:
+            with contact:
+                contact.ask("forgo", record.id)
+                contact.hear()
+        return self.settle(record)  # under its lock, which a start holds to its end
+
     def stop(self, record: Record, timeout_s: float | None = None, number: int | None = None) -> None:
         """Ask it to end, and kill it when it has not after `timeout_s` (negative: wait for ever)."""
+        record = self._forgone(record)
         if not record.running:
             return
         grace_s = record.settings.stop_timeout_s if timeout_s is None else timeout_s
@@ -231,15 +257,17 @@ class Containers:
 
     def remove(self, record: Record, *, force: bool = False, volumes: bool = False) -> None:
         """Remove it; a running one only by `force`, which kills it. `volumes` takes those without a name along."""
-        if record.running:
+        if record.running or record.restarting:
             if not force:
                 raise TareError(f"container {record.name}", f"it is {record.status}", "stop it first, or use rm -f")
+            record = self._forgone(record)
+        if record.running:
             with Watch(self, record) as watch:
                 self._signal(record, signal.SIGKILL)
                 watch.ended(KILL_TIMEOUT_S)
         mounts = self.state.document(record.id).get("mounts", []) if volumes else []
         with self.state.locked(record) as fresh:
-            if fresh.running:
+            if fresh.running or fresh.restarting:
                 raise TareError(f"container {fresh.name}", "it was started meanwhile", "try again")
             self.ground.settle(fresh.id)
             self.state.remove(fresh)
@@ -325,7 +353,7 @@ class Containers:
             self.ground.settle(container_id)
         else:
             with self.state.try_locked(record) as fresh:
-                if fresh is None or fresh.running:
+                if fresh is None or fresh.running or fresh.restarting:
                     return []
                 self._settled(fresh)
         return [f"{container_id[:12]}: {item.kind} {item.value}" for item in resources]
@@ -415,3 +443,20 @@ def settle_by_id(root: str, run: str, container_id: str) -> None:
         record = containers.settle(containers.state.find(container_id))
         if record.settings.auto_remove and not record.running:
             containers.remove(record, volumes=True)
+
+
+def start_again_by_id(root: str, run: str, container_id: str) -> None:
+    """Start a container that has ended, as its restart policy says; why that failed is for the keeper to write down.
+
+    The entry point of a process of its own.
+    """
+    os.umask(0o022)  # the keeper has none
+    containers = Containers(Host(Path(root), Path(run)))
+    record = containers.state.find(container_id)
+    try:
+        contact, running = containers.start(record, again=True)
+    except (TareError, OSError) as error:
+        containers.give_up(record, f"not started again: {error}")
+        return
+    running.close()
+    contact.close()

@@ -19,7 +19,7 @@ from runtime.cgroups.detect import Hierarchies, detect, open_cgroup
 from runtime.container import storage
 from runtime.container.config import Config, Process
 from runtime.container.plan import HostFacts, Place, Plan, Rootfs, container_plan, exec_plan
-from runtime.container.state import Record
+from runtime.container.state import Record, Run
 from runtime.driver import Host
 from runtime.errors import TareError, UsageError
 from runtime.ledger import Entry, Ledger
@@ -28,9 +28,8 @@ from runtime.linux import seccomp
 DRIVER = "lifecycle"
 STREAMS = ((0, 0), (1, 1), (2, 2))
 _SOURCE = str(Path(__file__).resolve().parents[2])
-_SETTLE = (
-    "import sys; sys.path.insert(0, sys.argv[1]); from runtime.container.lifecycle import settle_by_id; "
-    "settle_by_id(*sys.argv[2:])"
+_PROGRAM = (
+    "import sys; sys.path.insert(0, sys.argv[1]); from runtime.container.lifecycle import {0}; {0}(*sys.argv[2:])"
 )
 _OOM_FILES = ("memory.oom_control", "memory.events")
 
@@ -182,12 +181,13 @@ class Ground:
             return None, 0
         return seccomp.cached(profile, self.host.root / "seccomp"), seccomp.flags(profile)
 
-    def request(self, record: Record, equipped: Equipped, **session: Any) -> dict[str, Any]:
+    def request(self, record: Record, equipped: Equipped, *, again: bool = False, **session: Any) -> dict[str, Any]:
         """What the keeper is asked for: see `keeping.Container`."""
         assert equipped.plan is not None
         settings, group = record.settings, equipped.group
         more = self.needs_network(record) or settings.auto_remove
-        before = record.run
+        restarts = settings.restart != "no"
+        before = record.run or Run()
         return {
             "id": record.id,
             "plan": equipped.plan.encode(0),
@@ -196,19 +196,29 @@ class Ground:
             "input": settings.stdin_open,
             "directory": str(record.directory),
             "log": (settings.log_bytes, settings.log_files),
-            "run": {"facts": equipped.facts, "restarts": 0 if before is None else before.restarts},
+            "run": {
+                "facts": equipped.facts,
+                "restarts": before.restarts + 1 if again else 0,
+                "started_at": before.started_at,  # if this start fails, it is one that has run all the same
+            },
             "groups": tuple(str(directory) for directory in group.directories()),
             "oom_file": _oom_file(group),
             "durable": not settings.auto_remove,
             "page": str(self.ledger.page(record.id)),
-            "after": (sys.executable, "-c", _SETTLE, _SOURCE, str(self.host.root), str(self.host.run), record.id)
-            if more
-            else (),
-            "environment": dict(os.environ) if more else {},
+            "after": self._program("settle_by_id", record) if more else (),
+            "again": again,
+            "restart": (settings.restart, settings.restart_most),
+            "restarter": self._program("start_again_by_id", record) if restarts else (),
+            "environment": dict(os.environ) if more or restarts else {},
             "events": str(self.host.root),
             "attributes": {"image": record.image, "name": record.name},
             **session,
         }
+
+    def _program(self, name: str, record: Record) -> tuple[str, ...]:
+        """A process of its own that does `lifecycle.<name>` for a container."""
+        code = _PROGRAM.format(name)
+        return sys.executable, "-c", code, _SOURCE, str(self.host.root), str(self.host.run), record.id
 
     def exec_request(
         self, record: Record, config: Config, process: Process, **session: Any

@@ -36,6 +36,9 @@ class Settings:
     stdin_open: bool = False
     stdin_once: bool = False
     auto_remove: bool = False
+    restart: str = "no"
+    restart_most: int = 0
+    """How often it is started again on failure; 0 is without an end."""
     network: str = "none"
     ports: tuple[tuple[str, int, int, str], ...] = ()
     """(host address, host port or 0 for any, port inside, protocol)"""
@@ -71,13 +74,16 @@ class Run:
     error: str = ""
     keeper: int = 0
     restarts: int = 0
+    """How often it was started again by itself since a user started it."""
+    restarter: int = 0
+    """The start time of the keeper that will start it again, where one will."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """What was made for it on the host: cgroup, address, interface…"""
 
 
 @record
 class Record:
-    """One container as it is now. `status` is created, running, paused or exited."""
+    """One container as it is now. `status` is created, running, paused, restarting or exited."""
 
     id: str
     name: str
@@ -100,6 +106,11 @@ class Record:
     def running(self) -> bool:
         """Whether its processes exist, paused or not."""
         return self.status in ("running", "paused")
+
+    @property
+    def restarting(self) -> bool:
+        """Whether it has ended and its keeper will start it again."""
+        return self.status == "restarting"
 
     @property
     def exit_code(self) -> int:
@@ -196,6 +207,8 @@ class StateDirectory:
     def _status(self, directory: Path, run: Run | None) -> str:
         if run is None or (run.error and not run.started_at):
             return "created"
+        if run.exit_code is not None and self._awaits(run):
+            return "restarting"
         if run.exit_code is not None or not self.exists(run):
             return "exited"
         return "paused" if (directory / PAUSED).exists() else "running"
@@ -205,16 +218,25 @@ class StateDirectory:
 
         A zombie is as long as its parent is the keeper, which writes first and reaps then.
         """
+        found = self._process(run, run.pid)
+        return found is not None and found[2] == run.start and not (found[0] and found[1] != run.keeper)
+
+    def _awaits(self, run: Run) -> bool:
+        """Whether the keeper that is to start it again is still there."""
+        found = self._process(run, run.keeper) if run.restarter else None
+        return found is not None and found[2] == run.restarter and not found[0]
+
+    def _process(self, run: Run, pid: int) -> tuple[bool, int, int] | None:
+        """Of a process of this run's boot: whether it has ended, its parent and its start time."""
         self._boot = self._boot or boot_id(self._proc)
         if run.boot != self._boot:
-            return False
+            return None
         try:
-            stat = (self._proc / str(run.pid) / "stat").read_bytes()
+            stat = (self._proc / str(pid) / "stat").read_bytes()
         except OSError:
-            return False
+            return None
         fields = stat[stat.rindex(b")") + 2 :].split()
-        ended = fields[0] in (b"Z", b"X") and int(fields[1]) != run.keeper
-        return int(fields[19]) == run.start and not ended
+        return fields[0] in (b"Z", b"X"), int(fields[1]), int(fields[19])
 
     # --- changing
 

@@ -49,7 +49,7 @@ def test_exit_codes_are_docker_s(tare: Tare, argv: tuple[str, ...], code: int, w
         (("--cpus", "1000", IMAGE), "--cpus 1000"),
         (("--nonsense", IMAGE), "--nonsense"),
         (("--init", IMAGE), "option --init: not supported"),
-        (("--restart", "always", IMAGE), "--restart always"),
+        (("--restart", "sometimes", IMAGE), "--restart sometimes"),
         (("--security-opt", "apparmor=x", IMAGE), "--security-opt apparmor=x"),
         (("--network", "no-such-net", IMAGE), "no-such-net"),
         (("--network", "container:ghost", IMAGE), "ghost"),

@@ -72,7 +72,7 @@ def test_everything_at_once() -> None:
         (("--init",), "--init"),
         (("--gpus", "all"), "--gpus"),
         (("--link", "x"), "--link"),
-        (("--restart", "always"), "--restart always"),
+        (("--restart", "sometimes"), "--restart sometimes"),
         (("--log-driver", "syslog"), "--log-driver syslog"),
         (("--log-opt", "x=1"), "--log-opt x"),
         (("--security-opt", "apparmor=docker-default"), "apparmor"),
