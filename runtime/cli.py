@@ -15,6 +15,7 @@ import click
 
 from runtime import scratch, tuning
 from runtime.cgroups import parents
+from runtime.commands.imagestore import image_store
 from runtime.container.lifecycle import Containers
 from runtime.container.volumes import VolumeStore
 from runtime.driver import Driver, Host, drivers, host_from_env
@@ -34,7 +35,7 @@ from runtime.vm.records import Records
 @click.option("--json", "as_json", is_flag=True, help="Print what was built as JSON.")
 def build(recipe: str, force: bool, as_json: bool) -> None:
     """Build the images of RECIPE (a name or a .toml file) and the machine's disk, unless they are current."""
-    store = _store()
+    store = image_store()
     if os.geteuid() != 0:
         raise TareError("building images", "needs root: files keep their owners", "run it as root")
 
@@ -53,7 +54,7 @@ def build(recipe: str, force: bool, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the list as JSON.")
 def images(as_json: bool) -> None:
     """List the images on this host: layers, and bytes logical and allocated (shared layers count in each)."""
-    store = _store()
+    store = image_store()
     rows = [_described(store, image) for image in store.images()]
     for name in sorted(set(store.layout.references()) - {row["ref"] for row in rows}):
         click.echo(f"{name} is not whole: get it again, or remove it with tare rmi", err=True)
@@ -74,7 +75,7 @@ def images(as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
 def clean(as_json: bool) -> None:
     """Remove everything Tare ever left on this host, except what still runs and the images in use."""
-    _store()
+    image_store()
     done = sweep(host_from_env())
     if as_json:
         click.echo(json.dumps({"removed": done.removed, "live": done.live, "failed": done.failed}, indent=1))
@@ -87,14 +88,6 @@ def clean(as_json: bool) -> None:
         click.echo(f"not removed: {line}", err=True)
     if not (done.removed or done.live or done.failed):
         click.echo("nothing to clean")
-
-
-def _store() -> ImageStore:
-    """The host's image store. Raises TareError when this user may not look into it."""
-    store = ImageStore(host_from_env().root)
-    if store.directory.exists() and not os.access(store.directory, os.R_OK | os.W_OK | os.X_OK):
-        raise TareError(f"images below {store.directory}", "only root may use them", "run it as root")
-    return store
 
 
 @dataclass(slots=True)

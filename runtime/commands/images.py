@@ -15,6 +15,7 @@ from typing import IO, Any, TypeVar
 
 import click
 
+from runtime.commands.imagestore import image_store
 from runtime.driver import host_from_env
 from runtime.errors import TareError, UsageError, printable
 from runtime.images import archives, importing, saving
@@ -57,7 +58,7 @@ def pull(image: str, platform: str | None, creds: str | None, plain_http: bool, 
 @_registry_options
 def push(image: str, destination: str | None, creds: str | None, plain_http: bool, quiet: bool) -> None:
     """Give IMAGE to the registry its name, or DESTINATION, says; its bytes and digest stay as they are."""
-    store = _store()
+    store = image_store()
     with store.using(), _saying(quiet) as say:  # nobody removes what is being sent
         found = store.find(image)
         ref = ImageRef.parse(destination) if destination else found.ref
@@ -78,7 +79,7 @@ def push(image: str, destination: str | None, creds: str | None, plain_http: boo
 )
 def save(image: tuple[str, ...], output: str | None, form: str) -> None:
     """Write images into one archive."""
-    store = _store()
+    store = image_store()
     with store.using():  # nobody removes what is being written
         _save(store, [store.find(name) for name in image], output, form)
 
@@ -165,7 +166,7 @@ def rmi(image: tuple[str, ...], force: bool) -> None:
 @click.option("--no-trunc", is_flag=True, help="Print whole commands.")
 def history(image: str, as_json: bool, no_trunc: bool) -> None:
     """Show how IMAGE was made, newest first: when, with what, and how large each layer's blob is."""
-    store = _store()
+    store = image_store()
     rows = _history(store, store.find(image))
     if as_json:
         click.echo(json.dumps(rows, indent=1))
@@ -230,15 +231,7 @@ def _input(source: str | None) -> Path | IO[bytes]:
     return sys.stdin.buffer
 
 
-def _store() -> ImageStore:
-    """The host's image store. Raises TareError when this user may not look into it."""
-    store = ImageStore(host_from_env().root)
-    if store.directory.exists() and not os.access(store.directory, os.R_OK | os.W_OK | os.X_OK):
-        raise TareError(f"images below {store.directory}", "only root may use them", "run it as root")
-    return store
-
-
 def _writable_store() -> ImageStore:
     if os.geteuid() != 0:
         raise TareError("changing images", "needs root: files keep their owners", "run it as root")
-    return _store()
+    return image_store()
