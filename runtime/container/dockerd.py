@@ -7,20 +7,19 @@ share a state root share the engine; whoever started it owns it. Not what is ask
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 from runtime.container.leftovers import MARK, present, remove, standing
 from runtime.driver import Host
 from runtime.errors import TareError
 from runtime.ledger import Entry, Ledger, Resource, make_directory, new_id, process_start
+from runtime.linux import flock
 from runtime.linux.pidfd import Pidfd
 
 START_TIMEOUT_S = 60.0
@@ -50,7 +49,7 @@ class Engine:
                 f"engine below {self.directory}", "too long a path for sockets", "choose a shorter TARE_ROOT"
             )
         make_directory(self.directory.parent)
-        with self._alone():
+        with flock.held(self._lock):
             if not answers(self.socket):
                 try:
                     self._start()
@@ -131,15 +130,6 @@ class Engine:
             return []
         shutil.rmtree(self.data)
         return [f"docker: images of our own engine, {self.data}"]
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)
 
 
 def answers(path: Path) -> bool:

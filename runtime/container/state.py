@@ -20,6 +20,7 @@ from runtime.container import storage
 from runtime.container.names import check_name, random_name
 from runtime.errors import TareError
 from runtime.ledger import boot_id
+from runtime.linux import flock
 from runtime.record import field, record
 
 DOCUMENT, FACTS, RUN, PAUSED, LOCK, LOGS = "config.json", "container.json", "run.json", "paused", "lock", "logs"
@@ -36,6 +37,8 @@ class Settings:
     stdin_open: bool = False
     stdin_once: bool = False
     auto_remove: bool = False
+    init: str = ""
+    """The host's program that is process 1 and starts the container's own; none where that is process 1 itself."""
     restart: str = "no"
     restart_most: int = 0
     """How often it is started again on failure; 0 is without an end."""
@@ -269,7 +272,7 @@ class StateDirectory:
 
     def _begin(self, partial: Path) -> int:
         """Make the directory of what is not yet there, and the held lock in it that tells it from a ruin."""
-        with _flock(self.base / NAMES_LOCK):
+        with flock.held(self.base / NAMES_LOCK):
             storage.make(str(partial))
             lock = os.open(partial / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -298,7 +301,7 @@ class StateDirectory:
     def locked(self, record: Record) -> Iterator[Record]:
         """Hold the container's lock, and read it again under it. Raises TareError when it is gone by then."""
         try:
-            with _flock(record.directory / LOCK, create=False):
+            with flock.held(record.directory / LOCK, create=False):
                 try:
                     fresh = self.read(record.id)
                 except FileNotFoundError:
@@ -313,7 +316,7 @@ class StateDirectory:
     def try_locked(self, record: Record) -> Iterator[Record | None]:
         """As `locked`, but nothing when somebody else holds it or it is gone."""
         try:
-            with _flock(record.directory / LOCK, create=False, wait=False):
+            with flock.held(record.directory / LOCK, create=False, wait=False):
                 yield self.read(record.id)
         except (BlockingIOError, FileNotFoundError):
             yield None
@@ -322,25 +325,25 @@ class StateDirectory:
     def lock(self, name: str) -> Iterator[None]:
         """Hold a lock of all containers for something short, such as choosing what none else has."""
         self.base.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with _flock(self.base / f"{name}.lock"):
+        with flock.held(self.base / f"{name}.lock"):
             yield
 
     def sweep(self) -> list[str]:
         """Remove what interrupted creations and removals left; says what went. Those under way are left alone."""
         removed = []
         for path in sorted(self.base.glob("partial-*")):
-            with _flock(self.base / NAMES_LOCK), suppress(BlockingIOError), _flock(path / LOCK, wait=False):
+            with flock.held(self.base / NAMES_LOCK), suppress(BlockingIOError), flock.held(path / LOCK, wait=False):
                 _remove(path)
                 removed.append(f"half-made container {path}")
         for link in sorted(self._names.glob("*")):
-            with _flock(self.base / NAMES_LOCK):
+            with flock.held(self.base / NAMES_LOCK):
                 if link.is_symlink() and not self._used(link):
                     link.unlink(missing_ok=True)
                     removed.append(f"name {link.name} of no container")
         return removed
 
     def _claim(self, name: str, container_id: str) -> str:
-        with _flock(self.base / NAMES_LOCK):
+        with flock.held(self.base / NAMES_LOCK):
             wanted = name or random_name()
             while True:
                 link = self._names / wanted
@@ -358,7 +361,7 @@ class StateDirectory:
                 wanted = f"{random_name()}{os.urandom(1)[0] % 10}"
 
     def _release(self, name: str, container_id: str) -> None:
-        with _flock(self.base / NAMES_LOCK), suppress(OSError):
+        with flock.held(self.base / NAMES_LOCK), suppress(OSError):
             if os.readlink(self._names / name) == container_id:  # noqa: PTH115 - not a path
                 (self._names / name).unlink()
 
@@ -368,7 +371,7 @@ class StateDirectory:
         if (self.base / target).is_dir():
             return True
         try:
-            with _flock(self.base / f"partial-{target}" / LOCK, create=False, wait=False):
+            with flock.held(self.base / f"partial-{target}" / LOCK, create=False, wait=False):
                 return False
         except BlockingIOError:
             return True
@@ -411,14 +414,3 @@ def _remove(directory: Path) -> None:
 
 def _gone(record: Record) -> TareError:
     return TareError(f"container {record.name}", "no such container any more", "see: tare ps -a")
-
-
-@contextmanager
-def _flock(path: Path, *, create: bool = True, wait: bool = True) -> Iterator[None]:
-    """Hold the lock `path`. Raises BlockingIOError when it is held and `wait` is False."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0), 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        yield
-    finally:
-        os.close(descriptor)

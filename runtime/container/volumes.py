@@ -7,7 +7,6 @@ flags that ask for volumes (`mountflags`).
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
@@ -25,6 +24,7 @@ from runtime.errors import TareError, UsageError
 from runtime.files.copying import TreeSink, copy, tree_entries
 from runtime.images.layout import room_for, write_durably
 from runtime.images.store import remove_tree
+from runtime.linux import flock
 from runtime.linux.inside import open_inside
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{1,254}")
@@ -111,12 +111,8 @@ class VolumeStore:
     def held(self) -> Iterator[None]:
         """Hold the volumes still: whoever makes a container holds this from `ensure` until its configuration lies."""
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor = os.open(self.directory / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with flock.held(self.directory / _LOCK):
             yield
-        finally:
-            os.close(descriptor)
 
     def create(self, name: str | None = None, labels: Mapping[str, str] | None = None) -> Volume:
         """Make a volume, with a random name if none is given; one that is there already is returned as it is."""

@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from runtime.images.trees import remove_tree
+from runtime.linux import flock
 
 
 class Workshop:
@@ -105,9 +106,5 @@ def partial_guard(directory: Path) -> Iterator[None]:
     """Keep a sweep away while something is made in `partial/` and not yet locked by its maker."""
     (directory / "partial").mkdir(parents=True, exist_ok=True, mode=0o700)
     directory.chmod(0o700)  # setuid files of images lie below
-    fd = os.open(directory / "partial.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+    with flock.held(directory / "partial.lock"):
         yield
-    finally:
-        os.close(fd)
