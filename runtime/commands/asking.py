@@ -40,6 +40,7 @@ _OPTIONS: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (("-i", "--interactive"), _FLAG, "Keep its input open."),
     (("-t", "--tty"), _FLAG, "Give it a terminal."),
     (("--rm",), _FLAG, "Remove it at its end."),
+    (("--init",), _FLAG, "Put an init of the host before it, which passes signals on and reaps."),
     (("--read-only",), _FLAG, "Make its root file system read-only."),
     (("--privileged",), _FLAG, "Take the confinement away."),
     (("--cpus",), _ONE, "CPUs worth of time, such as 1.5."),
@@ -92,7 +93,6 @@ _OPTIONS: tuple[tuple[tuple[str, ...], str, str], ...] = (
 )
 # Known to Docker, without an effect here that could be honest.
 _REFUSED = {
-    "--init": "no init is put before the command; let the command reap its children",
     "--health-cmd": "nothing checks the health of containers",
     "--gpus": "devices are given one by one, with --device",
     "--link": "containers are found by their addresses",
@@ -121,9 +121,8 @@ def options(command: _Command) -> _Command:
         words = {_FLAG: {"is_flag": True}, _MANY: {"multiple": True}, _ONE: {}}[kind]
         call = click.option(*names, _variable(names), help=text, **words)(call)  # type: ignore[arg-type]
     for name, why in _REFUSED.items():
-        flag = {"is_flag": True} if name == "--init" else {}
         refuse = functools.partial(_refuse, name, why)
-        call = click.option(name, expose_value=False, hidden=True, callback=refuse, **flag)(call)  # type: ignore[arg-type]
+        call = click.option(name, expose_value=False, hidden=True, callback=refuse)(call)
     return call  # type: ignore[return-value]
 
 
@@ -237,6 +236,7 @@ def _settings(given: dict[str, Any], network: str, ports: tuple[tuple[str, int, 
         terminal=given["tty"],
         stdin_open=given["interactive"],
         auto_remove=given["rm"],
+        init=_init(given),
         restart=policy,
         restart_most=most,
         network=network,
@@ -254,6 +254,16 @@ def _settings(given: dict[str, Any], network: str, ports: tuple[tuple[str, int, 
         dns=given["dns"],
         extra_hosts=tuple(_host(text) for text in given["add_host"]),
     )
+
+
+def _init(given: dict[str, Any]) -> str:
+    if not given["init"]:
+        return ""
+    if given["pid"]:
+        raise UsageError("--init", f"its process 1 is another one with --pid {given['pid']}", "leave one out")
+    from runtime.container.inits import find
+
+    return find()
 
 
 def _network(text: str | None) -> str:

@@ -154,6 +154,7 @@ def _host_config(record: Record, document: dict[str, Any]) -> dict[str, Any]:
             "Type": "json-file",
             "Config": {"max-size": str(settings.log_bytes), "max-file": str(settings.log_files)},
         },
+        "Init": bool(settings.init),
         "RestartPolicy": {"Name": settings.restart, "MaximumRetryCount": settings.restart_most},
         "Capabilities": process.get("capabilities", {}).get("bounding", []),
         "OomScoreAdj": process.get("oomScoreAdj", 0),

@@ -65,11 +65,11 @@ class Containers:
         return record.status == "exited" and record.run is not None and record.run.exit_code is None
 
     def config(self, record: Record) -> Config:
-        """Its OCI configuration, namespaces of other containers being those of their processes now."""
+        """Its OCI configuration as it is started: with its init, and other containers' namespaces as they are now."""
         known = self._configs.get(record.id)
         if known is None:
             document = self.state.document(record.id)
-            known = decode.parse(joined(document, self._pid_of), f"{record.directory}/config.json")
+            known = _started(record, decode.parse(joined(document, self._pid_of), f"{record.directory}/config.json"))
         return known
 
     def _pid_of(self, container_id: str) -> int:
@@ -85,7 +85,7 @@ class Containers:
         with self._room(f"container {wanted.name}".strip()):
             record, config = Creation(self).create(wanted, say)
         if config is not None:
-            self._configs[record.id] = config
+            self._configs[record.id] = _started(record, config)
         self.tell(record, "create")
         return record
 
@@ -385,6 +385,14 @@ class Containers:
     def _demand_running(self, record: Record) -> None:
         if not record.running:
             raise TareError(f"container {record.name}", "it does not run", f"tare start {record.name}")
+
+
+def _started(record: Record, config: Config) -> Config:
+    if not record.settings.init:
+        return config
+    from runtime.container.inits import put_before
+
+    return put_before(config, record.settings.init)
 
 
 class Watch:

@@ -48,7 +48,7 @@ def test_exit_codes_are_docker_s(tare: Tare, argv: tuple[str, ...], code: int, w
         (("-m", "1x", IMAGE), "--memory '1x'"),
         (("--cpus", "1000", IMAGE), "--cpus 1000"),
         (("--nonsense", IMAGE), "--nonsense"),
-        (("--init", IMAGE), "option --init: not supported"),
+        (("--init", "--pid", "host", IMAGE), "--init: its process 1 is another one"),
         (("--restart", "sometimes", IMAGE), "--restart sometimes"),
         (("--security-opt", "apparmor=x", IMAGE), "--security-opt apparmor=x"),
         (("--network", "no-such-net", IMAGE), "no-such-net"),

@@ -69,7 +69,7 @@ def test_everything_at_once() -> None:
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        (("--init",), "--init"),
+        (("--init", "--pid", "host"), "--init"),
         (("--gpus", "all"), "--gpus"),
         (("--link", "x"), "--link"),
         (("--restart", "sometimes"), "--restart sometimes"),
