@@ -15,7 +15,7 @@ import pytest
 from runtime.command import run
 from runtime.driver import Host
 from runtime.images.archives import load
-from runtime.images.disk import merge
+from runtime.images.merging import merge
 from runtime.images.recipe import compile_static
 from runtime.images.saving import save
 from runtime.images.store import ImageStore

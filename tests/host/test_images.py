@@ -14,8 +14,9 @@ import pytest
 from runtime.command import run
 from runtime.driver import Host
 from runtime.errors import TareError
-from runtime.images import disk, recipe
+from runtime.images import recipe
 from runtime.images.layers import xattrs
+from runtime.images.merging import merge
 from runtime.images.store import ImageStore, tree_bytes
 from runtime.spec import ImageRef
 from tests.conftest import skip_or_fail
@@ -76,7 +77,7 @@ def test_merged_layers_equal_the_kernels_overlay(bench_host: Host, tmp_path: Pat
     command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh", str(tmp_path)]
     overlay = run(command, timeout_s=60).stdout
     with store.exclusive(), store.partial() as work:
-        disk.merge(layers, work / "tree")
+        merge(layers, work / "tree")
         show = ["sh", "-c", "find . -printf '%p %y %m %U %G %l %T@\\n' | sort"]
         merged = run(show, cwd=work / "tree", timeout_s=60).stdout
     assert merged == overlay
