@@ -52,7 +52,9 @@ def test_killed_keeper_leaves_a_lost_guest_that_clean_removes(tare: Tare) -> Non
 
 
 def test_interrupt_in_the_foreground_ends_the_guest(tare: Tare) -> None:
-    process = tare.begin(*RUN, "--rm", "--name", "two", IMAGE, "sh", "-c", "echo up; sleep 1000", stdin=subprocess.PIPE)
+    # A shell that waits for another program would put the signal off until that ends.
+    program = ("sh", "-c", "echo up; exec sleep 1000")
+    process = tare.begin(*RUN, "--rm", "--name", "two", IMAGE, *program, stdin=subprocess.PIPE)
     assert process.stdout is not None
     assert process.stdout.readline() == b"up\n"
     process.send_signal(signal.SIGINT)
