@@ -181,7 +181,7 @@ def bundle_by_hand(host: Host, driver: Driver, prepared: Prepared, directory: Pa
 def hyperfine(command: Sequence[str], export: Path, *more: str) -> list[float]:
     """Seconds of each run, by hyperfine without a shell of its own."""
     words = ["hyperfine", "--shell=none", "--style=none", "--warmup=1", f"--runs={RUNS}", f"--export-json={export}"]
-    subprocess.run([*words, *more, shlex.join(command)], check=True, stdin=subprocess.DEVNULL)
+    subprocess.run([*words, *more, shlex.join(command)], check=True, capture_output=True)
     (result,) = json.loads(export.read_text())["results"]
     times: list[float] = result["times"]
     assert len(times) == RUNS
