@@ -1,7 +1,7 @@
 """Run inside the stand-in by `test_standin.py`: guests on KVM, on a host whose control groups are v2 alone.
 
-What every driver must do is the conformance tests' business, also there; here is what emulation cannot show. Not of
-`vm`: where SVM is emulated, QEMU (7.2) itself aborts on an assertion once UEFI firmware runs under it.
+What every driver must do is the conformance tests' business, also there; here is what emulation cannot show of the
+light guests; of the distribution's, `inside_firmware.py`.
 """
 
 from __future__ import annotations

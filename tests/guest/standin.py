@@ -11,7 +11,7 @@ import importlib.util
 import json
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -67,17 +67,26 @@ class StandIn:
 
         Those that are not done after `timeout_s` are interrupted, and say where they were.
         """
-        environment = [
-            f"PYTHONPATH={PLACE}/source:{PLACE}/modules",
-            f"TARE_TEST_ROOT={PLACE}/state",
-            "TARE_MUST_WORK=1",
-            "PATH=/usr/sbin:/usr/bin:/sbin:/bin",
-        ]
         options = ["-o", "addopts=", "-p", "no:cacheprovider", "-rfE", "-q", "--durations=10"]
         options += ["-o", f"faulthandler_timeout={HANG_S}"]  # says where, before the bound on all of them strikes
         bound = ["timeout", "--signal=INT", f"--kill-after={END_S:g}", f"{timeout_s:g}"]
         command = [*bound, "python3", "-m", "pytest", *options, *arguments]
-        return self.run("env", "-C", f"{PLACE}/source", *environment, *command, timeout_s=timeout_s + 2 * END_S)
+        environment = (f"TARE_TEST_ROOT={PLACE}/state", "TARE_MUST_WORK=1")
+        return self._ours(environment, command, timeout_s + 2 * END_S)
+
+    def virtualise(self) -> None:
+        """Have it offer KVM, in a way that its own emulator bears (`cr8.py`); it may have loaded the module itself."""
+        self.run("python3", f"{PLACE}/source/tests/guest/cr8.py").check()
+        for argv in (("modprobe", "-r", "kvm_amd"), ("modprobe", "kvm_amd")):
+            self.run(*argv).check()
+
+    def tare(self, *arguments: str, timeout_s: float) -> ExecResult:
+        """Run a command of ours in it, on the same state as the tests."""
+        return self._ours((f"TARE_ROOT={PLACE}/state",), ["python3", "-m", "tare", *arguments], timeout_s)
+
+    def _ours(self, environment: Sequence[str], command: Sequence[str], timeout_s: float) -> ExecResult:
+        paths = (f"PYTHONPATH={PLACE}/source:{PLACE}/modules", "PATH=/usr/sbin:/usr/bin:/sbin:/bin")
+        return self.run("env", "-C", f"{PLACE}/source", *paths, *environment, *command, timeout_s=timeout_s)
 
 
 def build(store: ImageStore) -> None:
@@ -107,6 +116,7 @@ def booted(host: Host, scratch: Path) -> Iterator[StandIn]:
             machine = StandIn(guest)
             for argv in (("mkdir", "-p", PLACE), ("mount", "/dev/vdb", PLACE)):
                 machine.run(*argv).check()
+            machine.virtualise()
             yield machine
         finally:
             guest.close()

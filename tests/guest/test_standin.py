@@ -41,6 +41,7 @@ FILES = {
         *("-k", "memory_that or stats or top_shows or argv0 or argv3 or ids_of or keeper_killed"),
     ),
     "KVM": ("tests/guest/inside_kvm.py", "-s"),
+    "KVM through firmware": ("tests/guest/inside_firmware.py",),
     "a guest's contract on KVM": (
         "tests/conformance/test_drivers.py",
         *("-k", "[microvm] and (probe or phases or output or killed or clos or pausing)"),
@@ -65,7 +66,6 @@ def test_it_has_cgroup_v2_and_nothing_else(standin: StandIn) -> None:
 
 def test_it_virtualises_in_hardware_as_far_as_the_guest_can_tell(standin: StandIn) -> None:
     """So that what needs KVM can be tried where the host has none of use."""
-    standin.run("modprobe", "kvm_amd").check()
     assert standin.run("test", "-c", "/dev/kvm").exit_code == 0
 
 
