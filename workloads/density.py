@@ -58,6 +58,7 @@ class Density(Workload):
 
     def measure(self, context: Context) -> Iterator[Sample]:
         """Yield everything once all is closed. Raises the first failure when not even one instance ran."""
+        hostview.rest()  # what others gave back during the ramp would flatter its slope
         with hostview.many_open_files():
             ramp = Ramp(context)
             try:

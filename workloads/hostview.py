@@ -16,6 +16,7 @@ from pathlib import Path
 
 PROC = Path("/proc")
 GIB = 1 << 30
+REST_S, LOOK_S, STILL_BYTES = 10.0, 1.0, 2 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,15 @@ def memory(proc: Path = PROC) -> Memory:
     lines = (line.split() for line in (proc / "meminfo").read_text().splitlines())
     kib = {words[0].rstrip(":"): int(words[1]) for words in lines}
     return Memory(total=kib["MemTotal"] * 1024, available=kib["MemAvailable"] * 1024)
+
+
+def rest() -> None:
+    """Wait, `REST_S` at most, until MemAvailable grows no more: a kernel takes seconds to give groups' memory back."""
+    ends_s = time.monotonic() + REST_S
+    before, now = 0, memory().available
+    while now > before + STILL_BYTES and time.monotonic() < ends_s:
+        time.sleep(LOOK_S)
+        before, now = now, memory().available
 
 
 def busy_cpu_s(proc: Path = PROC) -> float:

@@ -13,7 +13,6 @@ import shlex
 import shutil
 import statistics
 import subprocess
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -42,7 +41,6 @@ SPEC = InstanceSpec(image=IMAGE, limits=PROFILES["standard"].limits)
 BLOCKS, RUNS = 20, 3  # of startup: a block's figure is the median of its runs, after a warm-up
 CROWDS, CROWD = 7, 300  # of instances whose memory is looked at
 DISK_BLOCKS, DISK_S, FILE_MIB = 10, 0.3, 64
-REST_S, STILL_BYTES = 10.0, 2 << 20
 
 
 @dataclass(frozen=True)
@@ -227,20 +225,11 @@ def meminfo() -> dict[str, int]:
     return {line.split()[0].rstrip(":"): int(line.split()[1]) << 10 for line in words}
 
 
-def rest() -> None:
-    """Wait, a while at most, for what the kernel gives back for seconds after groups and overlays are gone."""
-    ends_s = time.monotonic() + REST_S
-    before, now = 0, meminfo()["MemAvailable"]
-    while now > before + STILL_BYTES and time.monotonic() < ends_s:
-        time.sleep(1)
-        before, now = now, meminfo()["MemAvailable"]
-
-
 def test_the_memory_of_an_instance_beside_meminfo(bench_host: Host) -> None:
     slopes, sets, taken, mapped = list[float](), list[float](), list[float](), list[float]()
     with hostview.many_open_files(), opened(ContainerDriver, bench_host) as (driver, prepared):
         for crowd in range(1 + CROWDS):
-            rest()
+            hostview.rest()
             seen: list[dict[str, int]] = []
             begun = 0
 

@@ -23,6 +23,7 @@ GIB = 1 << 30
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fakes have no boot to wait for."""
+    monkeypatch.setattr(hostview, "LOOK_S", 0.0)
     monkeypatch.setattr(idle, "QUIET_WINDOW_S", 0.0)
     monkeypatch.setattr(idle, "QUIET_SHARE", math.inf)
 

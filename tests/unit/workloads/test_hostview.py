@@ -49,3 +49,11 @@ def test_this_host_can_be_read() -> None:
     assert 0 < hostview.memory().available <= hostview.memory().total
     assert hostview.busy_cpu_s() > 0
     assert hostview.task_room() > 0
+
+
+def test_rest_ends_once_no_memory_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = iter([1, 2, 3, 3, 9])  # GiB
+    monkeypatch.setattr(hostview, "LOOK_S", 0.0)
+    monkeypatch.setattr(hostview, "memory", lambda: hostview.Memory(10 * GIB, next(seen) * GIB))
+    hostview.rest()
+    assert next(seen) == 9
