@@ -5,6 +5,8 @@ What the rules mean is `devices`.
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 from typing import Final
 
@@ -38,7 +40,12 @@ def set_rules(directory: Path, rules: tuple[DeviceRule, ...]) -> None:
 
 
 def make_guarded(directory: Path) -> None:
-    """The group that hands the usual rules down. Raises TareError."""
+    """The group that hands the usual rules down. Raises TareError, FileNotFoundError when it goes meanwhile."""
     directory.parent.mkdir(0o755, parents=True, exist_ok=True)
     with whole(directory) as partial:
-        set_rules(partial, USUAL)
+        try:
+            set_rules(partial, USUAL)
+        except TareError:
+            if partial.is_dir():
+                raise
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(partial)) from None
