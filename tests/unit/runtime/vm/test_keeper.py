@@ -322,7 +322,7 @@ def test_the_lock_is_one_however_often_it_is_removed(tmp_path: Path) -> None:
             inside.pop()
 
     with ThreadPoolExecutor(9) as pool:
-        holders = [pool.submit(hold, number) for number in range(400)]
+        holders = [pool.submit(hold, number) for number in range(80)]
         while not all(holder.done() for holder in holders):
             retire(host)
         for holder in holders:
