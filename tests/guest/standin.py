@@ -33,12 +33,12 @@ IMAGE, MACHINE_IMAGE = "tare/standin:bookworm", "tare/standin-vm:bookworm"
 PACKAGES = (
     # The libraries that are more than Python come from Debian, to fit its interpreter.
     *("python3", "python3-zstandard", "libseccomp2"),
-    *("iproute2", "iptables", "nftables", "procps", "runc", "util-linux-extra", "e2fsprogs"),
+    *("docker-registry", "iproute2", "iptables", "nftables", "procps", "runc", "util-linux-extra", "e2fsprogs"),
     *("qemu-system-x86", "qemu-utils", "ovmf", "libvirt-daemon-driver-qemu", "libvirt-daemon", "python3-libvirt"),
 )
 # What libvirt-daemon-system would make, which would also bring services that nothing here needs.
 LIBVIRT_USER = "useradd --system --user-group --no-create-home --shell /usr/sbin/nologin libvirt-qemu"
-MEMORY_BYTES, CPUS = 3072 * MIB, 2
+MEMORY_BYTES, CPUS = 4608 * MIB, 2
 TRANSLATION_CACHE_MIB = 512  # much code runs here, and nothing is measured
 BOOT_S = 300.0  # bounds, not expectations: emulation on a busy host is slow
 TEST_S = 420.0
