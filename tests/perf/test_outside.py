@@ -229,7 +229,6 @@ def test_the_memory_of_an_instance_beside_meminfo(bench_host: Host) -> None:
     slopes, sets, taken, mapped = list[float](), list[float](), list[float](), list[float]()
     with hostview.many_open_files(), opened(ContainerDriver, bench_host) as (driver, prepared):
         for crowd in range(1 + CROWDS):
-            hostview.rest()
             seen: list[dict[str, int]] = []
             begun = 0
 
