@@ -10,7 +10,6 @@ import select
 import signal
 import socket
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -385,12 +384,13 @@ def _woken() -> Iterator[int]:
     Python runs handlers in its main thread only, so a relay in another one needs no waking.
     """
     readable, writable = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-    ours = threading.current_thread() is threading.main_thread()
-    before = signal.set_wakeup_fd(writable, warn_on_full_buffer=False) if ours else -1
+    before: int | None = None
+    with suppress(ValueError):  # not the main thread
+        before = signal.set_wakeup_fd(writable, warn_on_full_buffer=False)
     try:
         yield readable
     finally:
-        if ours:
+        if before is not None:
             signal.set_wakeup_fd(before)
         os.close(readable)
         os.close(writable)
