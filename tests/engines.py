@@ -17,6 +17,7 @@ from pathlib import Path
 
 from runtime.linux.pidfd import Pidfd
 from tests.conftest import skip_or_fail
+from tests.ports import free_port
 
 START_TIMEOUT_S = 60.0
 
@@ -96,9 +97,7 @@ def registry(directory: Path, extra: Sequence[str] = ()) -> Iterator[str]:
     `extra` are further lines of its configuration.
     """
     _need("docker-registry")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     directory.mkdir(parents=True, exist_ok=True)
     configuration = directory / "registry.yml"
     lines = [

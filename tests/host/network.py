@@ -124,8 +124,3 @@ def address_of(instance: Instance) -> str:
 
 def links() -> set[str]:
     return {name for _, name in socket.if_nameindex()}
-
-
-def free_port() -> int:
-    with socket.create_server(("", 0)) as listener:
-        return int(listener.getsockname()[1])

@@ -31,13 +31,13 @@ from tests.host.network import (
     address_of,
     ask,
     driver,
-    free_port,
     inside,
     launch,
     links,
     outside,
     serve,
 )
+from tests.ports import free_port
 
 __all__ = ["driver", "launch", "outside", "serve"]  # fixtures
 
@@ -120,10 +120,11 @@ def test_what_is_not_published_is_not_reached_from_outside(
 
 def test_an_instance_does_not_reach_the_host_s_loopback(launch: Launch, serve: Callable[..., None]) -> None:
     instance = launch()
-    serve(7003)
+    port = free_port()
+    serve(port)
     words = [*inside(instance), "ip", "route"]
     gateway = subprocess.run(words, capture_output=True, text=True, check=True).stdout.split()[2]
-    assert ask(gateway, 7003, *inside(instance))
+    assert ask(gateway, port, *inside(instance))
     # What root of a hostile container could do, had it more capabilities than it has.
     localnet = "open('/proc/sys/net/ipv4/conf/all/route_localnet', 'w').write('1')"
     for command in (
@@ -132,7 +133,7 @@ def test_an_instance_does_not_reach_the_host_s_loopback(launch: Launch, serve: C
         ["ip", "route", "add", "127.0.0.0/8", "via", gateway],
     ):
         subprocess.run([*inside(instance), *command], check=True)
-    assert ask("127.0.0.1", 7003, *inside(instance), timeout_s=1) == ""
+    assert ask("127.0.0.1", port, *inside(instance), timeout_s=1) == ""
 
 
 def test_an_instance_joins_another_s_network(launch: Launch, serve: Callable[..., None]) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 from collections.abc import Callable
 
 import pytest
 
 from tests.conftest import skip_or_fail
 from tests.host.life import FOREVER, IMAGE, Tare, name, tare
-from tests.host.network import ask, free_port, serve
+from tests.host.network import ask, serve
+from tests.ports import free_port
 
 __all__ = ["name", "serve", "tare"]  # fixtures
 
@@ -23,20 +23,8 @@ def _tools() -> None:
             skip_or_fail(f"no {tool} on PATH")
 
 
-def free_ports(count: int) -> int:
-    """The first of so many ports that nobody uses, as far as can be known."""
-    while True:
-        first = free_port()
-        try:
-            for number in range(first, first + count):
-                socket.create_server(("", number)).close()
-        except (OSError, OverflowError):
-            continue
-        return first
-
-
 def test_a_range_leads_port_by_port_and_is_shown(tare: Tare, name: str, serve: Callable[..., None]) -> None:
-    first = free_ports(3)
+    first = free_port(3)
     words = ("-p", f"{first}-{first + 2}:80-82", "-p", "127.0.0.1::90", "-p", "127.0.0.1::90/udp")
     tare("run", "-d", "--name", name, *words, IMAGE, *FOREVER).good()
     found = json.loads(tare("inspect", name).good())[0]
@@ -53,7 +41,7 @@ def test_a_range_leads_port_by_port_and_is_shown(tare: Tare, name: str, serve: C
 
 
 def test_a_port_inside_that_is_published_twice_is_shown_twice(tare: Tare, name: str) -> None:
-    first = free_ports(2)
+    first = free_port(2)
     tare("run", "-d", "--name", name, "-p", f"{first}:80", "-p", f"{first + 1}:80", IMAGE, *FOREVER).good()
     document = json.loads(tare("inspect", name).good())[0]
     for bound in (document["HostConfig"]["PortBindings"], document["NetworkSettings"]["Ports"]):
@@ -73,7 +61,7 @@ def test_a_lying_range_is_refused_before_anything_is_made(tare: Tare, words: tup
 
 
 def test_a_range_of_which_one_port_is_used_publishes_none(tare: Tare, name: str) -> None:
-    first = free_ports(3)
+    first = free_port(3)
     tare("run", "-d", "--name", name, "-p", f"{first + 1}:80", IMAGE, *FOREVER).good()
     said = tare("run", "--rm", "-p", f"{first}-{first + 2}:80-82", IMAGE, "true")
     assert f"port 0.0.0.0:{first + 1}/tcp: another container has published it" in said.err

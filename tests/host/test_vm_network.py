@@ -29,8 +29,9 @@ from runtime.spec import InstanceSpec, Limits, NetworkMode, NetworkSpec
 from runtime.vm.guest import Guest
 from runtime.vm.wiring import Wiring
 from tests.host.drivers import usable
-from tests.host.network import OUTSIDE, UPSTREAM, address_of, ask, driver, free_port, inside, links, outside, serve
+from tests.host.network import OUTSIDE, UPSTREAM, address_of, ask, driver, inside, links, outside, serve
 from tests.host.test_vm import IMAGE, READY_S
+from tests.ports import free_port
 
 __all__ = ["driver", "outside", "serve"]  # fixtures
 BRIDGE = NetworkSpec(mode=NetworkMode.BRIDGE)
