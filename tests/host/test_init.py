@@ -39,7 +39,7 @@ def test_an_orphan_is_reaped_with_it_alone(tare: Tare, name: str) -> None:
         tare.up("--name", name, *words, IMAGE, *FOREVER)
         pid = tare("exec", name, *ORPHAN).good()
         until(lambda pid=pid: "sleep" not in tare("exec", name, "cat", f"/proc/{pid}/cmdline").out)  # type: ignore[misc]
-        assert tare("exec", name, *ZOMBIES).out.strip() == zombies
+        until(lambda zombies=zombies: tare("exec", name, *ZOMBIES).out.strip() == zombies)  # type: ignore[misc]
         tare("rm", "-f", name).good()
 
 

@@ -54,6 +54,7 @@ def test_a_paused_one_stands_still(tare: Tare, name: str) -> None:
     tare.up("--name", name, IMAGE, *TICKING)
     tare("pause", name).good()
     assert tare.state(name)["Paused"]
+    until(lambda: tare("logs", name).out == tare("logs", name).out)  # what it said before is written down
     count = len(tare("logs", name).out)
     assert tare("exec", name, "true").code == 125
     assert len(tare("logs", name).out) == count
@@ -153,10 +154,12 @@ def test_exec_wants_a_running_one(tare: Tare, name: str) -> None:
 
 
 def test_logs_by_tail_time_and_stream(tare: Tare, name: str) -> None:
-    script = "echo two >&2; sleep 0.2; echo one; sleep 0.05; echo three"
-    tare("run", "--name", name, *NONE, IMAGE, "sh", "-c", script).good()
-    said = tare("logs", name)
-    assert (said.out, said.err) == ("one\nthree\n", "two\n")
+    script = "echo two >&2; echo one; until test -e /go; do sleep 0.01; done; echo three"
+    tare.up("--name", name, IMAGE, "sh", "-c", script)
+    until(lambda: tare("logs", name).out == "one\n")
+    tare("exec", name, "touch", "/go").good()
+    until(lambda: tare("logs", name).out == "one\nthree\n")
+    assert tare("logs", name).err == "two\n"
     assert tare("logs", "--tail", "1", name).out == "three\n"
     stamped = tare("logs", "-t", "--tail", "1", name).out
     assert stamped.endswith("Z three\n")

@@ -20,6 +20,8 @@ from runtime.spec import ImageRef, InstanceSpec, Limits, Mount, MountKind
 from tests.host.drivers import usable
 
 SPEC = InstanceSpec(image=ImageRef.parse("tare/debian:bookworm"), limits=Limits(cpus=0.1))
+# Ends once it is in a session of its own: the agent kills what is still in its group.
+ESCAPE = "setsid -f sh -c ': >/tmp/out; exec sleep 6000'; until test -e /tmp/out; do sleep 0.01; done"
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +81,7 @@ def test_a_process_that_escapes_into_a_session_of_its_own_still_ends_with_it(
 ) -> None:
     with driver.launch(driver.prepare(SPEC)) as instance:
         instance.wait_ready(30)
-        run(instance, "setsid -f sleep 6000; sleep 0.3")  # the agent kills what is still in its group
+        run(instance, ESCAPE)
         pids = instance.host_pids()
         assert len(pids) == 2
     assert all(procfs.state(pid) in (None, "Z") for pid in pids)
@@ -88,7 +90,7 @@ def test_a_process_that_escapes_into_a_session_of_its_own_still_ends_with_it(
 def test_what_outlives_the_agent_ends_with_the_instance(driver: NativeDriver) -> None:
     with driver.launch(driver.prepare(SPEC)) as instance:
         instance.wait_ready(30)
-        run(instance, "setsid -f sleep 6000; sleep 0.3")
+        run(instance, ESCAPE)
         agent, sleeper = sorted(instance.host_pids())
         os.kill(agent, signal.SIGKILL)
         while instance.alive():
@@ -98,7 +100,7 @@ def test_what_outlives_the_agent_ends_with_the_instance(driver: NativeDriver) ->
 
 
 def test_pausing_stops_the_escaped_too(instance: Instance) -> None:
-    run(instance, "setsid -f sleep 6000; sleep 0.3")  # the agent kills what is still in its group
+    run(instance, ESCAPE)
     instance.pause()
     states = [procfs.state(pid) for pid in instance.host_pids()]
     instance.resume()
