@@ -5,8 +5,10 @@ Only words and tables; the work is done by `runtime.images` and the drivers.
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import os
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,11 +17,12 @@ import click
 
 from runtime import scratch, tuning
 from runtime.cgroups import parents
+from runtime.commands import listing, moments
 from runtime.commands.imagestore import image_store
 from runtime.container.lifecycle import Containers
 from runtime.container.volumes import VolumeStore
 from runtime.driver import Driver, Host, drivers, host_from_env
-from runtime.errors import TareError
+from runtime.errors import TareError, UsageError
 from runtime.images import recipe as recipes
 from runtime.images.store import Image, ImageStore, tree_bytes
 from runtime.ledger import Ledger
@@ -50,25 +53,103 @@ def build(recipe: str, force: bool, as_json: bool) -> None:
         click.echo(f"{image.ref} {image.digest}\n{whole.ref} {whole.digest} machine {machine.digest}")
 
 
+_HEADS = {
+    "Image": "IMAGE",
+    "Repository": "REPOSITORY",
+    "Tag": "TAG",
+    "ID": "ID",
+    "Digest": "DIGEST",
+    "Layers": "LAYERS",
+    "CreatedSince": "CREATED",
+    "CreatedAt": "CREATED AT",
+    "Logical": "LOGICAL",
+    "Allocated": "ALLOCATED",
+    "Machine": "MACHINE",
+    "Size": "SIZE",
+}
+_COLUMNS = ("Image", "ID", "Digest", "Layers", "Logical", "Allocated", "Machine")
+
+
 @click.command()
+@click.argument("name", required=False, metavar="[NAME[:TAG]]")
+@click.option("-q", "--quiet", is_flag=True, help="Ids only.")
+@click.option("-a", "--all", is_flag=True, expose_value=False, help="As without: none is hidden.")
+@click.option("--no-trunc", is_flag=True, help="Whole ids and digests.")
+@click.option("-f", "--filter", "filters", multiple=True, metavar="KEY=VALUE", help="reference=PATTERN, label=.")
+@listing.option
 @click.option("--json", "as_json", is_flag=True, help="Print the list as JSON.")
-def images(as_json: bool) -> None:
+def images(
+    name: str | None, quiet: bool, no_trunc: bool, filters: Sequence[str], form: str | None, as_json: bool
+) -> None:
     """List the images on this host: layers, and bytes logical and allocated (shared layers count in each)."""
     store = image_store()
-    rows = [_described(store, image) for image in store.images()]
-    for name in sorted(set(store.layout.references()) - {row["ref"] for row in rows}):
-        click.echo(f"{name} is not whole: get it again, or remove it with tare rmi", err=True)
+    tests = [_filter(text) for text in (*filters, *([f"reference={name}"] if name else []))]
+    found = [image for image in store.images() if all(test(image) for test in tests)]
+    if quiet:
+        for identity in dict.fromkeys(image.id if no_trunc else image.id[7:19] for image in found):
+            click.echo(identity)
+        return
+    rows = [_described(store, image) for image in found]
+    whole = {str(image.ref) for image in store.images()}
+    for broken in sorted(set(store.layout.references()) - whole):
+        click.echo(f"{broken} is not whole: get it again, or remove it with tare rmi", err=True)
     if as_json:
         click.echo(json.dumps(rows, indent=1))
-        return
-    if not rows:
+    elif rows or form:
+        words = [_words(image, row, no_trunc) for image, row in zip(found, rows, strict=True)]
+        listing.show(words, _HEADS, form, _COLUMNS)
+    elif not tests:
         click.echo("no images (make them with tare build, or get some with tare pull)")
-        return
-    click.echo(f"{'IMAGE':32} {'ID':12} {'DIGEST':20} {'LAYERS':>6} {'LOGICAL':>9} {'ALLOCATED':>9} {'MACHINE':>9}")
-    for row in rows:
-        machine = _mib(row["machine"]["allocated_bytes"]) if row["machine"] else "-"
-        sizes = f"{_mib(row['logical_bytes']):>9} {_mib(row['allocated_bytes']):>9} {machine:>9}"
-        click.echo(f"{row['ref']:32} {row['id'][7:19]} {row['digest'][:19]:20} {len(row['layers']):>6} {sizes}")
+
+
+def _words(image: Image, row: dict[str, Any], whole: bool) -> dict[str, Any]:
+    """A row of `images` by the names of its columns."""
+    created = str(image.config.get("created") or "")
+    registry = f"{image.ref.registry}/" if image.ref.registry else ""
+    machine = row["machine"]
+    return {
+        "Image": row["ref"],
+        "Repository": registry + image.ref.name,
+        "Tag": image.ref.tag,
+        "ID": image.id if whole else image.id[7:19],
+        "Digest": row["digest"] if whole else row["digest"][:19],
+        "Layers": len(row["layers"]),
+        "CreatedSince": _since(created),
+        "CreatedAt": created or "N/A",
+        "Logical": _mib(row["logical_bytes"]),
+        "Allocated": _mib(row["allocated_bytes"]),
+        "Machine": _mib(machine["allocated_bytes"]) if machine else "-",
+        "Size": listing.human(row["logical_bytes"]),
+    }
+
+
+def _since(created: str) -> str:
+    try:
+        return moments.ago(created)
+    except ValueError:  # an image may say anything
+        return "N/A"
+
+
+def _filter(text: str) -> Callable[[Image], bool]:
+    key, _, value = text.partition("=")
+    match key if value else "":
+        case "reference":
+            return lambda image: any(fnmatch.fnmatchcase(name, value) for name in _names(image))
+        case "label":
+            label, has_value, wanted = value.partition("=")
+            return lambda image: label in image.labels and (not has_value or image.labels[label] == wanted)
+        case "dangling" if value in ("false", "0"):  # an image without a name is no image here
+            return lambda image: True
+        case "dangling" if value in ("true", "1"):
+            return lambda image: False
+    raise UsageError(f"--filter {text}", "not known", "use reference=PATTERN, label=KEY[=VALUE] or dangling=")
+
+
+def _names(image: Image) -> tuple[str, ...]:
+    """What a user may call it in a listing: with its registry or not, with its tag or not."""
+    ref = image.ref
+    bases = (ref.name, f"{ref.registry}/{ref.name}") if ref.registry else (ref.name,)
+    return tuple(name for base in bases for name in (base, f"{base}:{ref.tag}"))
 
 
 @click.command()

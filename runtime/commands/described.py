@@ -3,14 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
-from runtime.commands import moments
+from runtime.commands import listing, moments
 from runtime.container.lifecycle import Containers
 from runtime.container.logs import NAME
 from runtime.container.state import LOGS, UNKNOWN_CODE, Record
 
 _NEVER = "0001-01-01T00:00:00Z"
+HEADS = {
+    "ID": "CONTAINER ID",
+    "Image": "IMAGE",
+    "Command": "COMMAND",
+    "CreatedAt": "CREATED AT",
+    "RunningFor": "CREATED",
+    "Status": "STATUS",
+    "State": "STATE",
+    "Ports": "PORTS",
+    "Names": "NAMES",
+    "Size": "SIZE",
+    "Labels": "LABELS",
+    "Mounts": "MOUNTS",
+    "LocalVolumes": "LOCAL VOLUMES",
+    "Networks": "NETWORKS",
+}
+"""The columns of `ps`, by their names in a template."""
 
 
 def listed(record: Record) -> dict[str, Any]:
@@ -28,6 +46,39 @@ def listed(record: Record) -> dict[str, Any]:
         "Labels": dict(record.settings.labels),
         "Networks": record.settings.network,
     }
+
+
+def row(containers: Containers, record: Record, *, whole: bool = False, size: bool = False) -> dict[str, Any]:
+    """One row of `ps` by the names of its columns, cut short unless `whole`; the size is looked up where asked for."""
+    words = listed(record)
+    mounts = [_mount(mount) for mount in containers.state.document(record.id).get("mounts", ()) if _is_bind(mount)]
+    names = [mount.get("Name", mount["Source"]) for mount in mounts]
+    labels, label = listing.labels(record.settings.labels)
+    command = words["Command"] if whole else moments.shortened(words["Command"], 20)
+    return {
+        **words,
+        "ID": record.id if whole else record.short_id,
+        "Command": f'"{command}"',
+        "RunningFor": moments.ago(record.created_at),
+        "Size": _size_line(record) if size else "N/A",
+        "Labels": labels,
+        "Label": label,
+        "Mounts": ",".join(name if whole else moments.shortened(name, 15) for name in names),
+        "LocalVolumes": str(sum("Name" in mount for mount in mounts)),
+    }
+
+
+def sizes(record: Record) -> tuple[int, int]:
+    """Bytes that a container has written, and those together with its image's."""
+    from runtime.images.store import tree_bytes
+
+    own = tree_bytes(record.directory / "upper")[0]
+    return own, own + sum(tree_bytes(Path(layer))[0] for layer in record.layers)
+
+
+def _size_line(record: Record) -> str:
+    own, whole = map(listing.human, sizes(record))
+    return f"{own} (virtual {whole})"
 
 
 def exit_code(record: Record) -> int:
@@ -102,7 +153,7 @@ def container_document(containers: Containers, record: Record) -> dict[str, Any]
                 "WorkDir": str(record.directory / "work"),
             },
         },
-        "Mounts": [_mount(mount) for mount in document.get("mounts", ()) if mount.get("type") == "bind"],
+        "Mounts": [_mount(mount) for mount in document.get("mounts", ()) if _is_bind(mount)],
         "Config": {
             "Hostname": document.get("hostname", ""),
             "User": _user(process),
@@ -183,6 +234,10 @@ def _host_config(record: Record, document: dict[str, Any]) -> dict[str, Any]:
 def _user(process: dict[str, Any]) -> str:
     user = process.get("user", {})
     return f"{user.get('uid', 0)}:{user.get('gid', 0)}"
+
+
+def _is_bind(mount: dict[str, Any]) -> bool:
+    return bool(mount.get("type") == "bind")
 
 
 def _mount(mount: dict[str, Any]) -> dict[str, Any]:

@@ -1,18 +1,15 @@
-"""Times, counts and small templates as a command line has them: `10m`, `2024-05-01T12:00:00Z`, `{{.State.Pid}}`."""
+"""Times and counts as a command line has them: `10m`, `2024-05-01T12:00:00Z`."""
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from datetime import UTC, datetime
-from typing import Any
 
 from runtime.errors import UsageError
 
 _DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?")
 _STEPS = ((86400 * 365, "year"), (86400 * 30, "month"), (86400 * 7, "week"), (86400, "day"), (3600, "hour"))
-_TEMPLATE = re.compile(r"\{\{\s*(json\s+)?((?:\.\w+)+|\.)\s*\}\}")
 
 
 def moment(flag: str, text: str | None) -> str:
@@ -82,22 +79,3 @@ def ago(text: str) -> str:
 def shortened(text: str, most: int) -> str:
     """Cut to `most` characters, the last an ellipsis."""
     return text if len(text) <= most else text[: most - 1] + "…"
-
-
-def picked(document: Any, template: str) -> str:
-    """The template with each `{{.Path}}` or `{{json .Path}}` replaced. Raises UsageError for anything beyond."""
-
-    def value(match: re.Match[str]) -> str:
-        found = document
-        for name in filter(None, match[2].split(".")):
-            if not isinstance(found, dict) or name not in found:
-                raise UsageError(f"--format {template}", f"there is no {match[2]}", "see the whole without --format")
-            found = found[name]
-        if match[1] or isinstance(found, dict | list):
-            return json.dumps(found)
-        return {True: "true", False: "false", None: "<no value>"}.get(found, str(found))
-
-    rest = _TEMPLATE.sub("", template)
-    if "{{" in rest or "}}" in rest:
-        raise UsageError(f"--format {template}", "only {{.Path}} and {{json .Path}} are known", "use --json and jq")
-    return _TEMPLATE.sub(value, template)

@@ -9,12 +9,14 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from datetime import datetime
 from typing import Any
 
 import click
 
-from runtime.commands import moments
-from runtime.commands.described import container_document, listed
+from runtime.commands import listing, moments
+from runtime.commands.described import HEADS, container_document, listed, row, sizes
+from runtime.commands.templates import Template
 from runtime.container import events as told
 from runtime.container import logs as kept_logs
 from runtime.container.contact import connect
@@ -23,6 +25,7 @@ from runtime.container.state import LOGS, Record
 from runtime.driver import host_from_env
 from runtime.errors import TareError, UsageError
 
+_PS_COLUMNS = ("ID", "Image", "Command", "RunningFor", "Status", "Ports", "Names")
 _json = click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 
 
@@ -32,16 +35,27 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print it as JSON."
 @click.option("-n", "--last", type=int, default=-1, metavar="N", help="The N created last, whatever they do.")
 @click.option("-l", "--latest", is_flag=True, help="The one created last.")
 @click.option("--no-trunc", is_flag=True, help="Whole ids and commands.")
+@click.option("-s", "--size", is_flag=True, help="With what each has written.")
 @click.option("-f", "--filter", "filters", multiple=True, metavar="KEY=VALUE", help="id, name, status, label, exited…")
+@listing.option
 @_json
 def ps(
-    everything: bool, quiet: bool, last: int, latest: bool, no_trunc: bool, filters: Sequence[str], as_json: bool
+    everything: bool,
+    quiet: bool,
+    last: int,
+    latest: bool,
+    no_trunc: bool,
+    size: bool,
+    filters: Sequence[str],
+    form: str | None,
+    as_json: bool,
 ) -> None:
     """List the containers that run."""
     tests = [_filter(text) for text in filters]
     chosen_by_status = any(text.partition("=")[0] in ("status", "exited") for text in filters)
     count = 1 if latest else last
-    records = _containers().all()
+    containers = _containers()
+    records = containers.all()
     if not (everything or count >= 0 or chosen_by_status):
         records = [record for record in records if record.running or record.restarting]
     records = [record for record in records if all(test(record) for test in tests)]
@@ -52,17 +66,8 @@ def ps(
         for record in records:
             click.echo(record.id if no_trunc else record.short_id)
     else:
-        _table(
-            ("CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "PORTS", "NAMES"),
-            [_row(listed(record), no_trunc) for record in records],
-        )
-
-
-def _row(words: dict[str, Any], whole: bool) -> tuple[str, ...]:
-    command = words["Command"] if whole else moments.shortened(words["Command"], 20)
-    identity = words["ID"] if whole else words["ID"][:12]
-    created = moments.ago(words["CreatedAt"])
-    return identity, words["Image"], f'"{command}"', created, words["Status"], words["Ports"], words["Names"]
+        rows = [row(containers, record, whole=no_trunc, size=size or "Size" in (form or "")) for record in records]
+        listing.show(rows, HEADS, form, (*_PS_COLUMNS, *(("Size",) if size else ())))
 
 
 def _filter(text: str) -> Callable[[Record], bool]:
@@ -93,26 +98,28 @@ def _filter(text: str) -> Callable[[Record], bool]:
 
 @click.command()
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
-@click.option("-f", "--format", "wanted", metavar="{{.PATH}}", help="Only this, such as {{.State.Status}}.")
+@click.option("-f", "--format", "form", metavar="TEMPLATE", help="A Go template such as {{.State.Status}}, or json.")
+@click.option("-s", "--size", is_flag=True, help="With SizeRw, what a container has written, and SizeRootFs.")
 @click.option("--type", "kind", type=click.Choice(("container", "image")), help="What is meant.")
-def inspect(names: Sequence[str], wanted: str | None, kind: str | None) -> int:
+def inspect(names: Sequence[str], form: str | None, size: bool, kind: str | None) -> int:
     """Print what is known of containers or images, as JSON."""
+    template = Template("{{json .}}" if form == "json" else form) if form else None
     found, code = [], 0
     for name in names:
         try:
-            found.append(_described(name, kind))
+            found.append(_described(name, kind, size=size))
         except TareError as error:
             click.echo(f"tare: {error}", err=True)
             code = 1
-    if wanted is None:
+    if template is None:
         click.echo(json.dumps(found, indent=4))
     else:
         for document in found:
-            click.echo(moments.picked(document, wanted))
+            click.echo(template.render(document))
     return code
 
 
-def _described(name: str, kind: str | None) -> dict[str, Any]:
+def _described(name: str, kind: str | None, *, size: bool) -> dict[str, Any]:
     containers = _containers()
     if kind != "image":
         try:
@@ -121,7 +128,8 @@ def _described(name: str, kind: str | None) -> dict[str, Any]:
             if kind == "container":
                 raise
         else:
-            return container_document(containers, record)
+            more = dict(zip(("SizeRw", "SizeRootFs"), sizes(record), strict=True)) if size else {}
+            return container_document(containers, record) | more
     from runtime.images.store import ImageStore
 
     try:
@@ -223,9 +231,11 @@ def port(container: str, private_port: str | None, as_json: bool) -> None:
 @click.option("--since", metavar="TIME", help="From this time, or so long ago, such as 10m.")
 @click.option("--until", metavar="TIME", help="Up to this time, or so long ago; then do not wait.")
 @click.option("-f", "--filter", "filters", multiple=True, metavar="KEY=VALUE", help="container=, event= or image=.")
+@click.option("--format", "form", metavar="TEMPLATE", help="A Go template such as {{.Action}}, or json.")
 @_json
-def events(since: str | None, until: str | None, filters: Sequence[str], as_json: bool) -> None:
+def events(since: str | None, until: str | None, filters: Sequence[str], form: str | None, as_json: bool) -> None:
     """Print what happens to containers, from now on or since a time."""
+    template = Template(form) if form and form != "json" else None
     containers = _containers()
     first = moments.moment("--since", since) or kept_logs.now()
     last = moments.moment("--until", until)
@@ -234,7 +244,11 @@ def events(since: str | None, until: str | None, filters: Sequence[str], as_json
     for event in told.read(root, first, last) if last else _events(containers, root, first):
         if not all(test(event) for test in tests):
             continue
-        if as_json:
+        if template is not None:
+            click.echo(template.render(_docker_event(event)))
+        elif form == "json":
+            click.echo(json.dumps(_docker_event(event)))
+        elif as_json:
             click.echo(json.dumps(event))
         else:
             words = ", ".join(f"{key}={value}" for key, value in sorted(event["attributes"].items()))
@@ -253,6 +267,23 @@ def _events(containers: Containers, root: str, since: str) -> Iterator[dict[str,
             return True
 
         yield from told.follow(root, changed, since)
+
+
+def _docker_event(event: dict[str, Any]) -> dict[str, Any]:
+    """An event by Docker's names."""
+    moment = datetime.fromisoformat(event["time"][:19] + "+00:00")
+    return {
+        "status": event["Action"],
+        "id": event["id"],
+        "ID": event["id"],
+        "from": event["attributes"].get("image", ""),
+        "Type": event["Type"],
+        "Action": event["Action"],
+        "Actor": {"ID": event["id"], "Attributes": event["attributes"]},
+        "scope": "local",
+        "time": int(moment.timestamp()),
+        "Time": event["time"],
+    }
 
 
 def _event_filter(containers: Containers, text: str) -> Callable[[dict[str, Any]], bool]:
@@ -292,10 +323,14 @@ def top(container: str, words: Sequence[str]) -> None:
 @click.option("-a", "--all", "everything", is_flag=True, help="Those that do not run, too.")
 @click.option("--no-stream", is_flag=True, help="Only once.")
 @click.option("--no-trunc", is_flag=True, help="Whole ids.")
+@listing.option
 @_json
-def stats(names: Sequence[str], everything: bool, no_stream: bool, no_trunc: bool, as_json: bool) -> None:
+def stats(
+    names: Sequence[str], everything: bool, no_stream: bool, no_trunc: bool, form: str | None, as_json: bool
+) -> None:
     """Show what containers use, again and again."""
-    from runtime.commands.usage import HEAD, Meter
+    from runtime.commands.usage import HEADS as COLUMNS
+    from runtime.commands.usage import Meter
 
     containers = _containers()
 
@@ -314,16 +349,10 @@ def stats(names: Sequence[str], everything: bool, no_stream: bool, no_trunc: boo
         else:
             if not no_stream and sys.stdout.isatty():
                 click.echo("\x1b[2J\x1b[H", nl=False)
-            _table(HEAD, [row.words(no_trunc) for row in rows])
+            listing.show([row.words(no_trunc) for row in rows], COLUMNS, form, tuple(COLUMNS))
         sys.stdout.flush()
         if no_stream:
             return
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
-    for row in (head, *rows):
-        click.echo("   ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip())
 
 
 def _containers() -> Containers:

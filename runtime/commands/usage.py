@@ -14,7 +14,17 @@ from runtime.container.lifecycle import Containers
 from runtime.container.state import Record
 from runtime.errors import TareError
 
-HEAD = ("CONTAINER ID", "NAME", "CPU %", "MEM USAGE / LIMIT", "MEM %", "NET I/O", "BLOCK I/O", "PIDS")
+HEADS = {
+    "ID": "CONTAINER ID",
+    "Name": "NAME",
+    "CPUPerc": "CPU %",
+    "MemUsage": "MEM USAGE / LIMIT",
+    "MemPerc": "MEM %",
+    "NetIO": "NET I/O",
+    "BlockIO": "BLOCK I/O",
+    "PIDs": "PIDS",
+}
+"""The columns, by their names in a template."""
 PERIOD_S = 1.0
 
 
@@ -37,18 +47,20 @@ class Row:
             return None
         return 100 * self.memory_bytes / self.memory_limit_bytes
 
-    def words(self, whole: bool) -> tuple[str, ...]:
-        """As in the table."""
-        return (
-            self.record.id if whole else self.record.short_id,
-            self.record.name,
-            _percent(self.cpu_percent),
-            f"{_size(self.memory_bytes)} / {_size(self.memory_limit_bytes)}",
-            _percent(self.memory_percent),
-            " / ".join(_decimal(value) for value in self.network_bytes or (None, None)),
-            " / ".join(_decimal(value) for value in self.block_bytes),
-            "--" if self.pids is None else str(self.pids),
-        )
+    def words(self, whole: bool) -> dict[str, str]:
+        """As in the table, by the names of the columns."""
+        identity = self.record.id if whole else self.record.short_id
+        return {
+            "ID": identity,
+            "Container": identity,
+            "Name": self.record.name,
+            "CPUPerc": _percent(self.cpu_percent),
+            "MemUsage": f"{_size(self.memory_bytes)} / {_size(self.memory_limit_bytes)}",
+            "MemPerc": _percent(self.memory_percent),
+            "NetIO": " / ".join(_decimal(value) for value in self.network_bytes or (None, None)),
+            "BlockIO": " / ".join(_decimal(value) for value in self.block_bytes),
+            "PIDs": "--" if self.pids is None else str(self.pids),
+        }
 
     def document(self, whole: bool) -> dict[str, Any]:
         """As JSON: numbers with their units in the names."""

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from runtime import cli
 from runtime.driver import Driver, Host
-from runtime.errors import TareError
+from runtime.errors import TareError, UsageError
 from runtime.images import recipe
 from runtime.images.disk import Machine
 from runtime.images.store import ImageStore
@@ -61,11 +61,11 @@ def call(*words: str) -> str:
     return result.output
 
 
-def add_image(host: Host, scratch: Path) -> None:
+def add_image(host: Host, scratch: Path, labels: dict[str, str] | None = None) -> None:
     store = ImageStore(host.root)
     path = scratch / "layer.tar"
     path.write_bytes(archive([member("file", b"x" * 5000)]).getvalue())
-    store.add(ImageRef.parse("test/image:1"), [store.put_layer(path)], labels={})
+    store.add(ImageRef.parse("test/image:1"), [store.put_layer(path)], labels=labels or {})
 
 
 def test_clean_says_when_there_is_nothing(host: Host) -> None:
@@ -139,6 +139,33 @@ def test_images_lists_sizes(host: Host, tmp_path: Path) -> None:
     assert row["allocated_bytes"] % 512 == 0
     assert len(row["layers"]) == 1
     assert row["machine"] is None
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        ((), True),
+        (("test/image",), True),
+        (("test/image:1",), True),
+        (("test/*",), True),
+        (("test/image:2",), False),
+        (("--filter", "reference=*:1"), True),
+        (("--filter", "label=a"), True),
+        (("--filter", "label=a=b"), True),
+        (("--filter", "label=a=c"), False),
+        (("--filter", "dangling=true"), False),
+    ],
+)
+def test_images_lists_those_that_are_asked_for(host: Host, tmp_path: Path, words: tuple[str, ...], shown: bool) -> None:
+    add_image(host, tmp_path, {"a": "b"})
+    found = call("images", *words, "--format", "{{.Repository}} {{.Tag}} {{.CreatedSince}}")
+    assert found.startswith("test/image 1 ") == shown
+    assert (len(call("images", "-q", *words)) == 13) == shown
+
+
+def test_images_refuses_a_filter_that_is_none(host: Host) -> None:
+    with pytest.raises(UsageError, match="--filter colour=red"):
+        call("images", "--filter", "colour=red")
 
 
 @pytest.mark.parametrize("command", [cli.images, cli.clean, cli.build])

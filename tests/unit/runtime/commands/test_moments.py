@@ -1,4 +1,4 @@
-"""Times, durations and templates of the command line."""
+"""Times and durations of the command line."""
 
 from __future__ import annotations
 
@@ -49,16 +49,3 @@ def test_what_is_no_time(text: str) -> None:
 )
 def test_durations_in_docker_s_words(seconds: float, words: str) -> None:
     assert moments.lasting(seconds) == words
-
-
-def test_templates_pick_values() -> None:
-    document = {"State": {"Pid": 7, "Running": True, "Error": None}, "Args": ["a"]}
-    assert moments.picked(document, "{{.State.Pid}}/{{ .State.Running }}") == "7/true"
-    assert moments.picked(document, "{{json .Args}}") == '["a"]'
-    assert moments.picked(document, "{{.State.Error}}") == "<no value>"
-
-
-@pytest.mark.parametrize("template", ["{{.Nothing}}", "{{range .Args}}x{{end}}", "{{.State.Pid"])
-def test_other_templates_are_refused(template: str) -> None:
-    with pytest.raises(UsageError, match="--format"):
-        moments.picked({"State": {"Pid": 7}, "Args": []}, template)
