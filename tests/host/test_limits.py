@@ -161,14 +161,17 @@ def test_a_burst_is_what_was_saved_before(make: Make) -> None:
 
 
 def _shared_cpu(make: Make, *cpus: Cpu) -> list[int]:
-    """CPU time that spinners get on one CPU, a group each, between the first second's begin and end."""
+    """CPU time that spinners get on one CPU, a group each, in the same second and a half."""
     groups = [make(Resources(cpu=cpu)) for cpu in cpus]
-    children = [Inside(group, lambda: spin(2.5)) for group in groups]
-    time.sleep(0.5)
+    children = [Inside(group, lambda: spin(60)) for group in groups]
+    while any(group.pids() != (child.pid,) for group, child in zip(groups, children, strict=True)):
+        assert all(procfs.state(child.pid) != "Z" for child in children)
     before = [group.usage().cpu_ns or 0 for group in groups]
     time.sleep(1.5)
     used = [(group.usage().cpu_ns or 0) - start for group, start in zip(groups, before, strict=True)]
-    assert [child.wait() for child in children] == [0] * len(groups)
+    for child in children:
+        os.kill(child.pid, signal.SIGKILL)
+    assert [child.wait() for child in children] == [-signal.SIGKILL] * len(groups)
     return used
 
 

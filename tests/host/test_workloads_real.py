@@ -114,7 +114,7 @@ def test_half_the_quota_gives_about_half_the_work(container: Driver) -> None:
     halved: list[float] = []
     whole: list[float] = []
     for _ in range(3):
-        for cpus, rates in ((0.4, halved), (0.8, whole)):
+        for cpus, rates in ((0.2, halved), (0.4, whole)):  # so little that a busy host has it, too
             limits = Limits(cpus=cpus, memory_bytes=512 << 20)
             rates.append(value(measure(container, "overhead_cpu", limits, seconds=1), "overhead.cpu_events"))
     assert 0.3 < median(halved) / median(whole) < 0.75
@@ -129,7 +129,7 @@ def test_limits_of_a_container_hold_and_bite(container: Driver) -> None:
 
 
 def test_the_same_proof_fails_where_nothing_is_limited(native: Driver) -> None:
-    limits = Limits(cpus=0.5, memory_bytes=128 << 20)
+    limits = Limits(cpus=0.2, memory_bytes=128 << 20)  # a busy host gives more
     samples = measure(native, "enforcement", limits, seconds=1)
     assert value(samples, "enforcement.memory_bites", outcome="granted") == 0
     assert value(samples, "enforcement.cpu_bites") == 0
