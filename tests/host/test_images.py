@@ -20,6 +20,7 @@ from runtime.images.merging import merge
 from runtime.images.store import ImageStore, tree_bytes
 from runtime.spec import ImageRef
 from tests.conftest import skip_or_fail
+from tests.host.life import until
 from tests.unit.runtime.images.trees import archive, member
 
 IMAGE = ImageRef.parse("tare/debian:bookworm")
@@ -129,7 +130,7 @@ def test_a_killed_build_leaves_no_process_and_is_swept(root_user: None, tmp_path
         process.send_signal(signal.SIGKILL)
         process.wait()
     # Whoever still had the log open would be alive: only then does this read return at the end for good.
-    _wait_until_nobody_uses(log)
+    until(lambda: not [fd for fd in Path("/proc").glob("[0-9]*/fd/1") if _target(fd) == str(log)])
     assert len(ImageStore(tmp_path).sweep(unneeded=True)) >= 1
     assert tree_bytes(tmp_path / "images")[0] < 10_000_000
     assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text()
@@ -142,14 +143,6 @@ def _wait_for_log(root: Path, process: subprocess.Popen[str]) -> Path:
             return written[0]
         if process.poll() is not None:
             skip_or_fail("the build ended before mmdebstrap said anything")
-
-
-def _wait_until_nobody_uses(log: Path) -> None:
-    for _ in range(200):
-        users = [fd for fd in Path("/proc").glob("[0-9]*/fd/1") if _target(fd) == str(log)]
-        if not users:
-            return
-    pytest.fail(f"still running: {users}")
 
 
 def _target(fd: Path) -> str:

@@ -68,7 +68,7 @@ def test_limits_nest_and_an_inner_one_never_extends_the_outer() -> None:
     with Guard() as guard:
         with pytest.raises(Overdue, match="outer"), guard.limit(0.1, "outer"), guard.limit(60, "inner"):
             time.sleep(5)
-        with guard.limit(0.2, "outer"):
+        with guard.limit(0.5, "outer"):
             with pytest.raises(Overdue, match="inner"), guard.limit(0.05, "inner"):
                 time.sleep(5)
             with pytest.raises(Overdue, match="outer"):
