@@ -25,6 +25,7 @@ from runtime.ledger import process_start
 from runtime.linux import procfs
 from runtime.spec import ImageRef, InstanceSpec, Limits, Ready
 from tests.conftest import skip_or_fail
+from tests.host.life import until
 
 IMAGE = ImageRef.parse("tare/debian:bookworm")
 SPEC = InstanceSpec(image=IMAGE, limits=Limits(cpus=1.0, memory_bytes=512 << 20))
@@ -46,7 +47,15 @@ time.sleep(600)
 """
 
 
-@pytest.fixture(scope="module", params=sorted(drivers()))
+# Another driver's machine with a limit that lies elsewhere: how it bears a bad end is that one's to show.
+LIMITS_ALONE = ("vm-vcpus",)
+DRIVERS = sorted(drivers(), key=lambda name: (name in LIMITS_ALONE, name))
+whole = pytest.mark.parametrize(
+    "driver", [name for name in DRIVERS if name not in LIMITS_ALONE], indirect=True, scope="module"
+)
+
+
+@pytest.fixture(scope="module", params=DRIVERS)
 def driver(request: pytest.FixtureRequest, bench_host: Host) -> Iterator[Driver]:
     driver = drivers()[request.param](bench_host)
     available = driver.probe()
@@ -60,23 +69,16 @@ def driver(request: pytest.FixtureRequest, bench_host: Host) -> Iterator[Driver]
 
 
 @pytest.fixture
-def launch(driver: Driver) -> Iterator[Callable[[], Instance]]:
-    """Launch fresh, ready instances; all are closed at the end."""
-    made: list[Instance] = []
-
-    def ready(spec: InstanceSpec = SPEC) -> Instance:
-        made.append(driver.launch(driver.prepare(spec)))
-        made[-1].wait_ready(READY_S)
-        return made[-1]
-
-    yield ready
-    for instance in made:
-        instance.close()
+def early(driver: Driver) -> Iterator[Instance]:
+    """A fresh one, up to its userland."""
+    with driver.launch(driver.prepare(EARLY)) as instance:
+        instance.wait_ready(READY_S)
+        yield instance
 
 
 @pytest.fixture(scope="module")
 def instance(driver: Driver) -> Iterator[Instance]:
-    """One ready instance for all checks that leave it as it was."""
+    """One ready instance for all checks that leave it as it was, and the last that closes it."""
     with driver.launch(driver.prepare(SPEC)) as instance:
         instance.wait_ready(READY_S)
         yield instance
@@ -169,7 +171,7 @@ def test_commands_run_at_once_and_do_not_mix(instance: Instance) -> None:
 
 def test_usage_is_plausible_and_never_shrinks(instance: Instance) -> None:
     before = instance.usage()
-    instance.exec(["timeout", "1", "/bin/sh", "-c", "while :; do :; done"], EXEC_S)
+    instance.exec(["timeout", "0.5", "/bin/sh", "-c", "while :; do :; done"], EXEC_S)
     after = instance.usage()
     assert before.cpu_ns is not None
     assert after.cpu_ns is not None
@@ -198,24 +200,30 @@ def test_its_processes_run(instance: Instance) -> None:
 
 
 def test_pausing_stops_it_and_resuming_continues_it(instance: Instance) -> None:
-    thread, results = in_thread(lambda: instance.exec(["timeout", "1", "/bin/sh", "-c", "while :; do :; done"], EXEC_S))
-    time.sleep(0.2)
+    idle_ns = cpu_ns(instance)
+    burn = "until [ -e /tmp/over ]; do :; done; rm /tmp/over"
+    thread, results = in_thread(lambda: instance.exec(["/bin/sh", "-c", burn], EXEC_S))
+    while cpu_ns(instance) - idle_ns < 50_000_000:
+        assert thread.is_alive()
     instance.pause()
     try:
-        before = instance.usage().cpu_ns
-        second, answers = in_thread(lambda: instance.exec(["true"], EXEC_S))
-        second.join(1.5)
-        after = instance.usage().cpu_ns
+        before, begun_ns = cpu_ns(instance), time.monotonic_ns()
+        second, answers = in_thread(lambda: instance.exec(["touch", "/tmp/over"], EXEC_S))
+        second.join(0.7)
+        used, wall_ns = cpu_ns(instance) - before, time.monotonic_ns() - begun_ns
         assert (results, answers) == ([], [])
-        assert before is not None
-        assert after is not None
-        assert after - before < 20_000_000
+        assert used < 0.05 * wall_ns
     finally:
         instance.resume()
     thread.join()
     second.join()
-    assert answers[0].exit_code == 0
-    assert results
+    assert [done.exit_code for done in (*answers, *results)] == [0, 0]
+
+
+def cpu_ns(instance: Instance) -> int:
+    used = instance.usage().cpu_ns
+    assert used is not None
+    return used
 
 
 def test_pausing_twice_and_resuming_twice_is_no_error(instance: Instance) -> None:
@@ -226,8 +234,8 @@ def test_pausing_twice_and_resuming_twice_is_no_error(instance: Instance) -> Non
     assert instance.exec(["true"], EXEC_S).exit_code == 0
 
 
-def test_closing_leaves_nothing_and_may_be_repeated(driver: Driver, launch: Callable[[], Instance]) -> None:
-    instance = launch()
+def test_closing_leaves_nothing_and_may_be_repeated(driver: Driver, instance: Instance) -> None:
+    """The last that has this one."""
     pids = {pid: process_start(pid) for pid in instance.host_pids()}
     exclusive = instance.disk_paths().exclusive
     assert pids
@@ -244,27 +252,24 @@ def test_closing_leaves_nothing_and_may_be_repeated(driver: Driver, launch: Call
     assert names.index("stopped") < names.index("removed")
 
 
-def test_a_paused_instance_can_be_closed(launch: Callable[[InstanceSpec], Instance]) -> None:
-    instance = launch(EARLY)
-    pids = {pid: process_start(pid) for pid in instance.host_pids()}
-    instance.pause()
-    instance.close()
+@whole
+def test_a_paused_instance_can_be_closed(early: Instance) -> None:
+    pids = {pid: process_start(pid) for pid in early.host_pids()}
+    early.pause()
+    early.close()
     assert not any(running(pid, start) for pid, start in pids.items())
-    assert cgroups(instance.id) == []
+    assert cgroups(early.id) == []
 
 
-def test_killed_from_outside_it_says_so_and_closes_cleanly(launch: Callable[[InstanceSpec], Instance]) -> None:
-    instance = launch(EARLY)
-    for pid in instance.host_pids():
+@whole
+def test_killed_from_outside_it_says_so_and_closes_cleanly(early: Instance) -> None:
+    for pid in early.host_pids():
         os.kill(pid, signal.SIGKILL)
     with pytest.raises(TareError, match=r"\S"):
-        instance.exec(["sleep", "60"], EXEC_S)
-    deadline = time.monotonic() + 10  # the channel breaks a little before the last process has ended
-    while instance.alive() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert not instance.alive()
-    instance.close()
-    assert not any(path.exists() for path in instance.disk_paths().exclusive)
+        early.exec(["sleep", "60"], EXEC_S)
+    until(lambda: not early.alive())  # the channel breaks a little before the last process has ended
+    early.close()
+    assert not any(path.exists() for path in early.disk_paths().exclusive)
 
 
 def test_what_a_killed_owner_leaves_is_named_and_swept(driver: Driver) -> None:

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,13 +20,13 @@ from runtime.errors import TareError
 from runtime.instance import Instance
 from runtime.linux import procfs
 from runtime.spec import ImageRef, InstanceSpec, Limits
+from tests.host.drivers import Launch, launching
 
 SPEC = InstanceSpec(image=ImageRef.parse("tare/debian:bookworm"))
 MIB = 1 << 20
 READY_S, EXEC_S = 120.0, 120.0
 ROOT = Path("/sys/fs/cgroup")
 SPIN = "while :; do :; done"
-Launch = Callable[[Limits], Instance]
 
 
 @pytest.fixture(scope="module")
@@ -39,16 +39,8 @@ def driver(bench_host: Host) -> Iterator[ContainerDriver]:
 
 @pytest.fixture
 def launch(driver: ContainerDriver) -> Iterator[Launch]:
-    made: list[Instance] = []
-
-    def start(limits: Limits) -> Instance:
-        made.append(driver.launch(driver.prepare(dataclasses.replace(SPEC, limits=limits))))
-        made[-1].wait_ready(READY_S)
-        return made[-1]
-
-    yield start
-    for instance in made:
-        instance.close()
+    with launching(driver, SPEC, READY_S) as launch:
+        yield launch
     assert list((ROOT / "tare").glob("tare-*")) == []
 
 
@@ -70,7 +62,7 @@ def test_this_host_is_pure_v2(driver: ContainerDriver) -> None:
 
 
 def test_it_is_born_inside_its_group_and_sees_it_as_the_root(launch: Launch) -> None:
-    instance = launch(Limits())
+    instance = launch(limits=Limits())
     (pid,) = instance.host_pids()
     assert Path(f"/proc/{pid}/cgroup").read_text() == f"0::/tare/{instance.id}\n"
     assert instance._cgroup.join_files() == ()  # type: ignore[attr-defined] # so that nothing but its birth put it there
@@ -79,7 +71,7 @@ def test_it_is_born_inside_its_group_and_sees_it_as_the_root(launch: Launch) -> 
 
 
 def test_its_own_view_of_the_hierarchy_is_read_only(launch: Launch) -> None:
-    instance = launch(Limits(pids=50))
+    instance = launch(limits=Limits(pids=50))
     for attempt in ("echo max > /sys/fs/cgroup/pids.max", "mkdir /sys/fs/cgroup/x"):
         assert instance.exec(["/bin/sh", "-c", attempt], EXEC_S).exit_code != 0
     assert instance.exec(["cat", "/sys/fs/cgroup/pids.max"], EXEC_S).check().stdout == b"50\n"
@@ -126,11 +118,11 @@ def _apply_and_remove(group: V2Cgroup) -> None:
 
 @pytest.mark.parametrize("cpuset", ["0", "0,1", "0-1", "1,0"])
 def test_a_cpu_list_holds_however_it_is_written(launch: Launch, cpuset: str) -> None:
-    assert [reading.holds for reading in launch(Limits(cpuset=cpuset)).limit_readings()] == [True]
+    assert [reading.holds for reading in launch(limits=Limits(cpuset=cpuset)).limit_readings()] == [True]
 
 
 def test_its_group_guards_devices_by_a_program(launch: Launch) -> None:
-    instance = launch(Limits())
+    instance = launch(limits=Limits())
     said = _said(instance, "mknod /var/tmp/disk b 254 0 && cat /var/tmp/disk")
     assert "/var/tmp/disk: Operation not permitted" in said
     assert "mknod" not in said
@@ -149,14 +141,14 @@ def test_every_limit_is_read_back(launch: Launch) -> None:
         io_read_bps=4 * MIB,
         io_write_bps=8 * MIB,
     )
-    readings = launch(limits).limit_readings()
+    readings = launch(limits=limits).limit_readings()
     asked = {field.name for field in dataclasses.fields(limits) if getattr(limits, field.name) is not None}
     assert {reading.name for reading in readings} == asked
     assert [reading for reading in readings if not reading.holds] == []
 
 
 def test_the_cpu_quota_bites(launch: Launch) -> None:
-    instance = launch(Limits(cpus=0.3))
+    instance = launch(limits=Limits(cpus=0.3))
     begun, before = time.monotonic(), instance.usage().cpu_ns or 0
     instance.exec(["timeout", "3", "/bin/sh", "-c", f"({SPIN}) & {SPIN}"], EXEC_S)
     wall_ns, used = (time.monotonic() - begun) * 1e9, (instance.usage().cpu_ns or 0) - before
@@ -166,7 +158,7 @@ def test_the_cpu_quota_bites(launch: Launch) -> None:
 
 
 def test_memory_is_refused_to_the_hog_alone(launch: Launch) -> None:
-    instance = launch(Limits(memory_bytes=64 * MIB, swap_bytes=0))
+    instance = launch(limits=Limits(memory_bytes=64 * MIB, swap_bytes=0))
     assert instance.exec(["/bin/sh", "-c", "head -c 200m /dev/zero | tail"], EXEC_S).exit_code != 0
     assert counter(instance, "memory.events", "oom_kill") == 1
     assert instance.exec(["true"], EXEC_S).exit_code == 0
@@ -174,7 +166,7 @@ def test_memory_is_refused_to_the_hog_alone(launch: Launch) -> None:
 
 
 def test_a_fork_too_many_is_refused(launch: Launch) -> None:
-    instance = launch(Limits(pids=10))
+    instance = launch(limits=Limits(pids=10))
     said = instance.exec(["/bin/sh", "-c", "for i in $(seq 20); do sleep 5 & done"], EXEC_S).stderr
     assert b"Cannot fork" in said
     assert counter(instance, "pids.events", "max") > 0
@@ -182,7 +174,7 @@ def test_a_fork_too_many_is_refused(launch: Launch) -> None:
 
 
 def test_writes_are_throttled_and_counted(launch: Launch) -> None:
-    instance = launch(Limits(io_write_bps=2 * MIB))
+    instance = launch(limits=Limits(io_write_bps=2 * MIB))
     written = ["dd", "if=/dev/zero", "of=/var/tmp/x", "bs=1M", "count=8", "oflag=direct"]
     begun, before = time.monotonic(), instance.usage().io_write_bytes or 0
     instance.exec(written, EXEC_S).check()
@@ -192,7 +184,7 @@ def test_writes_are_throttled_and_counted(launch: Launch) -> None:
 
 
 def test_frozen_it_makes_no_progress_and_thawed_it_goes_on(launch: Launch) -> None:
-    instance = launch(Limits())
+    instance = launch(limits=Limits())
     spinner = threading.Thread(
         target=lambda: instance.exec(["timeout", "4", "/bin/sh", "-c", SPIN], EXEC_S), daemon=True
     )
@@ -210,7 +202,7 @@ def test_frozen_it_makes_no_progress_and_thawed_it_goes_on(launch: Launch) -> No
 
 
 def test_a_fatal_signal_ends_what_is_frozen(launch: Launch) -> None:
-    instance = launch(Limits())
+    instance = launch(limits=Limits())
     instance.pause()
     (pid,) = instance.host_pids()
     os.kill(pid, signal.SIGKILL)
@@ -218,7 +210,7 @@ def test_a_fatal_signal_ends_what_is_frozen(launch: Launch) -> None:
 
 
 def test_a_fork_bomb_ends_with_its_instance(launch: Launch) -> None:
-    instance = launch(Limits(pids=200, cpus=0.5))
+    instance = launch(limits=Limits(pids=200, cpus=0.5))
     bomb = "f() { f | f & }; f; sleep 600"
     thread = threading.Thread(target=lambda: _until_closed(instance, bomb), daemon=True)
     thread.start()

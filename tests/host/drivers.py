@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 from typing import TypeVar
 
 import pytest
 
 from runtime.driver import Driver, Host, find_driver
+from runtime.instance import Instance
+from runtime.spec import InstanceSpec
 from runtime.vm import accelerator
 from tests.conftest import skip_or_fail
 
 D = TypeVar("D", bound=Driver)
+Launch = Callable[..., Instance]
 
 
 @contextmanager
@@ -23,6 +27,19 @@ def usable(driver: D) -> Iterator[D]:
         if not available.usable:
             skip_or_fail(f"{driver.name}: {available.reason}")
         yield driver
+
+
+@contextmanager
+def launching(driver: Driver, spec: InstanceSpec, ready_s: float = 30) -> Iterator[Launch]:
+    """Launches ready instances of `spec` with whatever changes are asked for; all are closed at the end."""
+    with ExitStack() as stack:
+
+        def launch(**changes: object) -> Instance:
+            instance = stack.enter_context(driver.launch(driver.prepare(replace(spec, **changes))))  # type: ignore[arg-type]
+            instance.wait_ready(ready_s)
+            return instance
+
+        yield launch
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 import socket
 import subprocess
@@ -17,6 +16,7 @@ from runtime.drivers.container import ContainerDriver
 from runtime.instance import Instance
 from runtime.spec import ImageRef, InstanceSpec, NetworkMode, NetworkSpec
 from tests.conftest import skip_or_fail
+from tests.host.drivers import Launch, launching
 from tests.host.life import IMAGE, until
 
 SPEC = InstanceSpec(image=ImageRef.parse(IMAGE), network=NetworkSpec(mode=NetworkMode.BRIDGE))
@@ -37,7 +37,6 @@ import socket, sys
 with socket.create_connection((sys.argv[1], int(sys.argv[2])), float(sys.argv[3])) as connection:
     print(connection.recv(100).decode())
 """
-Launch = Callable[..., Instance]
 
 
 @pytest.fixture(scope="module")
@@ -52,16 +51,8 @@ def driver(bench_host: Host) -> Iterator[ContainerDriver]:
 
 @pytest.fixture
 def launch(driver: ContainerDriver) -> Iterator[Launch]:
-    made: list[Instance] = []
-
-    def start(network: NetworkSpec = SPEC.network) -> Instance:
-        made.append(driver.launch(driver.prepare(dataclasses.replace(SPEC, network=network))))
-        made[-1].wait_ready(30)
-        return made[-1]
-
-    yield start
-    for instance in made:
-        instance.close()
+    with launching(driver, SPEC) as launch:
+        yield launch
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -29,10 +29,9 @@ from runtime.spec import (
     NetworkSpec,
     Ready,
 )
-from tests.host.drivers import usable
+from tests.host.drivers import Launch, launching, usable
 
 SPEC = InstanceSpec(image=ImageRef.parse("tare/debian:bookworm"))
-Launch = Callable[..., Instance]
 
 
 @pytest.fixture(scope="module")
@@ -43,16 +42,8 @@ def driver(bench_host: Host) -> Iterator[ContainerDriver]:
 
 @pytest.fixture
 def launch(driver: ContainerDriver) -> Iterator[Launch]:
-    made: list[Instance] = []
-
-    def start(**changes: object) -> Instance:
-        made.append(driver.launch(driver.prepare(dataclasses.replace(SPEC, **changes))))  # type: ignore[arg-type]
-        made[-1].wait_ready(30)
-        return made[-1]
-
-    yield start
-    for instance in made:
-        instance.close()
+    with launching(driver, SPEC) as launch:
+        yield launch
 
 
 @pytest.fixture(scope="module")

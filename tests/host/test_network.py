@@ -22,12 +22,12 @@ from runtime.ledger import Ledger
 from runtime.network.definitions import DEFAULT
 from runtime.spec import NetworkMode, NetworkSpec
 from tests.conftest import skip_or_fail
+from tests.host.drivers import Launch
 from tests.host.life import IMAGE, rooted, until
 from tests.host.network import (
     OUTSIDE,
     SPEC,
     UPSTREAM,
-    Launch,
     address_of,
     ask,
     driver,
@@ -99,7 +99,7 @@ def test_a_published_port_is_reached_from_outside_from_loopback_and_from_a_neigh
     launch: Launch, outside: int, serve: Callable[..., None]
 ) -> None:
     port = free_port()
-    server = launch(NetworkSpec(mode=NetworkMode.BRIDGE, ports=((port, 80),)))
+    server = launch(network=NetworkSpec(mode=NetworkMode.BRIDGE, ports=((port, 80),)))
     neighbour = launch()
     serve(80, *inside(server))
     assert ask(UPSTREAM, port, "nsenter", "-t", str(outside), "-n") == OUTSIDE
@@ -138,7 +138,7 @@ def test_an_instance_does_not_reach_the_host_s_loopback(launch: Launch, serve: C
 
 def test_an_instance_joins_another_s_network(launch: Launch, serve: Callable[..., None]) -> None:
     owner = launch()
-    guest = launch(NetworkSpec(mode=NetworkMode.CONTAINER, container=owner.id))
+    guest = launch(network=NetworkSpec(mode=NetworkMode.CONTAINER, container=owner.id))
     namespaces = {Path(f"/proc/{each.host_pids()[0]}/ns/net").readlink() for each in (owner, guest)}
     assert len(namespaces) == 1
     serve(7004, *inside(owner))
@@ -156,7 +156,7 @@ def test_a_port_that_is_taken_is_refused_and_nothing_remains(
 ) -> None:
     port = free_port()
     network = NetworkSpec(mode=NetworkMode.BRIDGE, ports=((port, 80),))
-    launch(network)
+    launch(network=network)
     default = driver.networks.definitions.demand(DEFAULT)
     before, leases = links(), driver.networks.leases(default)
     with pytest.raises(TareError, match=f"{port}/tcp: another container has published it"):
