@@ -60,8 +60,22 @@ def demand(batches: Iterable[Batch]) -> None:
 
 
 def present(path: Path) -> bool:
-    """Whether the group of control file `path` has it; of a group not yet made, whether the one above has."""
-    return path.exists() or (not path.parent.is_dir() and path.parent.parent.joinpath(path.name).exists())
+    """Whether the group of control file `path` has it; of a group not yet made, whether the next above that is has.
+
+    That may be the root of the hierarchy, which lacks some that every other group has.
+    """
+    if path.exists():
+        return True
+    above = path.parent
+    if above.is_dir():
+        return False
+    while not above.is_dir():
+        above = above.parent
+    if above.joinpath(path.name).exists():
+        return True
+    if above.joinpath("release_agent").exists():  # of v1
+        return path.name == "pids.max" or ".bfq." in path.name
+    return above.joinpath("cgroup.controllers").exists() and not above.joinpath("cgroup.events").exists()
 
 
 def lacking(name: str, file: str) -> TareError:

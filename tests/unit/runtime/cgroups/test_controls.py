@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.cgroups.controls import Control, demand, plain, put, replace_all
+from runtime.cgroups.controls import Control, demand, plain, present, put, replace_all
 from runtime.errors import TareError
 
 
@@ -71,3 +71,29 @@ def test_of_a_group_not_made_the_one_above_tells_what_there_is(tmp_path: Path) -
 def test_what_cannot_be_read_does_not_hold(tmp_path: Path) -> None:
     reading = plain("pids", tmp_path / "pids.max", "1").reading()
     assert (reading.holds, reading.read) == (False, "No such file or directory")
+
+
+@pytest.mark.parametrize(
+    ("root", "file", "told"),
+    [
+        (("release_agent", "memory.limit_in_bytes"), "memory.limit_in_bytes", True),
+        (("release_agent",), "pids.max", True),
+        (("release_agent",), "blkio.bfq.weight", True),
+        (("release_agent",), "blkio.weight", False),
+        (("release_agent",), "cpu.idle", False),
+        (("cgroup.controllers",), "memory.max", True),
+        (("cgroup.controllers", "cgroup.events"), "memory.max", False),
+    ],
+)
+def test_a_host_without_any_group_of_ours_is_told_by_its_root(
+    tmp_path: Path, root: tuple[str, ...], file: str, told: bool
+) -> None:
+    for name in root:
+        (tmp_path / name).touch()
+    assert present(tmp_path / "tare" / "id" / file) == told
+    assert present(tmp_path / "tare" / "deeper" / "id" / file) == told
+    (tmp_path / "tare").mkdir()
+    (tmp_path / "tare/cgroup.events").touch()
+    assert not present(tmp_path / "tare" / "id" / file)
+    (tmp_path / "tare" / file).touch()
+    assert present(tmp_path / "tare" / "id" / file)
