@@ -36,7 +36,8 @@ from runtime.spec import ImageRef, InstanceSpec
 from workloads.base import Workload, all_workloads
 
 IMAGE = ImageRef.parse("tare/debian:bookworm")
-_SEEDS = 1 << 31
+_SEEDS = 1 << 64
+_DRAWN = 1 << 31  # a person may have to type it
 _RUN_BYTES = 1 << 30  # what instances, their writable layers and a run's journal may need
 
 
@@ -98,14 +99,16 @@ def draft(options: Options) -> Draft:
     wanted = selector(options.select) if header is None else set(header.cells).__contains__
     kinds = {name: driver.kind for name, driver in drivers.items()}
     planned = schedule.plan(profile, kinds, workloads, wanted)
-    if header is not None and len(planned) != len(header.cells):
-        missing = sorted(set(header.cells) - {one.cell for one in planned})
+    missing = sorted(set(header.cells) - {one.cell for one in planned}) if header is not None else []
+    if missing:
         raise TareError(
             f"run {options.resume}", f"{missing[0]} is not known here", "resume it with the Tare it is from"
         )
     if not planned:
         raise UsageError("-k", f"no cell matches {options.select!r}", "see the names with: tare bench --list")
-    seed = header.seed if header else secrets.randbelow(_SEEDS) if options.seed is None else options.seed
+    seed = header.seed if header else secrets.randbelow(_DRAWN) if options.seed is None else options.seed
+    if not 0 <= seed < _SEEDS:
+        raise UsageError(f"--seed {seed}", "not a whole number from 0 to 2^64 - 1", "leave it out to have one drawn")
     return Draft(
         profile=profile,
         seed=seed,

@@ -54,7 +54,6 @@ class Journal:
 
         Raises ResultsError for a journal that cannot be read, JournalError for one in use.
         """
-        run = Run.load(directory)
         path = directory / JOURNAL
         try:
             fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
@@ -62,7 +61,12 @@ class Journal:
             raise JournalError(f"journal {path}", error.strerror or str(error), "make it writable") from error
         journal = cls(path, fd)
         journal._lock()
-        _cut_torn_line(fd)
+        try:
+            run = Run.load(directory)  # under the lock: whoever held it until now may have gone on with the run
+            _cut_torn_line(fd)
+        except BaseException:
+            journal.close()
+            raise
         return journal, run
 
     def _lock(self) -> None:

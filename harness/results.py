@@ -1,23 +1,32 @@
 """A run's data as it lies in its journal: header, records, facts, events; how to read them back.
 
 `journal.jsonl` in the run's directory is canonical: one JSON object a line, described by
-`harness/schema/journal.schema.json`. This module reads and shapes; writing crash-safely is
-`harness.journal`'s work, and judging is `harness.stats`'s. Standard library only.
+`harness/schema/journal.schema.json`, and nothing that does not obey it is read. This module reads and shapes;
+writing crash-safely is `harness.journal`'s work, and judging is `harness.stats`'s.
 """
 
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
+from functools import cache
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from runtime.errors import TareError
+from runtime.errors import TareError, printable
 from workloads.metric import Better, Metric, Phase, Sample
 
+if TYPE_CHECKING:
+    from jsonschema.protocols import Validator
+
 SCHEMA_VERSION = 1
+SCHEMA = Path(__file__).parent / "schema" / "journal.schema.json"
 JOURNAL = "journal.jsonl"
+_LARGEST = 1 << 64  # no count or clock is beyond, and a float holds it
+_SHOWN = 200  # characters of a complaint, which quotes what it is about
 
 
 class ResultsError(TareError):
@@ -140,39 +149,92 @@ def to_json(line: Line) -> dict[str, Any]:
 
 
 def from_json(raw: dict[str, Any]) -> Line:
-    """The inverse of `to_json`. Raises ResultsError for another schema version or a malformed line."""
+    """The inverse of `to_json`. Raises ResultsError for another schema version or what the schema refuses."""
     version = raw.get("schema")
     if version != SCHEMA_VERSION:
         raise ResultsError(
             "journal", f"schema version {version!r}, this Tare reads {SCHEMA_VERSION}", "use the Tare that wrote it"
         )
+    validator = _validators().get(str(raw.get("type")))
+    if validator is None:
+        raise ResultsError("journal", f"unknown line type {raw.get('type')!r}", "use the Tare that wrote it")
+    fault = next(validator.iter_errors(raw), None)
+    if fault is not None:
+        raise ResultsError("journal", f"malformed {raw['type']} line: {_told(fault.json_path, fault.message)}")
     body = {key: value for key, value in raw.items() if key not in ("type", "schema")}
+    match raw["type"]:
+        case "run":
+            body["drivers"] = tuple(DriverEntry(**entry) for entry in body["drivers"])
+            body["metrics"] = tuple(
+                Metric(**{**metric, "better": Better(metric["better"])}) for metric in body["metrics"]
+            )
+            body["cells"] = tuple(Cell(**cell) for cell in body["cells"])
+            return RunHeader(**body)
+        case "record":
+            body["cell"] = Cell(**body["cell"])
+            body["outcome"] = Outcome(body["outcome"])
+            body["samples"] = tuple(Sample(**{**sample, "phase": Phase(sample["phase"])}) for sample in body["samples"])
+            body["timeline"] = tuple((name, at_ns) for name, at_ns in body["timeline"])
+            return Record(**body)
+        case "facts":
+            body["limits"] = tuple(body["limits"])
+            return Facts(**body)
+        case _:
+            return Event(**body)
+
+
+@cache
+def _validators() -> Mapping[str, Validator]:
+    """A validator for each type of line."""
+    from jsonschema import Draft202012Validator  # which takes longer to import than most journals to read
+
+    schema = json.loads(SCHEMA.read_bytes())
+    types = ("run", "record", "facts", "event")
+    return {name: Draft202012Validator({"$defs": schema["$defs"], "$ref": f"#/$defs/{name}"}) for name in types}
+
+
+def _told(path: str, message: str) -> str:
+    text = printable(f"{path.removeprefix('$.')}: {message}")
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+
+
+def _object(row: bytes) -> dict[str, Any]:
+    """The JSON object of a line. Raises ResultsError for anything else, and for a number that no journal holds."""
     try:
-        match raw.get("type"):
-            case "run":
-                body["drivers"] = tuple(DriverEntry(**entry) for entry in body["drivers"])
-                body["metrics"] = tuple(
-                    Metric(**{**metric, "better": Better(metric["better"])}) for metric in body["metrics"]
-                )
-                body["cells"] = tuple(Cell(**cell) for cell in body["cells"])
-                return RunHeader(**body)
-            case "record":
-                body["cell"] = Cell(**body["cell"])
-                body["outcome"] = Outcome(body["outcome"])
-                body["samples"] = tuple(
-                    Sample(**{**sample, "phase": Phase(sample["phase"])}) for sample in body["samples"]
-                )
-                body["timeline"] = tuple((name, at_ns) for name, at_ns in body["timeline"])
-                return Record(**body)
-            case "facts":
-                body["limits"] = tuple(body["limits"])
-                return Facts(**body)
-            case "event":
-                return Event(**body)
-            case other:
-                raise ResultsError("journal", f"unknown line type {other!r}", "use the Tare that wrote it")
-    except (KeyError, TypeError, ValueError) as error:
-        raise ResultsError("journal", f"malformed {raw.get('type')} line: {error}") from error
+        raw = json.loads(row, parse_constant=_no_number, parse_float=_float, parse_int=_int)
+    except (ValueError, RecursionError) as error:
+        raise ResultsError("journal", f"not JSON: {error}"[:_SHOWN]) from error
+    if not isinstance(raw, dict):
+        raise ResultsError("journal", "not a JSON object")
+    return raw
+
+
+def _demand_new(line: Line, before: Sequence[Line], done: set[tuple[Cell, int]]) -> None:
+    """Raise ResultsError for what a journal holds once: its header, and what came of a cell in a block."""
+    if isinstance(line, RunHeader) and before:
+        raise ResultsError("journal", "a second run begins")
+    if isinstance(line, Record):
+        if (line.cell, line.block) in done:
+            raise ResultsError("journal", f"a second record of {line.cell} in block {line.block}")
+        done.add((line.cell, line.block))
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is no number")
+
+
+def _float(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is too large a number")
+    return value
+
+
+def _int(text: str) -> int:
+    value = int(text)
+    if abs(value) > _LARGEST:
+        raise ValueError(f"{text} is too large a number")
+    return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,20 +274,18 @@ class Run:
                 f"run {directory}", error.strerror or str(error), "name the directory of a run: results/<time>-<host>"
             ) from error
         lines: list[Line] = []
+        done: set[tuple[Cell, int]] = set()
         # What follows the last newline was being written when the writer died: torn, even where it parses.
         for number, row in enumerate(text.split(b"\n")[:-1], start=1):
             if not row:
                 continue
             try:
-                raw = json.loads(row)
-                if not isinstance(raw, dict):
-                    raise ValueError("not a JSON object")
-            except ValueError as error:
-                raise ResultsError(f"journal {path}, line {number}", str(error), "restore it from a copy") from error
-            try:
-                lines.append(from_json(raw))
+                line = from_json(_object(row))
+                _demand_new(line, lines, done)
             except ResultsError as error:
-                raise ResultsError(f"journal {path}, line {number}", error.why, error.do) from error
+                do = error.do or "restore it from a copy"
+                raise ResultsError(f"journal {path}, line {number}", error.why, do) from error
+            lines.append(line)
         if not lines or not isinstance(lines[0], RunHeader):
             raise ResultsError(f"journal {path}", "it does not begin with a run header", "start the run anew")
         return cls(

@@ -60,6 +60,8 @@ def test_without_a_seed_one_is_drawn() -> None:
         (Options(drivers=("odd",)), "no such driver"),
         (Options(select="nothing"), "no cell matches"),
         (Options(select="a and"), "a word is missing"),
+        (Options(seed=-1), "not a whole number from 0"),
+        (Options(seed=1 << 64), "not a whole number from 0"),
     ],
 )
 def test_a_wrong_name_is_a_usage_error(options: Options, why: str) -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from jsonschema import Draft202012Validator, ValidationError
 
 from harness.journal import Journal, JournalError, check_same, done
@@ -83,6 +88,18 @@ def test_a_second_writer_is_kept_out(tmp_path: Path) -> None:
         Journal.resume(tmp_path)
 
 
+def test_what_the_last_writer_added_before_it_let_go_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written(tmp_path)
+
+    def late(fd: int, operation: int) -> None:
+        os.write(fd, json.dumps(to_json(record(3))).encode() + b"\n")
+
+    monkeypatch.setattr("fcntl.flock", late)
+    journal, run = Journal.resume(tmp_path)
+    with journal:
+        assert (CELL, 3) in done(run)
+
+
 def test_a_run_is_never_begun_over_another(tmp_path: Path) -> None:
     before = written(tmp_path)
     with pytest.raises(JournalError, match="--resume"):
@@ -154,3 +171,102 @@ def test_the_schema_rejects_what_a_record_must_not_say(change: dict[str, object]
     validator.validate(line)
     with pytest.raises(ValidationError):
         validator.validate({**line, **change})
+
+
+Place = tuple[str | int, ...]
+SCALARS = (
+    st.none() | st.booleans() | st.integers(-9, 9) | st.sampled_from([0.5, -1.5]) | st.sampled_from(["", "ok", "x"])
+)
+WRONG = SCALARS | st.lists(SCALARS, max_size=2) | st.dictionaries(st.sampled_from(["a", "value"]), SCALARS, max_size=2)
+
+
+def places(value: Any, above: Place = ()) -> Iterator[Place]:
+    """Where something could be wrong in a line."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in items:
+        yield (*above, key)
+        yield from places(inner, (*above, key))
+
+
+def every_line() -> list[dict[str, Any]]:
+    lines: list[Line] = [
+        header(),
+        record(0),
+        record(1, outcome=Outcome.FAILED, reason="it broke", samples=()),
+        Facts(driver="native", facts={"kernel": "6.1"}, limits=({"name": "cpus", "holds": True},)),
+        Event(event="finished", at_utc="2026-01-02T03:04:05Z", figures={"elapsed_s": 1.0}, detail="all of it"),
+    ]
+    plain: list[dict[str, Any]] = json.loads(json.dumps([to_json(line) for line in lines]))
+    return plain
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"settings": {"time_factor": "2"}},
+        {"settings": {"key_metrics": 1}},
+        {"settings": {"limits": {"cpus": "1"}}},
+        {"host": {"cpu": "old"}},
+        {"host": {"clock": {"monotonic_step_ns": "1"}}},
+    ],
+)
+def test_what_is_used_of_settings_and_host_is_of_its_type(tmp_path: Path, change: dict[str, object]) -> None:
+    with pytest.raises(ResultsError, match=f"line 1: malformed run line: {next(iter(change))}"):
+        load_of(tmp_path, [json.dumps({**every_line()[0], **change})])
+
+
+def load_of(directory: Path, lines: list[str]) -> Run:
+    (directory / JOURNAL).write_text("".join(f"{line}\n" for line in lines))
+    return Run.load(directory)
+
+
+@given(data=st.data())
+def test_what_the_schema_refuses_is_never_read_and_all_else_is(
+    data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    lines = every_line()
+    number = data.draw(st.integers(0, len(lines) - 1))
+    *way, last = data.draw(st.sampled_from(list(places(lines[number]))))
+    damaged = copy.deepcopy(lines[number])
+    inner: Any = damaged
+    for key in way:
+        inner = inner[key]
+    if data.draw(st.booleans()):
+        inner[last] = data.draw(WRONG)
+    else:
+        del inner[last]
+    lines[number] = damaged
+    obeys = Draft202012Validator(json.loads(SCHEMA.read_text())).is_valid(damaged)
+    directory = tmp_path_factory.mktemp("journal", numbered=True)
+    (directory / JOURNAL).write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    if obeys and len({(str(line["cell"]), line["block"]) for line in lines[1:3]}) == 2:
+        Run.load(directory)
+        return
+    with pytest.raises(ResultsError, match=f"line {3 if obeys else number + 1}: ") as refused:
+        Run.load(directory)
+    assert len(str(refused.value)) < 600
+    assert str(refused.value).isprintable()
+
+
+@pytest.mark.parametrize("text", ["NaN", "Infinity", "-Infinity", "1e999", "1" + "0" * 30, "9" * 5000, "[" * 100_000])
+def test_what_is_no_number_that_a_journal_holds_is_refused(tmp_path: Path, text: str) -> None:
+    lines = [json.dumps(line) for line in every_line()]
+    lines[1] = lines[1].replace('"value": 1.5', f'"value": {text}')
+    with pytest.raises(ResultsError, match="line 2"):
+        load_of(tmp_path, lines)
+
+
+def test_a_line_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    lines = [json.dumps(line) for line in every_line()]
+    with pytest.raises(ResultsError, match=r"line 3: a second record of boot\[native\] in block 0"):
+        load_of(tmp_path, [*lines[:2], lines[1]])
+    with pytest.raises(ResultsError, match="line 3: a second run begins"):
+        load_of(tmp_path, [*lines[:2], lines[0]])
+
+
+def test_a_line_torn_at_every_byte_is_dropped(tmp_path: Path) -> None:
+    whole = written(tmp_path)
+    last = whole.rindex(b"\n", 0, -1) + 1
+    for cut in range(last, len(whole)):
+        (tmp_path / JOURNAL).write_bytes(whole[:cut])
+        assert len(Run.load(tmp_path).records) == 2
