@@ -57,6 +57,7 @@ COMMANDS = {
     "tag": "runtime.commands.images",
     "top": "runtime.commands.showing",
     "unpause": "runtime.commands.containers",
+    "update": "runtime.commands.containers",
     "vm": "runtime.commands.vm",
     "volume": "runtime.commands.volumes",
     "wait": "runtime.commands.containers",

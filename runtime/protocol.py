@@ -7,6 +7,7 @@ A connection begins with the keeper's `hello`; then one request, and what follow
     wait          → ended, or refused; at once, or when the last output is in the log, too
     kept          → kept, with the ids
     forgo         → forgone: a container is not started again by itself
+    change        → changed: limits or the restart policy of one that runs
     gave-up       → forgone: the start that was to follow an end has failed, and why
     ended         comes last to whoever is attached or waits: the exit code, and whether memory ran out
 """
@@ -16,7 +17,7 @@ from __future__ import annotations
 import marshal
 from typing import Any, Final
 
-VERSION: Final = 2
+VERSION: Final = 3
 SOCKET: Final = "keeper.sock"
 MESSAGE_BYTES: Final = 1 << 20
 

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
+from runtime.cgroups.resources import Resources
 from runtime.commands import wishes
 from runtime.container import devices
 from runtime.container.options import HOST, PRIVATE, SHM_BYTES, Options
@@ -32,6 +33,7 @@ _OPTIONS: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (("-e", "--env"), _MANY, "Set NAME=VALUE; NAME alone takes the value it has here."),
     (("--env-file",), _MANY, "Set what the lines of FILE say."),
     (("-l", "--label"), _MANY, "Label it KEY=VALUE."),
+    (("--annotation",), _MANY, "Put KEY=VALUE into its OCI configuration."),
     (("--label-file",), _MANY, "Label it with the lines of FILE."),
     (("-w", "--workdir"), _ONE, "Working directory inside."),
     (("-u", "--user"), _ONE, "UID[:GID] or names of the image."),
@@ -62,8 +64,11 @@ _OPTIONS: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (("--device-write-iops",), _MANY, "DEVICE:RATE in operations a second."),
     (("--network", "--net"), _ONE, "bridge, none, host or container:NAME."),
     (("-p", "--publish"), _MANY, "Publish [[IP:]HOST:]PORT[/udp]; HOST and PORT may be ranges, 8000-8005:80-85."),
-    (("--expose",), _MANY, "Note that PORT is used."),
+    (("-P", "--publish-all"), _FLAG, "Publish every port that the image or --expose names, on any that are free."),
+    (("--expose",), _MANY, "Note that PORT, or a range of them, is used."),
     (("--dns",), _MANY, "A name server."),
+    (("--dns-search",), _MANY, "A domain to look names up in; . is none."),
+    (("--dns-option",), _MANY, "An option of resolv.conf(5)."),
     (("--add-host",), _MANY, "HOST:IP for /etc/hosts."),
     (("-v", "--volume"), _MANY, "Mount [SOURCE:]TARGET[:ro]."),
     (("--mount",), _MANY, "Mount type=bind|volume|tmpfs,source=…,target=…."),
@@ -82,23 +87,40 @@ _OPTIONS: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (("--ulimit",), _MANY, "NAME=SOFT[:HARD]."),
     (("--shm-size",), _ONE, "Size of /dev/shm (64m)."),
     (("--oom-score-adj",), _ONE, "-1000 to 1000."),
+    (("--oom-kill-disable",), _FLAG, "At its memory limit let it wait, not be killed (cgroup v1)."),
     (("--stop-signal",), _ONE, "What asks it to end (SIGTERM)."),
     (("--stop-timeout",), _ONE, "Seconds until it is killed (10)."),
     (("--restart",), _ONE, "Start it again when it ends: no, on-failure[:N], always or unless-stopped."),
     (("--log-driver",), _ONE, "Only json-file."),
     (("--log-opt",), _MANY, "max-size=SIZE, max-file=N."),
     (("--pull",), _ONE, "missing, always or never."),
+    (("--platform",), _ONE, "OS/ARCH; only this host's can run."),
+    (("--no-healthcheck",), _FLAG, "As without: nothing checks the health of containers."),
     (("-q", "--quiet"), _FLAG, "Say nothing while pulling."),
     (("--cidfile",), _ONE, "Write its id to FILE, which must not exist."),
 )
+# Those that `update` has, too.
+_UPDATED = {
+    *("--cpus", "--cpu-shares", "--cpu-period", "--cpu-quota", "--cpuset-cpus", "--cpuset-mems", "--memory"),
+    *("--memory-swap", "--memory-reservation", "--pids-limit", "--blkio-weight", "--restart"),
+}
 # Known to Docker, without an effect here that could be honest.
 _REFUSED = {
-    "--health-cmd": "nothing checks the health of containers",
+    **dict.fromkeys(
+        (
+            *("--health-cmd", "--health-interval", "--health-retries", "--health-timeout"),
+            *("--health-start-period", "--health-start-interval"),
+        ),
+        "nothing checks the health of containers",
+    ),
+    **dict.fromkeys(("--cpu-rt-period", "--cpu-rt-runtime"), "no kernel of a distribution has real-time groups"),
+    "--link-local-ip": "addresses come from a pool",
+    "--ip6": "networks are IPv4",
+    "--volume-driver": "volumes are directories of this host",
     "--gpus": "devices are given one by one, with --device",
     "--link": "containers are found by their addresses",
     "--volumes-from": "name the volumes, with -v",
     "--runtime": "there is one runtime; for others: tare bench --drivers",
-    "--platform": "the image's platform must be this host's",
     "--mac-address": "the address is chosen from the container's IP address",
     "--ip": "addresses come from a pool",
     "--network-alias": "there is no name server for containers",
@@ -126,6 +148,22 @@ def options(command: _Command) -> _Command:
     return call  # type: ignore[return-value]
 
 
+def update_options(command: _Command) -> _Command:
+    """Declare those that a container can be changed by; the command gets them as `options` gives them."""
+    chosen = [option for option in _OPTIONS if _UPDATED & set(option[0])]
+
+    @functools.wraps(command)
+    def call(**values: Any) -> Any:
+        given = {_variable(names): () if kind == _MANY else None for names, kind, _ in _OPTIONS}
+        return command(
+            given=given | {_variable(names): values.pop(_variable(names)) for names, _, _ in chosen}, **values
+        )
+
+    for names, _, text in reversed(chosen):
+        call = click.option(*names, _variable(names), help=text)(call)
+    return call  # type: ignore[return-value]
+
+
 def _variable(names: Sequence[str]) -> str:
     long = next(name for name in names if name.startswith("--"))
     return long.removeprefix("--").replace("-", "_")
@@ -145,6 +183,7 @@ def wanted(given: dict[str, Any], image: str, argv: Sequence[str]) -> Wanted:
         raise UsageError(f"--log-driver {given['log_driver']}", "not supported", "use json-file")
     if given["pull"] not in (None, "missing", "always", "never"):
         raise UsageError(f"--pull {given['pull']}", "not known", "use missing, always or never")
+    _check_platform(given["platform"])
     return Wanted(
         image=image,
         options=replace(security, **_process(given, argv), **_place(given, network)),
@@ -154,6 +193,7 @@ def wanted(given: dict[str, Any], image: str, argv: Sequence[str]) -> Wanted:
         pull=given["pull"] or "missing",
         quiet=given["quiet"],
         auto_ids=_auto_ids(given["userns"]),
+        publish_all=_publish_all(given, network),
     )
 
 
@@ -191,30 +231,16 @@ def _process(given: dict[str, Any], argv: Sequence[str]) -> dict[str, Any]:
 
 
 def _place(given: dict[str, Any], network: str) -> dict[str, Any]:
-    rates = [(f"--{name}", given[name.replace("-", "_")]) for name in _RATES]
     return {
         "hostname": given["hostname"] or (os.uname().nodename if network == HOST else None),
         "domainname": given["domainname"],
         "labels": _labels(given),
+        "annotations": dict(wishes.pair("--annotation", text) for text in given["annotation"]),
         "read_only": given["read_only"],
         "shm_bytes": SHM_BYTES if given["shm_size"] is None else wishes.size("--shm-size", given["shm_size"]),
         "devices": tuple(grant for text in given["device"] for grant in devices.grants(text)),
         "device_rules": tuple(wishes.device_rule(text) for text in given["device_cgroup_rule"]),
-        "resources": wishes.resources(
-            wishes.memory(
-                given["memory"], given["memory_swap"], given["memory_reservation"], given["memory_swappiness"]
-            ),
-            wishes.cpu(
-                given["cpus"],
-                given["cpu_shares"],
-                given["cpu_period"],
-                given["cpu_quota"],
-                given["cpuset_cpus"],
-                given["cpuset_mems"],
-            ),
-            wishes.block_io(given["blkio_weight"], given["blkio_weight_device"], rates),
-            given["pids_limit"],
-        ),
+        "resources": resources(given),
         "network": network if network == HOST or network.startswith(CONTAINER) else PRIVATE,
         "pid": _namespace("--pid", given["pid"], (HOST,)),
         "ipc": _namespace("--ipc", given["ipc"], (HOST, PRIVATE, "shareable")),
@@ -222,6 +248,30 @@ def _place(given: dict[str, Any], network: str) -> dict[str, Any]:
         "cgroupns": _namespace("--cgroupns", given["cgroupns"], (HOST, PRIVATE), joins=False),
         "sysctls": dict(wishes.pair("--sysctl", text) for text in given["sysctl"]),
     }
+
+
+def resources(given: dict[str, Any]) -> Resources:
+    """The limits asked for. Raises UsageError."""
+    rates = [(f"--{name}", given[name.replace("-", "_")]) for name in _RATES]
+    return wishes.resources(
+        wishes.memory(
+            given["memory"],
+            given["memory_swap"],
+            given["memory_reservation"],
+            given["memory_swappiness"],
+            kills=not given["oom_kill_disable"],
+        ),
+        wishes.cpu(
+            given["cpus"],
+            given["cpu_shares"],
+            given["cpu_period"],
+            given["cpu_quota"],
+            given["cpuset_cpus"],
+            given["cpuset_mems"],
+        ),
+        wishes.block_io(given["blkio_weight"], given["blkio_weight_device"], rates),
+        given["pids_limit"],
+    )
 
 
 _RATES = ("device-read-bps", "device-write-bps", "device-read-iops", "device-write-iops")
@@ -241,7 +291,7 @@ def _settings(given: dict[str, Any], network: str, ports: tuple[tuple[str, int, 
         restart_most=most,
         network=network,
         ports=ports,
-        exposed=tuple(_exposed(text) for text in given["expose"]),
+        exposed=tuple(port for text in given["expose"] for port in _exposed(text)),
         labels=_labels(given),
         stop_signal=wishes.signal_number(given["stop_signal"]) if given["stop_signal"] else 0,
         stop_timeout_s=defaults.stop_timeout_s
@@ -252,6 +302,8 @@ def _settings(given: dict[str, Any], network: str, ports: tuple[tuple[str, int, 
         privileged=given["privileged"],
         binds=given["volume"],
         dns=given["dns"],
+        dns_search=given["dns_search"],
+        dns_options=given["dns_option"],
         extra_hosts=tuple(_host(text) for text in given["add_host"]),
     )
 
@@ -305,12 +357,34 @@ def _ports(texts: Sequence[str], network: str) -> tuple[tuple[str, int, int, str
     return tuple((port.host, port.host_port, port.port, port.protocol) for port in parse_all(texts))
 
 
-def _exposed(text: str) -> str:
-    number, _, protocol = text.partition("/")
-    wishes.whole("--expose", number, 1, 65535)
-    if protocol not in ("", "tcp", "udp"):
-        raise UsageError(f"--expose {text}", "not a protocol known here", "use tcp or udp")
-    return f"{number}/{protocol or 'tcp'}"
+def _publish_all(given: dict[str, Any], network: str) -> bool:
+    if given["publish_all"] and network in ("none", HOST):
+        raise UsageError("--publish-all", f"ports are published on a bridge, not with --network {network}")
+    return bool(given["publish_all"])
+
+
+def _exposed(text: str) -> Iterator[str]:
+    from runtime.network.ports import parse
+
+    if ":" in text:
+        raise UsageError(f"--expose {text}", "names ports of the container alone", "publish them with -p")
+    try:
+        ports = parse(text)
+    except UsageError as error:
+        raise UsageError(f"--expose {text}", error.why, "write PORT[/udp]") from None
+    for port in ports:
+        yield f"{port.port}/{port.protocol}"
+
+
+def _check_platform(text: str | None) -> None:
+    """Raise UsageError unless this host can run it."""
+    if not text:
+        return
+    from runtime.images.pull import Platform
+
+    wanted, here = Platform.parse(text), Platform.here()
+    if not wanted.fits({"os": here.os, "architecture": here.architecture}):
+        raise UsageError(f"--platform {text}", f"this host runs {here}", "leave it out")
 
 
 def _host(text: str) -> str:

@@ -218,6 +218,26 @@ def _start(containers: Containers, name: str) -> None:
         contact.close()
 
 
+@click.command(cls=_Run)
+@asking.update_options
+@_names
+def update(given: dict[str, Any], names: Sequence[str]) -> int:
+    """Change limits of CONTAINERs, running or not, and whether they are started again. What is not said stays."""
+    _need_root()
+    if not any(given.values()):
+        raise UsageError("update", "nothing to change", "give a limit, or --restart")
+    containers = _containers()
+
+    def change(name: str) -> None:
+        record = containers.find(name)
+        policy = wishes.restart(given["restart"], record.settings.auto_remove) if given["restart"] else None
+        had = containers.state.document(record.id).get("linux", {}).get("resources", {}).get("memory", {})
+        known = {"memory": str(had["limit"])} if given["memory_swap"] and not given["memory"] and "limit" in had else {}
+        containers.update(record, asking.resources(given | known), policy)
+
+    return each(names, change)
+
+
 @click.command()
 @_names
 @click.option("-t", "--time", "--timeout", "time_s", type=int, metavar="SECONDS", help="Kill it after so long.")

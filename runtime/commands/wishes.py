@@ -58,8 +58,10 @@ def size(name: str, text: str, *, unlimited: bool = False, least: int = 0) -> in
     return found
 
 
-def memory(limit: str | None, swap: str | None, reservation: str | None, swappiness: str | None) -> Memory | None:
-    """`-m`, `--memory-swap` (memory and swap together), `--memory-reservation`, `--memory-swappiness`."""
+def memory(
+    limit: str | None, swap: str | None, reservation: str | None, swappiness: str | None, *, kills: bool = True
+) -> Memory | None:
+    """`-m`, `--memory-swap` (both together), `--memory-reservation`, `--memory-swappiness`, `--oom-kill-disable`."""
     limit_bytes = None if limit is None else size("--memory", limit, least=6 << 20)
     swap_bytes = None if swap is None else size("--memory-swap", swap, unlimited=True)
     low = None if reservation is None else size("--memory-reservation", reservation)
@@ -74,6 +76,7 @@ def memory(limit: str | None, swap: str | None, reservation: str | None, swappin
         swap=swap_bytes or None,
         reservation=low,
         swappiness=None if swappiness is None else whole("--memory-swappiness", swappiness, 0, 100),
+        disable_oom_killer=None if kills else True,
     )
     return None if found == Memory() else found
 
@@ -90,20 +93,27 @@ def cpu(
         period_us, quota_us = PERIOD_US, _quota(cpus)
     if quota_us is not None and 0 < quota_us < 1000:
         raise UsageError("--cpu-quota", "must be at least 1000 µs", "give more")
-    for name, numbers in (("--cpuset-cpus", cpuset), ("--cpuset-mems", mems)):
-        if numbers is not None:
-            try:
-                parse_cpuset(numbers)
-            except UsageError as error:
-                raise UsageError(f"{name} {numbers!r}", error.why, error.do) from None
+    for name, numbers, kind in (("--cpuset-cpus", cpuset, "cpu"), ("--cpuset-mems", mems, "node")):
+        if numbers:
+            _demand_online(name, numbers, Path(f"/sys/devices/system/{kind}/online"))
     found = Cpu(
         shares=None if shares is None else whole("--cpu-shares", shares, 2, 262144),
         period=period_us,
         quota=quota_us or None,
-        cpus=cpuset,
-        mems=mems,
+        cpus=cpuset or None,
+        mems=mems or None,
     )
     return None if found == Cpu() else found
+
+
+def _demand_online(name: str, numbers: str, online: Path) -> None:
+    try:
+        wanted = parse_cpuset(numbers)
+    except UsageError as error:
+        raise UsageError(f"{name} {numbers!r}", error.why, error.do) from None
+    there = online.read_text().strip() if online.exists() else "0"
+    if not wanted <= parse_cpuset(there):
+        raise UsageError(f"{name} {numbers}", f"this host has {there}", "choose among them")
 
 
 def _quota(cpus: str) -> int:

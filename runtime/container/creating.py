@@ -6,7 +6,7 @@ Nothing of it exists on the host until it is started. Not the words of the comma
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -70,12 +70,15 @@ class Creation:
             config = defaults.build(image.config, options, layers=layers)
             check(config, self._ground.group(container_id, config))
             inner = image.config.get("config") or {}
+            ports = wanted.settings.ports
+            exposed = tuple(dict.fromkeys((*wanted.settings.exposed, *(inner.get("ExposedPorts") or {}))))
             settings = replace(
                 wanted.settings,
                 network=network,
+                ports=(*ports, *(_published(ports, exposed) if wanted.publish_all else ())),
                 labels={**(inner.get("Labels") or {}), **wanted.settings.labels},
                 stop_signal=wanted.settings.stop_signal or _stop_signal(inner),
-                exposed=tuple(dict.fromkeys((*wanted.settings.exposed, *(inner.get("ExposedPorts") or {})))),
+                exposed=exposed,
                 entrypoint=tuple(
                     wanted.options.entrypoint
                     if wanted.options.entrypoint is not None
@@ -156,6 +159,19 @@ class Creation:
             if resolved.volume is not None and resolved.copy:
                 volumes.populate(resolved.volume, layers, resolved.mount.destination)
         return [resolved.mount for resolved in found]
+
+
+def _published(
+    ports: Sequence[tuple[str, int, int, str]], exposed: Sequence[str]
+) -> Iterator[tuple[str, int, int, str]]:
+    """Any free port of the host for each that is exposed and not published already. Raises UsageError."""
+    from runtime.network.ports import parse
+
+    known = {(inside, protocol) for _, _, inside, protocol in ports}
+    for text in exposed:
+        for port in parse(text):
+            if (port.port, port.protocol) not in known:
+                yield port.host, 0, port.port, port.protocol
 
 
 def _stop_signal(inner: Mapping[str, Any]) -> int:

@@ -77,7 +77,9 @@ def build(image_config: Mapping[str, Any], options: Options, *, layers: Sequence
         hostname=options.host_name,
         domainname=options.domainname,
         mounts=system.mounts(options),
-        annotations={key: value for key, value in {**image.labels, **options.labels}.items() if key},
+        annotations={
+            key: value for key, value in {**image.labels, **options.labels, **options.annotations}.items() if key
+        },
         linux=_linux(options),
     )
     checked = decode.parse(decode.document(config), "container")

@@ -105,6 +105,10 @@ class Keeper:
                     self._wait(session, container_id, drained)
                 case ("forgo", str(container_id)):
                     self._forgo(session, container_id)
+                case ("change", str(container_id), dict(changes)):
+                    if container_id in self._containers:
+                        self._containers[container_id].change(changes)
+                    session.tell("changed")
                 case ("gave-up", str(container_id), str(finished_at), str(why)):
                     self.restarts.fail(container_id, finished_at, why)
                     session.tell("forgone")

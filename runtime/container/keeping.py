@@ -304,6 +304,11 @@ class Container(Process):
         """By a program of ours, as a start takes more than a keeper has."""
         self.keeper.help(list(self.request["restarter"]), dict(self.request["environment"]), done)
 
+    def change(self, changes: Mapping[str, Any]) -> None:
+        """Go by this from now on, instead of what the start was asked with."""
+        self.request = {**self.request, **changes}
+        self.policy = self.request["restart"]
+
     def stay_ended(self, why: str = "") -> None:
         """It is not started again: `stop` has said so, or it failed for the reason `why`."""
         self.policy = NO, 0

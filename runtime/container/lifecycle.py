@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
+from runtime.cgroups.resources import Resources
 from runtime.container import decode, events
 from runtime.container.config import Config
 from runtime.container.contact import Contact, Running, Summons, connect
@@ -311,6 +312,40 @@ class Containers:
             self.state.rename(fresh, name)
         self.tell(replace(record, name=name), "rename", oldName=record.name)
 
+    def update(self, record: Record, resources: Resources, policy: tuple[str, int] | None = None) -> None:
+        """Change limits, at once where it runs and for every start to come, and whether it is started again.
+
+        What `resources` does not say stays. Raises TareError, nothing changed, for what the host cannot enforce.
+        """
+        with self.state.locked(record) as fresh:
+            document = self.state.document(fresh.id)
+            linux = document.setdefault("linux", {})
+            linux["resources"] = _merged(linux.get("resources", {}), decode.document(resources))
+            config = decode.parse(joined(document, lambda _: 0), f"{fresh.directory}/config.json")
+            self.ground.group(fresh.id, config).check(config.linux.resources)
+            changes: dict[str, Any] = {}
+            if fresh.running:
+                group = self.ground.group(fresh.id, self.config(fresh))
+                group.update(resources)
+                changes = {"groups": tuple(str(directory) for directory in group.directories())}
+            self.state.rewrite(fresh, document)
+            self._configs.pop(fresh.id, None)
+            if policy is not None:
+                self.state.change(fresh, replace(fresh.settings, restart=policy[0], restart_most=policy[1]))
+                changes |= {"restart": policy, **self.ground.restarter(fresh)}
+            self._change_kept(fresh, changes)
+        if policy is not None and policy[0] == "no":
+            self._forgone(record)
+        self.tell(record, "update")
+
+    def _change_kept(self, record: Record, changes: Mapping[str, Any]) -> None:
+        """Have the keeper go by what has changed of what it was asked for at the start."""
+        contact = connect(self.host.run) if changes else None
+        if contact is not None:
+            with contact:
+                contact.ask("change", record.id, changes)
+                contact.hear()
+
     def settle(self, record: Record) -> Record:
         """Give back what an ended container still holds of the host; write down an end that nobody saw."""
         with self.state.locked(record) as fresh:
@@ -385,6 +420,12 @@ class Containers:
     def _demand_running(self, record: Record) -> None:
         if not record.running:
             raise TareError(f"container {record.name}", "it does not run", f"tare start {record.name}")
+
+
+def _merged(known: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Objects field by field, all else as asked."""
+    both = {key: _merged(known[key], asked[key]) for key in known if isinstance(asked.get(key), Mapping)}
+    return {**known, **asked, **both}
 
 
 def _started(record: Record, config: Config) -> Config:

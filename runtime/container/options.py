@@ -56,6 +56,7 @@ class Options:
     hostname: str | None = None
     domainname: str | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict)
 
     cap_add: tuple[str, ...] = ()
     cap_drop: tuple[str, ...] = ()

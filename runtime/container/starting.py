@@ -170,8 +170,9 @@ class Ground:
             for other in others:
                 address = address or (other.run.facts.get("address") if other.run is not None else None)
             found["/etc/hosts"] = hosts_file(hostname, address, extra)
-            if network != "none" or record.settings.dns:
-                found["/etc/resolv.conf"] = resolv_conf(host_resolv_conf(), record.settings.dns)
+            said = (record.settings.dns, record.settings.dns_search, record.settings.dns_options)
+            if network != "none" or any(said):
+                found["/etc/resolv.conf"] = resolv_conf(host_resolv_conf(), *said)
         return [(path, text) for path, text in found.items() if path not in mounted]
 
     def _filter(self, config: Config) -> tuple[bytes | None, int]:
@@ -186,7 +187,6 @@ class Ground:
         assert equipped.plan is not None
         settings, group = record.settings, equipped.group
         more = self.needs_network(record) or settings.auto_remove
-        restarts = settings.restart != "no"
         before = record.run or Run()
         return {
             "id": record.id,
@@ -208,12 +208,17 @@ class Ground:
             "after": self._program("settle_by_id", record) if more else (),
             "again": again,
             "restart": (settings.restart, settings.restart_most),
-            "restarter": self._program("start_again_by_id", record) if restarts else (),
-            "environment": dict(os.environ) if more or restarts else {},
+            "environment": dict(os.environ) if more else {},
             "events": str(self.host.root),
             "attributes": {"image": record.image, "name": record.name},
+            "restarter": (),
+            **(self.restarter(record) if settings.restart != "no" else {}),
             **session,
         }
+
+    def restarter(self, record: Record) -> dict[str, Any]:
+        """What the keeper needs to start it again: a program, and its variables."""
+        return {"restarter": self._program("start_again_by_id", record), "environment": dict(os.environ)}
 
     def _program(self, name: str, record: Record) -> tuple[str, ...]:
         """A process of its own that does `lifecycle.<name>` for a container."""

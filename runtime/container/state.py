@@ -56,6 +56,8 @@ class Settings:
     volumes: tuple[str, ...] = ()
     entrypoint: tuple[str, ...] = ()
     dns: tuple[str, ...] = ()
+    dns_search: tuple[str, ...] = ()
+    dns_options: tuple[str, ...] = ()
     extra_hosts: tuple[str, ...] = ()
 
 
@@ -289,6 +291,10 @@ class StateDirectory:
     def rewrite(self, record: Record, document: Mapping[str, Any]) -> None:
         """Exchange its OCI document; hold its lock."""
         write_json(record.directory / DOCUMENT, document)
+
+    def change(self, record: Record, settings: Settings) -> None:
+        """Give it other settings; hold its lock."""
+        write_json(record.directory / FACTS, _facts(replace(record, settings=settings)))
 
     def remove(self, record: Record) -> None:
         """Forget it with everything in its directory; hold its lock. A crash meanwhile leaves what `sweep` removes."""

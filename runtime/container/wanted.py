@@ -20,7 +20,8 @@ _PLACE = "/container:"
 class Wanted:
     """`options` without the mounts, which `mounts` ask for; namespaces of others as `container:NAME`.
 
-    `pull` is missing, always or never. `auto_ids` asks for a user namespace with ids of its own.
+    `pull` is missing, always or never. `auto_ids` asks for a user namespace with ids of its own, `publish_all` for
+    a port of the host for each that is exposed.
     """
 
     image: str
@@ -32,6 +33,7 @@ class Wanted:
     pull: str = "missing"
     quiet: bool = False
     auto_ids: bool = False
+    publish_all: bool = False
 
 
 def join(container_id: str, rest: str) -> str:

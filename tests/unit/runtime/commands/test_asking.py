@@ -8,10 +8,12 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from runtime.cgroups.resources import Memory
 from runtime.commands import asking
 from runtime.container.options import HOST, PRIVATE
 from runtime.container.wanted import Wanted, join, joined
 from runtime.errors import TareError, UsageError
+from runtime.images.pull import Platform
 
 
 def asked(*words: str) -> Wanted:
@@ -72,6 +74,14 @@ def test_everything_at_once() -> None:
         (("--init", "--pid", "host"), "--init"),
         (("--gpus", "all"), "--gpus"),
         (("--link", "x"), "--link"),
+        (("--health-cmd", "true"), "--health-cmd"),
+        (("--health-interval", "1s"), "--health-interval"),
+        (("--cpu-rt-runtime", "1"), "--cpu-rt-runtime"),
+        (("--platform", "linux/s390x"), "--platform linux/s390x: this host runs"),
+        (("--platform", "x"), "platform 'x'"),
+        (("--network", "none", "-P"), "--publish-all"),
+        (("--expose", "80:80"), "--expose 80:80"),
+        (("--annotation", "=1"), "--annotation"),
         (("--restart", "sometimes"), "--restart sometimes"),
         (("--log-driver", "syslog"), "--log-driver syslog"),
         (("--log-opt", "x=1"), "--log-opt x"),
@@ -96,6 +106,19 @@ def test_everything_at_once() -> None:
 def test_what_does_not_work_is_refused_by_name(words: tuple[str, ...], complaint: str) -> None:
     with pytest.raises(TareError, match=complaint):
         asked(*words, "debian")
+
+
+def test_what_docker_s_users_add_without_a_thought_is_understood() -> None:
+    wanted = asked(
+        *("--platform", str(Platform.here()), "--no-healthcheck", "-P", "--expose", "8000-8001/udp", "--expose", "80"),
+        *("--dns-search", "a.example", "--dns-option", "ndots:2", "--annotation", "a=b", "--oom-kill-disable"),
+        "debian",
+    )
+    settings, options = wanted.settings, wanted.options
+    assert (wanted.publish_all, settings.exposed) == (True, ("8000/udp", "8001/udp", "80/tcp"))
+    assert (settings.dns_search, settings.dns_options) == (("a.example",), ("ndots:2",))
+    assert options.annotations == {"a": "b"}
+    assert options.resources.memory == Memory(disable_oom_killer=True)
 
 
 def test_an_existing_cidfile_is_refused(tmp_path: Any) -> None:

@@ -63,6 +63,7 @@ def test_cpus_are_a_quota_by_another_name() -> None:
         ((None, None, None, "10", None, None), "--cpu-quota"),
         ((None, None, None, None, "3-1", None), "--cpuset-cpus"),
         ((None, None, None, None, None, "x"), "--cpuset-mems"),
+        ((None, None, None, None, "8000", None), "--cpuset-cpus 8000: this host has"),
     ],
 )
 def test_cpu_that_makes_no_sense(words: tuple[str | None, ...], complaint: str) -> None:
