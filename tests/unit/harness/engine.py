@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -157,3 +160,29 @@ def demand_schema(directory: Path) -> int:
     for line in lines:
         validator.validate(json.loads(line))
     return len(lines)
+
+
+def outcomes(records: tuple[Record, ...]) -> Counter[str]:
+    return Counter(str(record.outcome) for record in records)
+
+
+def everything(bench: Bench) -> set[tuple[Cell, int]]:
+    return {(one.cell, block) for one in bench.planned for block in range(1 if one.once else 2)}
+
+
+class Stopping(Observer):
+    """Ends the run as a user would, at a chosen moment."""
+
+    def __init__(self, after: int, number: int = signal.SIGINT) -> None:
+        self.after, self.number, self.seen = after, number, 0
+
+    def running(self, what: str, left_s: float) -> None:
+        self._count()
+
+    def ended(self, record: Record, left_s: float) -> None:
+        self._count()
+
+    def _count(self) -> None:
+        self.seen += 1
+        if self.seen == self.after:
+            os.kill(os.getpid(), self.number)

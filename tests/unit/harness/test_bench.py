@@ -25,8 +25,7 @@ from runtime.ledger import boot_id
 from runtime.spec import InstanceSpec
 from tests.fakes import FakeDriver, fake_host
 from tests.unit.harness import fakebench, trees
-from tests.unit.harness.engine import demand_schema
-from tests.unit.harness.test_runner import Stopping
+from tests.unit.harness.engine import Stopping, demand_schema
 
 
 @pytest.fixture(autouse=True)
