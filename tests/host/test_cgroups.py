@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import signal
 import subprocess
 import time
@@ -16,7 +15,6 @@ from runtime.cgroups.cgroup import Cgroup
 from runtime.cgroups.detect import detect, io_device, open_cgroup
 from runtime.errors import TareError
 from runtime.ledger import new_id
-from runtime.linux import procfs
 from runtime.spec import Limits
 from tests.conftest import skip_or_fail
 
@@ -73,24 +71,6 @@ def test_a_process_is_counted_where_it_joined(group: Cgroup, sleeper: subprocess
     assert usage.pids == 1
     assert usage.memory_bytes is not None
     assert usage.cpu_ns is not None
-
-
-def test_a_child_can_join_by_itself(group: Cgroup) -> None:
-    if not group.join_files():
-        pytest.skip("on v2 a process is born inside")
-    pid = os.fork()
-    if pid == 0:
-        for path in group.join_files():
-            path.write_text("0")
-        signal.pause()
-        os._exit(0)
-    while group.pids() != (pid,) and procfs.state(pid) != "Z":
-        pass
-    try:
-        assert f"/tare/{group.id}" in Path(f"/proc/{pid}/cgroup").read_text()
-    finally:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
 
 
 def test_a_frozen_process_does_not_run_until_thawed(group: Cgroup) -> None:

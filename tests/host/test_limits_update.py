@@ -22,11 +22,18 @@ from tests.host.groups import MIB, Inside, Make, hold, inside, make, spin, unles
 __all__ = ["make"]  # a fixture
 
 
-def test_a_process_joins_by_itself_wherever_the_group_has_a_directory(make: Make) -> None:
-    """On a hybrid host with a limit of huge pages that is v1 and v2 at once."""
-    group = unless_refused(
-        make, Resources(hugepage_limits=(HugepageLimit(page_size="2MB", limit=0),)), "hugepageLimits"
-    )
+# On a hybrid host that of huge pages is v1 and v2 at once.
+@pytest.mark.parametrize(
+    ("limit", "resources"),
+    [
+        ("pids", Resources(pids=Pids(limit=9))),
+        ("hugepageLimits", Resources(hugepage_limits=(HugepageLimit(page_size="2MB", limit=0),))),
+    ],
+)
+def test_a_process_joins_by_itself_wherever_the_group_has_a_directory(
+    make: Make, limit: str, resources: Resources
+) -> None:
+    group = unless_refused(make, resources, limit)
     if group is None or not group.join_files():
         pytest.skip("on v2 a process is born inside")
     child = os.fork()
