@@ -115,7 +115,8 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit(130) from None
     except click.ClickException as error:
         usage = error.ctx.get_usage() if isinstance(error, click.UsageError) and error.ctx else "tare --help"
-        click.echo(f"tare: {UsageError('command line', error.format_message().rstrip('.'), usage)}", err=True)
+        line = str(UsageError("command line", error.format_message().rstrip("."), usage))
+        click.echo(f"tare: {' '.join(line.split())}", err=True)
         raise SystemExit(2) from None
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

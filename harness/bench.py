@@ -65,6 +65,7 @@ class Draft:
     drivers: Mapping[str, type[Driver]]
     workloads: Mapping[str, type[Workload]]
     planned: tuple[Planned, ...]
+    select: str
     out: Path | None
     run: Run | None
     tune: bool
@@ -115,6 +116,7 @@ def draft(options: Options) -> Draft:
         drivers=drivers,
         workloads=workloads,
         planned=planned,
+        select=options.select,
         out=options.out,
         run=run,
         identify=options.identify,
@@ -301,7 +303,8 @@ def command(plan: Draft) -> str:
     words = ["tare", "bench", "--profile", plan.profile.name, "--drivers", ",".join(plan.drivers)]
     factor = plan.profile.time_factor
     stretch = [] if factor == 1.0 else ["--time-factor", f"{factor:g}"]
-    return shlex.join([*words, *stretch, *["--tune"] * plan.tune, "--seed", str(plan.seed)])
+    select = ["-k", plan.select] if plan.select else []
+    return shlex.join([*words, *select, *stretch, *["--tune"] * plan.tune, "--seed", str(plan.seed)])
 
 
 def ready_image(host: Host, observer: Observer, *, machine: bool) -> dict[str, str]:

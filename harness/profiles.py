@@ -9,7 +9,6 @@ a vm (`_BOOT_S`), all within one CPU.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -21,6 +20,7 @@ from runtime.spec import Limits
 COMPARATORS = ("docker", "runc", "crun", "youki", "runsc", "tare-oci")
 """Other ways to a container, measured to tell ours from theirs; no claim is about them."""
 
+_MOST_STRETCHED = 1000.0
 _BOOT_S = {"microvm": 3.5, "vm": 24.0, "docker": 0.5, "tare-oci": 0.4}
 
 
@@ -103,10 +103,11 @@ class Profile:
     def stretched(self, factor: float) -> Profile:
         """The profile for a host too slow for its times: `factor` times the budget and every bound, the same windows.
 
-        Raises UsageError for a factor below 1, which would cut off what is slow.
+        Raises UsageError for a factor below 1, which would cut off what is slow, and for absurd ones.
         """
-        if not 1.0 <= factor < math.inf:
-            raise UsageError(f"--time-factor {factor:g}", "must be a number from 1 up", "leave it out for 1")
+        if not 1.0 <= factor <= _MOST_STRETCHED:
+            why = f"must be a number from 1 to {_MOST_STRETCHED:g}"
+            raise UsageError(f"--time-factor {factor:g}", why, "leave it out for 1")
         return replace(
             self,
             budget_s=factor * self.budget_s,

@@ -9,6 +9,7 @@ from harness.results import Cell
 from runtime.errors import UsageError
 
 _WORD = re.compile(r"\s*([()]|[^\s()]+)")
+_MOST_WORDS = 200  # each may be a level to descend
 Test = Callable[[str], bool]
 
 
@@ -20,6 +21,8 @@ def selector(expression: str) -> Callable[[Cell], bool]:
     words = _WORD.findall(expression)
     if not words:
         return lambda cell: True
+    if len(words) > _MOST_WORDS:
+        raise _wrong(f"{len(words)} words, more than {_MOST_WORDS}")
     test, rest = _either(words)
     if rest:
         raise _wrong(f"{rest[0]!r} is one too many")

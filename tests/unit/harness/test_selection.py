@@ -34,7 +34,9 @@ def test_words_choose_cells_as_in_pytest(expression: str, chosen: list[int]) -> 
     assert [index for index, cell in enumerate(CELLS) if choose(cell)] == chosen
 
 
-@pytest.mark.parametrize("expression", ["and", "startup and", "(startup", "startup vm", "not", ")", "startup )"])
+@pytest.mark.parametrize(
+    "expression", ["(" * 3000, "and", "startup and", "(startup", "startup vm", "not", ")", "startup )"]
+)
 def test_anything_else_is_a_usage_error(expression: str) -> None:
     with pytest.raises(UsageError, match="-k"):
         selector(expression)

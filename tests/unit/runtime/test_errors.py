@@ -23,3 +23,10 @@ def test_an_error_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     with pytest.raises(SystemExit):
         tare.main([])
     assert capsys.readouterr().err == "tare: registry: it says: no\\x1b[2J (do not believe it)\n"
+
+
+def test_a_wrong_command_line_is_one_line_too(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        tare.main(["export", "somewhere"])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
