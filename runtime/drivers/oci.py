@@ -1,8 +1,8 @@
 """Other OCI runtimes as drivers, and ours by its command line: one adapter, one small class a runtime.
 
 Each gets what the `container` driver launches, as a bundle: the same configuration, layers, limits and filter. It is
-called as engines call it: `create`, then `start`; the agent's channel is a descriptor that `create` hands on. The root
-is mounted by us, in the host's mount namespace, as engines do. A network of its own with `lo`, or the host's: a bridge
+called once, as a user calls it: `run --detach`; the agent's channel is a descriptor that it hands on. The root is
+mounted by us, in the host's mount namespace, as engines do. A network of its own with `lo`, or the host's: a bridge
 is not a runtime's business. Which of them are installed is found out by `probe`, by a container that really runs.
 """
 
@@ -15,8 +15,9 @@ import shutil
 import signal
 import socket
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -45,8 +46,8 @@ from runtime.linux.pidfd import Pidfd
 from runtime.network.network import Networks
 from runtime.spec import InstanceSpec, Limits, NetworkMode
 
-CREATE_TIMEOUT_S = 30.0
-DELETE_TIMEOUT_S = 15.0
+RUN_TIMEOUT_S = 30.0
+ASK_TIMEOUT_S = 15.0  # for anything else
 _REHEARSED = b"tare"
 _HOSTS_PROGRAMS = ("/usr", "/bin", "/lib", "/lib64")
 _OCI_VERSION = "1.0.2"  # a bundle asks for nothing newer, and not every runtime takes a newer number
@@ -165,7 +166,7 @@ class OciDriver(Driver):
         group = open_cgroup("", Limits(), hierarchies=self._hierarchies)
         facts |= {
             "cgroups": f"{group.method} ({self._hierarchies.mode} host)",
-            "called": "create and start, as engines call it; its root is mounted before, within the time",
+            "called": "run --detach, once; its root is mounted before, within the time",
             "root file system": "overlay",
         }
         return Availability(True, facts=facts)
@@ -181,7 +182,7 @@ class OciDriver(Driver):
             for path in _HOSTS_PROGRAMS
             if Path(path).exists()
         ]
-        script = f"printf {_REHEARSED.decode()} >&{AGENT_FD}"
+        script = f"printf {_REHEARSED.decode()} >&{AGENT_FD}; read wait <&{AGENT_FD}"
         options = Options(argv=("/bin/sh", "-c", script), mounts=tuple(programs), no_new_privileges=True)
         text = self._text({}, options, Limits(), ())
         bundle, holdings = self._open()
@@ -189,12 +190,11 @@ class OciDriver(Driver):
         try:
             with ours, theirs:
                 self._furnish(bundle, holdings, (), text.replace(_HOSTNAME, bundle.id), [])
-                self._create(bundle, holdings, theirs.fileno())
-                self._run(bundle, "start", bundle.id, timeout_s=CREATE_TIMEOUT_S)
-                if not select.select([ours], [], [], CREATE_TIMEOUT_S)[0] or ours.recv(64) != _REHEARSED:
-                    raise TareError(
-                        f"{self.program} start", f"it said success and nothing ran. {bundle.tail()}".strip()
-                    )
+                with self._running(bundle, theirs):
+                    pass
+                self._demand_running(bundle, holdings)
+                if not _heard(ours) or ours.recv(64) != _REHEARSED:
+                    raise TareError(f"{self.program} run", f"its container said nothing. {bundle.tail()}".strip())
         finally:
             holdings.give_back(search=True)
 
@@ -229,7 +229,10 @@ class OciDriver(Driver):
         return json.dumps(document)
 
     def launch(self, prepared: Prepared) -> Instance:
-        """Mount, write the bundle, create, start; whatever fails, everything made until then is removed."""
+        """Mount, write the bundle, run; whatever fails, everything made until then is removed.
+
+        `spawned` is when its process is first heard of: by its own first word, or the runtime's that it runs.
+        """
         assert isinstance(prepared, PreparedBundle)
         timeline = Timeline()
         timeline.stamp("request")
@@ -238,19 +241,10 @@ class OciDriver(Driver):
             hostname = prepared.spec.hostname or bundle.id
             text = prepared.text.replace(_HOSTNAME, hostname)
             self._furnish(bundle, holdings, prepared.layers, text, files_for(prepared.spec, hostname))
-            ours, theirs = socket.socketpair()
-            with theirs:
-                holdings.channel = Channel(ours, timeline, bundle.tail)
-                cgroup = self._create(bundle, holdings, theirs.fileno())
-            timeline.stamp("spawned")
-            self._run(bundle, "start", bundle.id, timeout_s=CREATE_TIMEOUT_S)
+            self._start(bundle, holdings, timeline)
+            cgroup = self._demand_running(bundle, holdings)
             return OciInstance(
-                prepared,
-                timeline,
-                holdings,
-                cgroup,
-                bundle=bundle,
-                ask=lambda word: self._run(bundle, word, bundle.id, timeout_s=DELETE_TIMEOUT_S),
+                prepared, timeline, holdings, cgroup, bundle=bundle, ask=lambda word: self._ask(bundle, word)
             )
         except BaseException:
             with suppress(TareError):
@@ -261,7 +255,7 @@ class OciDriver(Driver):
         instance_id = new_id()
         bundle = Bundle(instance_id, self.host.run / "oci" / instance_id, self.host.root / "instances" / instance_id)
         entry = self._ledger.open(instance_id, self.name)
-        holdings = Holdings(entry, lambda: self._delete(bundle))
+        holdings = Holdings(entry, lambda: self._ask(bundle, "delete", "--force"))
         holdings.note("mark", instance_id)
         holdings.note("dir", str(bundle.layer))
         holdings.note("mount", str(bundle.rootfs))
@@ -285,28 +279,43 @@ class OciDriver(Driver):
         syscalls.mount(b"overlay", str(bundle.rootfs).encode(), b"overlay", 0, data)
         (bundle.directory / "config.json").write_text(text.replace(_ID, bundle.id).replace(_ROOT, str(bundle.rootfs)))
 
-    def _create(self, bundle: Bundle, holdings: Holdings, descriptor: int) -> Cgroup:
-        """Have the container made, and see for ourselves that it was."""
-        words = ("create", "--bundle", str(bundle.directory), "--pid-file", str(bundle.pid_file), *self.hand_on)
-        self._run(bundle, *words, bundle.id, timeout_s=CREATE_TIMEOUT_S, descriptor=descriptor)
+    def _start(self, bundle: Bundle, holdings: Holdings, timeline: Timeline) -> None:
+        """Have it run. Nobody reads what the agent says before it is seen here: `userland` is not before `spawned`."""
+        ours, theirs = socket.socketpair()
+        with theirs, ExitStack() as until_taken:
+            until_taken.enter_context(ours)
+            with self._running(bundle, theirs) as runtime:
+                _heard(ours, runtime)
+                timeline.stamp("spawned")
+                until_taken.pop_all()
+                holdings.channel = Channel(ours, timeline, bundle.tail)
+
+    def _demand_running(self, bundle: Bundle, holdings: Holdings) -> Cgroup:
+        """See for ourselves that its process runs. Raises TareError where there is none, or none any more."""
         cgroup = open_cgroup(bundle.id, hierarchies=self._hierarchies)
-        try:
+        start = None
+        with suppress(OSError, ValueError, OverflowError):
             pid = int(bundle.pid_file.read_text())
-        except (OSError, ValueError):
-            pid = 0
-        # A number is believed when the process is where the bundle wants it: whatever else has it is not ours.
-        start = process_start(pid) if pid in cgroup.pids() else None
+            holdings.process = Pidfd.of(pid)
+            # A number is believed when the process is where the bundle wants it: whatever else has it is not ours.
+            start = process_start(pid) if pid in cgroup.pids() else None
         if start is None:
-            raise TareError(f"{self.program} create", f"it said success and made no container. {bundle.tail()}".strip())
-        holdings.process = Pidfd.of(pid)
+            raise TareError(f"{self.program} run", f"it said success and nothing runs. {bundle.tail()}".strip())
         holdings.note("pid", f"{pid}:{start}")
         return cgroup
 
-    def _delete(self, bundle: Bundle) -> None:
-        self._run(bundle, "delete", "--force", bundle.id, timeout_s=DELETE_TIMEOUT_S)
+    def _ask(self, bundle: Bundle, *words: str) -> None:
+        with self._calling(bundle, *words, bundle.id, timeout_s=ASK_TIMEOUT_S):
+            pass
 
-    def _run(self, bundle: Bundle, *words: str, timeout_s: float, descriptor: int | None = None) -> None:
-        """Run one of the runtime's commands; what it prints goes to the console.
+    def _running(self, bundle: Bundle, theirs: socket.socket) -> AbstractContextManager[Pidfd]:
+        files = ("--bundle", str(bundle.directory), "--pid-file", str(bundle.pid_file))
+        words = ("run", *files, "--detach", *self.hand_on, bundle.id)
+        return self._calling(bundle, *words, timeout_s=RUN_TIMEOUT_S, descriptor=theirs.fileno())
+
+    @contextmanager
+    def _calling(self, bundle: Bundle, *words: str, timeout_s: float, descriptor: int | None = None) -> Iterator[Pidfd]:
+        """One of the runtime's commands under way; after the block it has succeeded. What it prints is on the console.
 
         Without pipes, and waiting on a pidfd: this is within the timed interval. Raises TareError when it fails or
         does not end in time; it and its process group are killed then.
@@ -323,16 +332,21 @@ class OciDriver(Driver):
         if descriptor is not None:
             actions.append((os.POSIX_SPAWN_DUP2, descriptor, AGENT_FD))
         what = f"{self.program} {words[0]}"
+        deadline_s = time.monotonic() + timeout_s
         try:
             pid = os.posix_spawn(self._found, argv, environment, file_actions=actions, setpgroup=0)
         except OSError as error:
             raise TareError(what, error.strerror or str(error), f"install {self.program}") from error
-        with Pidfd.of(pid) as process:
-            ended = process.wait(timeout_s)
+        ended = False
+        try:
+            with Pidfd.of(pid) as process:
+                yield process
+                ended = process.wait(max(0.0, deadline_s - time.monotonic()))
+        finally:
             if not ended:
                 with suppress(ProcessLookupError):
                     os.killpg(pid, signal.SIGKILL)
-        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         if not ended:
             raise TareError(what, f"not done after {timeout_s:g} s; killed")
         if code != 0:
@@ -350,6 +364,14 @@ class OciDriver(Driver):
         """Let others remove images."""
         self._images_used.close()
         self._networks.close()
+
+
+def _heard(*things: socket.socket | Pidfd) -> bool:
+    """Wait until one of them has something to say; False when none has for as long as a container may take to run."""
+    poller = select.poll()
+    for thing in things:
+        poller.register(thing, select.POLLIN)
+    return bool(poller.poll(RUN_TIMEOUT_S * 1000))
 
 
 class RuncDriver(OciDriver):

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import pytest
 
-from runtime.cgroups.detect import detect
 from runtime.container import dockerd
 from runtime.container.dockerd import Engine
 from runtime.container.leftovers import MARK
@@ -28,10 +27,19 @@ from runtime.errors import TareError
 from runtime.linux import procfs
 from runtime.spec import ImageRef, InstanceSpec, Ready
 from tests.conftest import skip_or_fail
+from tests.host.oci import groups
 
 pytestmark = pytest.mark.usefixtures("root_user")
 SPEC = InstanceSpec(image=ImageRef("nothing"), ready=Ready.USERLAND)
-Stand = Callable[[str], RuncDriver]
+DEBIAN = InstanceSpec(image=ImageRef.parse("tare/debian:bookworm"), ready=Ready.USERLAND)
+ONLY_CREATES = '[ $command = run ] || exec $real "$@"; exec $real $1 $2 create $4 $5 $6 $7 --preserve-fds 1 $id'
+ENDS_IT = """
+$real "$@" || exit
+[ $command = run ] || exit 0
+kill -9 $(cat $pid_file)
+while grep -q '^State:.[^ZX]' /proc/$(cat $pid_file)/status; do :; done
+"""
+Stand = Callable[..., RuncDriver]
 
 
 @pytest.fixture
@@ -40,13 +48,11 @@ def host(tmp_path: Path) -> Host:
 
 
 @pytest.fixture
-def runc(host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stand]:
+def stand(host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stand]:
     """A driver for a `runc` that is this shell script; `$command` is what it is asked, `$pid_file` and `$id` how."""
-    monkeypatch.setattr(oci, "CREATE_TIMEOUT_S", 1.0)
-    monkeypatch.setattr(oci, "DELETE_TIMEOUT_S", 1.0)
     made: list[RuncDriver] = []
 
-    def stand(script: str) -> RuncDriver:
+    def stand(script: str, host: Host = host) -> RuncDriver:
         program = tmp_path / "bin/runc"
         program.parent.mkdir()
         lines = ("#!/bin/sh", f"real={shutil.which('runc')}", "command=$3", "pid_file=$7", "for id; do :; done", script)
@@ -59,6 +65,22 @@ def runc(host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
     yield stand
     for driver in made:
         driver.close()
+
+
+@pytest.fixture
+def runc(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> Stand:
+    """One that is not given long."""
+    monkeypatch.setattr(oci, "RUN_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(oci, "ASK_TIMEOUT_S", 1.0)
+    return stand
+
+
+@pytest.fixture
+def altered(stand: Stand, bench_host: Host) -> Stand:
+    """One whose script calls the true runc, `$real`, for containers of the bench image."""
+    if shutil.which("runc") is None:
+        skip_or_fail("runc is not installed")
+    return lambda script: stand(script, bench_host)
 
 
 def prepared(tmp_path: Path) -> PreparedBundle:
@@ -76,13 +98,15 @@ def demand_nothing_left(host: Host) -> None:
 @pytest.mark.parametrize(
     ("script", "said"),
     [
-        ("exit 0", "said success and made no container"),
-        ("[ $command = create ] || exit 0; echo 'no such thing' >&2; exit 1", r"create: exit 1: no such thing"),
-        ("kill -9 $$", "create: exit -9"),
-        ("sleep 600", "create: not done after 1 s; killed"),
-        ("[ $command = create ] && echo garbage > $pid_file", "made no container"),
+        ("exit 0", "said success and nothing runs"),
+        ("[ $command = run ] || exit 0; echo 'no such thing' >&2; exit 1", "run: exit 1: no such thing"),
+        ("kill -9 $$", "run: exit -9"),
+        ("sleep 600", "run: not done after 1 s; killed"),
+        ("printf U >&3; sleep 600", "run: not done after 1 s; killed"),
+        ("[ $command = run ] && echo garbage > $pid_file", "nothing runs"),
+        ("[ $command = run ] && echo 99999999999999999999 > $pid_file", "nothing runs"),
     ],
-    ids=["lies", "fails", "dies", "hangs", "babbles"],
+    ids=["lies", "fails", "dies", "hangs", "speaks and hangs", "babbles", "exaggerates"],
 )
 def test_a_runtime_that_misbehaves_is_an_error_and_leaves_nothing(
     runc: Stand, host: Host, tmp_path: Path, script: str, said: str
@@ -96,7 +120,7 @@ def test_a_runtime_that_misbehaves_is_an_error_and_leaves_nothing(
 
 def test_what_a_runtime_leaves_running_ends(runc: Stand, host: Host, tmp_path: Path) -> None:
     seen = tmp_path / "seen"
-    driver = runc(f"[ $command = create ] && {{ setsid sleep 600 & echo $! $TARE_INSTANCE > {seen}; }}; exit 1")
+    driver = runc(f"[ $command = run ] && {{ setsid sleep 600 & echo $! $TARE_INSTANCE > {seen}; }}; exit 1")
     with pytest.raises(TareError, match="exit 1"):
         driver.launch(prepared(tmp_path))
     pid, mark = seen.read_text().split()
@@ -107,27 +131,38 @@ def test_what_a_runtime_leaves_running_ends(runc: Stand, host: Host, tmp_path: P
 
 def test_the_process_of_somebody_else_is_not_taken_for_a_container(runc: Stand, host: Host, tmp_path: Path) -> None:
     with subprocess.Popen(["sleep", "600"]) as somebody:
-        driver = runc(f"[ $command = create ] && echo {somebody.pid} > $pid_file")
-        with pytest.raises(TareError, match="made no container"):
-            driver.launch(prepared(tmp_path))
-        assert somebody.poll() is None
-        somebody.kill()
+        driver = runc(f"[ $command = run ] && echo {somebody.pid} > $pid_file")
+        try:
+            with pytest.raises(TareError, match="nothing runs"):
+                driver.launch(prepared(tmp_path))
+            assert somebody.poll() is None
+        finally:
+            somebody.kill()
     demand_nothing_left(host)
 
 
-def test_a_start_that_starts_nothing_is_noticed(runc: Stand, bench_host: Host, tmp_path: Path) -> None:
-    if shutil.which("runc") is None:
-        skip_or_fail("runc is not installed")
-    runc('[ $command = start ] || exec $real "$@"').close()
-    driver = RuncDriver(bench_host)
-    spec = InstanceSpec(image=ImageRef.parse("tare/debian:bookworm"), ready=Ready.USERLAND)
-    with driver.launch(driver.prepare(spec)) as instance:
+def test_a_run_that_only_creates_is_noticed(altered: Stand) -> None:
+    driver = altered(ONLY_CREATES)
+    with driver.launch(driver.prepare(DEBIAN)) as instance:
         assert instance.alive()
         with pytest.raises(TareError, match="not userland after"):
             instance.wait_ready(0.5)
     assert not any(path.exists() for path in instance.disk_paths().exclusive)
-    assert not any((mount / "tare" / instance.id).exists() for mount in detect().v1.values())
-    driver.close()
+    assert not groups(instance.id)
+
+
+def test_a_container_that_has_ended_by_the_time_it_is_looked_at_is_noticed(altered: Stand) -> None:
+    driver = altered(ENDS_IT)
+    with pytest.raises(TareError, match="said success and nothing runs"):
+        driver.launch(driver.prepare(DEBIAN))
+    assert driver.leftovers() == []
+
+
+def test_a_container_that_speaks_before_the_runtime_returns_is_spawned_by_then(altered: Stand) -> None:
+    driver = altered('$real "$@" || exit; [ $command != run ] || sleep 0.4')
+    with driver.launch(driver.prepare(DEBIAN)) as instance:
+        instance.wait_ready(30)
+    assert [name for name, _ in instance.timeline][:3] == ["request", "spawned", "userland"]
 
 
 def test_a_probe_says_what_the_runtime_said(runc: Stand, host: Host) -> None:
