@@ -19,7 +19,7 @@ from runtime.record import field, ordered_record, record
 class Timeline:
     """What happened when, in nanoseconds of the host's CLOCK_MONOTONIC, in the order it was stamped.
 
-    The names, as far as a backend can see them: request, disk (a VM's overlay is made), spawned, firmware,
+    The names, as far as a backend can see them: request, disk (its writable layer is there), spawned, firmware,
     kernel, userland, ready, answered (its first command or ping), closing (its end was asked for), stopped,
     removed. A phase that cannot be seen is absent, never guessed.
     """

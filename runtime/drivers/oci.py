@@ -241,6 +241,7 @@ class OciDriver(Driver):
             hostname = prepared.spec.hostname or bundle.id
             text = prepared.text.replace(_HOSTNAME, hostname)
             self._furnish(bundle, holdings, prepared.layers, text, files_for(prepared.spec, hostname))
+            timeline.stamp("disk")
             self._start(bundle, holdings, timeline)
             cgroup = self._demand_running(bundle, holdings)
             return OciInstance(

@@ -7,6 +7,7 @@ what lies between them, and whether the intervals meet: inside, or outside. docs
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 import shlex
@@ -14,7 +15,7 @@ import shutil
 import statistics
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -29,9 +30,9 @@ from runtime.drivers.container import ContainerDriver
 from runtime.drivers.native import NativeDriver
 from runtime.drivers.oci import RuncDriver
 from runtime.images.store import ImageStore
-from runtime.instance import Instance
+from runtime.instance import Instance, Timeline
 from runtime.ledger import new_id
-from runtime.spec import InstanceSpec
+from runtime.spec import InstanceSpec, Ready
 from tests.conftest import skip_or_fail
 from workloads import density, hostview, overhead_disk, startup
 from workloads.base import Context, Workload
@@ -145,12 +146,36 @@ def demand(*programs: str) -> None:
             skip_or_fail(f"{program} is not installed")
 
 
-@contextmanager
-def bundle_by_hand(host: Host, driver: Driver, prepared: Prepared, directory: Path) -> Iterator[tuple[Path, str]]:
-    """The bundle of a live instance of runc's, for /bin/true, with a name and a writable layer of its own.
+@dataclass(frozen=True)
+class ByHand:
+    """What a user has who runs the container of a driver of runc's by hand: its bundle, and words of a shell's."""
 
-    Mounted by mount(8). Yields it and the name.
-    """
+    bundle: Path
+    name: str
+    overlay: str
+
+    @property
+    def mount(self) -> str:
+        return shlex.join(["mount", "-t", "overlay", "overlay", "-o", self.overlay, str(self.bundle / "rootfs")])
+
+    @property
+    def unmount(self) -> str:
+        return shlex.join(["umount", str(self.bundle / "rootfs")])
+
+    @property
+    def run(self) -> str:
+        return self._runc("run", "--bundle", str(self.bundle), self.name)
+
+    @property
+    def delete(self) -> str:
+        return self._runc("delete", "--force", self.name)
+
+    def _runc(self, *words: str) -> str:
+        return shlex.join(["runc", "--root", str(self.bundle.parent / "state"), *words])
+
+
+def bundle_by_hand(host: Host, driver: Driver, prepared: Prepared, directory: Path) -> ByHand:
+    """The bundle of a live instance of runc's, for /bin/true, with a name and a writable layer of its own."""
     name, bundle = new_id(), directory / "bundle"
     with ready(driver, prepared) as instance:
         live = host.run / "oci" / instance.id
@@ -168,55 +193,87 @@ def bundle_by_hand(host: Host, driver: Driver, prepared: Prepared, directory: Pa
     config["root"]["path"] = "rootfs"
     assert config["linux"]["cgroupsPath"] == f"/{PARENT}/{name}"
     (bundle / "config.json").write_text(json.dumps(config))
-    overlay = f"{lower},upperdir={bundle / 'upper'},workdir={bundle / 'work'}"
-    subprocess.run(["mount", "-t", "overlay", "overlay", "-o", overlay, bundle / "rootfs"], check=True)
-    try:
-        yield bundle, name
-    finally:
-        subprocess.run(["umount", bundle / "rootfs"], check=True)
+    return ByHand(bundle, name, f"{lower},upperdir={bundle / 'upper'},workdir={bundle / 'work'}")
 
 
-def hyperfine(command: Sequence[str], export: Path, *more: str) -> list[float]:
-    """Seconds of each run, by hyperfine without a shell of its own."""
+def hyperfine(command: str, export: Path, *, before: str = "true", after: str = "true") -> float:
+    """The median of its runs in seconds, by hyperfine without a shell of its own; `before` and `after` each, untimed.
+
+    A command that is several is one shell's.
+    """
     words = ["hyperfine", "--shell=none", "--style=none", "--warmup=1", f"--runs={RUNS}", f"--export-json={export}"]
-    subprocess.run([*words, *more, shlex.join(command)], check=True, capture_output=True)
+    subprocess.run([*words, f"--prepare={before}", command], check=True, capture_output=True)
+    subprocess.run(shlex.split(after), check=True)
     (result,) = json.loads(export.read_text())["results"]
     times: list[float] = result["times"]
     assert len(times) == RUNS
-    return times
+    return statistics.median(times)
+
+
+def shell(*commands: str) -> str:
+    """One shell that carries out all of them, itself becoming the last."""
+    *first, last = commands
+    return shlex.join(["sh", "-c", " && ".join([*first, f"exec {last}"])])
 
 
 def test_the_startup_of_runc_beside_hyperfine(bench_host: Host, tmp_path: Path) -> None:
-    demand("runc", "hyperfine")
-    ours, whole, called = list[float](), list[float](), list[float]()
+    demand("runc", "hyperfine", "mount", "umount")
+    userland, on_root, whole = list[float](), list[float](), list[float]()
+    ran, mounted, removed = list[float](), list[float](), list[float]()
     export = tmp_path / "hyperfine.json"
-    with ExitStack() as stack:
-        driver, prepared = stack.enter_context(opened(RuncDriver, bench_host))
-        bundle, name = stack.enter_context(bundle_by_hand(bench_host, driver, prepared, tmp_path))
-        runc = ["runc", "--root", str(tmp_path / "state")]
-        created = shlex.join([*runc, "create", "--bundle", str(bundle), name])
-        started = shlex.join([*runc, "start", name])
-        deleted = shlex.join([*runc, "delete", "--force", name])
-        stack.callback(subprocess.run, shlex.split(deleted), check=True)
+    with opened(RuncDriver, bench_host) as (driver, prepared):
+        hand = bundle_by_hand(bench_host, driver, prepared, tmp_path)
+        at_once = driver.prepare(dataclasses.replace(SPEC, ready=Ready.USERLAND))
 
         def by_tare() -> None:
-            with ready(driver, prepared) as instance:
-                found = measured(startup.Startup(), driver, prepared, instance, repeats=RUNS)
-            ours.append(statistics.median(found[startup.USERLAND.name]))
+            timelines: list[Timeline] = []
+
+            def launch(spec: InstanceSpec | None = None) -> Instance:
+                instance = ready(driver, prepared)
+                timelines.append(instance.timeline)
+                return instance
+
+            with launch() as instance:
+                found = measured(startup.Startup(), driver, prepared, instance, launch, repeats=RUNS)
+            userland.append(statistics.median(found[startup.USERLAND.name]))
+            on_root.append(middle(timelines[1:], "disk", "userland"))
+
+        def by_tare_to_the_end() -> None:
+            timelines: list[Timeline] = []
+            for _ in range(1 + RUNS):
+                with ready(driver, at_once) as instance:
+                    timelines.append(instance.timeline)
+            whole.append(middle(timelines[1:], "request", "removed"))
 
         def by_run() -> None:
-            whole.append(statistics.median(hyperfine([*runc, "run", "--bundle", str(bundle), name], export)))
+            subprocess.run(shlex.split(hand.mount), check=True)
+            ran.append(hyperfine(hand.run, export, after=hand.unmount))
 
-        def by_calls() -> None:
-            words = ["sh", "-c", f"{created} && {started}"]
-            called.append(statistics.median(hyperfine(words, export, f"--prepare={deleted}")))
-            subprocess.run(shlex.split(deleted), check=True)
+        def by_mount_and_run() -> None:
+            subprocess.run(shlex.split(hand.mount), check=True)  # for the first to undo
+            timed = shell(hand.mount, hand.run)
+            mounted.append(hyperfine(timed, export, before=hand.unmount, after=hand.unmount))
 
-        in_turns(BLOCKS, by_tare, by_run, by_calls)
+        def by_run_and_all_undone() -> None:
+            removed.append(hyperfine(shell(hand.mount, hand.run, hand.unmount), export))
+
+        try:
+            in_turns(BLOCKS, by_tare, by_tare_to_the_end, by_run, by_mount_and_run, by_run_and_all_undone)
+        finally:
+            for last in (hand.delete, hand.unmount):
+                subprocess.run(shlex.split(last), check=False, capture_output=True)
     show(
-        Pair("startup.userland[runc] and `runc run` of true", "s", ours, whole),
-        Pair("startup.userland[runc] and `runc create && runc start`", "s", ours, called),
+        Pair("startup.userland[runc] and `runc run` of true", "s", userland, ran),
+        Pair("the same and `mount && runc run`", "s", userland, mounted),
+        Pair("the same, from the root's being there, and `runc run`", "s", on_root, ran),
+        Pair("request to removed[runc] and `mount && runc run && umount`", "s", whole, removed),
     )
+
+
+def middle(timelines: Sequence[Timeline], first: str, last: str) -> float:
+    """The median of what lies between two events, in seconds."""
+    found = [timeline.between_ns(first, last) for timeline in timelines]
+    return statistics.median(elapsed_ns / 1e9 for elapsed_ns in found if elapsed_ns is not None)
 
 
 def meminfo() -> dict[str, int]:
