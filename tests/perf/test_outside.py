@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import random
 import shlex
 import shutil
 import statistics
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,22 +26,28 @@ from harness.bench import IMAGE
 from harness.intervals import Interval, median_interval
 from harness.profiles import PROFILES
 from runtime.cgroups.paths import PARENT
+from runtime.container.dockerd import Engine, answers
 from runtime.container.flat import flat
 from runtime.driver import Driver, Host, Prepared
 from runtime.drivers.container import ContainerDriver
+from runtime.drivers.docker import DEFAULT_SOCKET, DockerDriver, PreparedDocker
+from runtime.drivers.libvirt import MicrovmDriver
 from runtime.drivers.native import NativeDriver
 from runtime.drivers.oci import RuncDriver
 from runtime.images.store import ImageStore
 from runtime.instance import Instance, Timeline
 from runtime.ledger import new_id
-from runtime.spec import InstanceSpec, Ready
+from runtime.spec import InstanceSpec, NetworkMode, NetworkSpec, Ready
 from tests.conftest import skip_or_fail
-from workloads import density, hostview, overhead_disk, startup
+from workloads import density, hostview, idle, network, overhead_disk, startup
 from workloads.base import Context, Workload
 from workloads.metric import Phase
 
 SPEC = InstanceSpec(image=IMAGE, limits=PROFILES["standard"].limits)
 BLOCKS, RUNS = 20, 3  # of startup: a block's figure is the median of its runs, after a warm-up
+DOCKER_BLOCKS = 12
+NETWORK_BLOCKS = 12
+IDLE_BLOCKS, IDLE_S = 12, 3
 CROWDS, CROWD = 7, 300  # of instances whose memory is looked at
 DISK_BLOCKS, DISK_S, FILE_MIB = 10, 0.3, 64
 
@@ -93,7 +101,7 @@ def ready(driver: Driver, prepared: Prepared) -> Instance:
 
 
 def no_peer() -> NoReturn:
-    raise AssertionError("none of these workloads has a peer")
+    raise AssertionError("this workload has no peer")
 
 
 def measured(
@@ -102,6 +110,7 @@ def measured(
     prepared: Prepared,
     instance: Instance | None,
     launch: Callable[..., Instance] | None = None,
+    peer: Callable[[], Instance] = no_peer,
     **params: float,
 ) -> dict[str, list[float]]:
     """The workload's own samples, warm-up left out, by metric."""
@@ -109,7 +118,7 @@ def measured(
         driver=driver,
         prepared=prepared,
         launch=launch or (lambda spec=None: ready(driver, prepared)),
-        peer=no_peer,
+        peer=peer,
         params=params,
         instance=instance,
     )
@@ -276,6 +285,63 @@ def middle(timelines: Sequence[Timeline], first: str, last: str) -> float:
     return statistics.median(elapsed_ns / 1e9 for elapsed_ns in found if elapsed_ns is not None)
 
 
+def test_the_startup_of_docker_beside_its_client(bench_host: Host, tmp_path: Path) -> None:
+    demand("docker", "curl", "hyperfine")
+    if "DOCKER_HOST" in os.environ:
+        skip_or_fail("DOCKER_HOST is set: by hand it is not")
+    userland, whole, asked, ran = list[float](), list[float](), list[float](), list[float]()
+    export, channel, body, name = tmp_path / "hyperfine.json", tmp_path / "channel", tmp_path / "body.json", new_id()
+    channel.touch()
+    with opened(DockerDriver, bench_host) as (driver, prepared):
+        assert isinstance(prepared, PreparedDocker)
+        place = DEFAULT_SOCKET if answers(DEFAULT_SOCKET) else Engine(bench_host, driver.name).socket
+        bind = f"{channel}:/run/tare-channel"  # a file for a socket
+        settings = {**prepared.settings, "Binds": [*prepared.settings["Binds"], bind]}
+        wanted = {"Image": prepared.image_id, "Entrypoint": ["/bin/true"], "HostConfig": settings}
+        body.write_text(json.dumps(wanted))
+        curl = ["curl", "--silent", "--show-error", f"--unix-socket={place}", f"--output={tmp_path / 'answer'}"]
+        at = "http://docker/containers"
+        json_body = ["--header=Content-Type: application/json", f"--data=@{body}"]
+        created = shlex.join([*curl, "--fail", *json_body, f"{at}/create?name={name}"])
+        started = shlex.join([*curl, "--fail", "--request=POST", f"{at}/{name}/start"])
+        removed = shlex.join([*curl, "--request=DELETE", f"{at}/{name}?force=1"])
+        limits = SPEC.limits
+        assert limits.memory_bytes is not None
+        assert limits.swap_bytes is not None
+        client = shlex.join(
+            [
+                *("docker", f"--host=unix://{place}", "run", "--rm", "--network=none", f"--volume={bind}"),
+                *("--security-opt=no-new-privileges", "--cgroupns=private", f"--cpus={limits.cpus}"),
+                *(f"--memory={limits.memory_bytes}", f"--memory-swap={limits.memory_bytes + limits.swap_bytes}"),
+                *(f"--pids-limit={limits.pids}", "--entrypoint=/bin/true", prepared.image_id),
+            ]
+        )
+        at_once = driver.prepare(dataclasses.replace(SPEC, ready=Ready.USERLAND))
+
+        def by_tare() -> None:
+            timelines: list[Timeline] = []
+            for _ in range(1 + RUNS):
+                with ready(driver, at_once) as instance:
+                    timelines.append(instance.timeline)
+            userland.append(middle(timelines[1:], "request", "userland"))
+            whole.append(middle(timelines[1:], "request", "removed"))
+
+        def by_asking() -> None:
+            asked.append(hyperfine(shell(created, started), export, before=removed, after=removed))
+
+        def by_client() -> None:
+            ran.append(hyperfine(client, export))
+
+        try:
+            in_turns(DOCKER_BLOCKS, by_tare, by_asking, by_client)
+        finally:
+            subprocess.run(shlex.split(removed), check=False, capture_output=True)
+    show(
+        Pair("startup.userland[docker] and POST create && POST start by curl", "s", userland, asked),
+        Pair("request to removed[docker] and `docker run --rm` of true", "s", whole, ran),
+    )
+
+
 def meminfo() -> dict[str, int]:
     """What another program reads there, in bytes."""
     words = subprocess.run(["cat", "/proc/meminfo"], check=True, capture_output=True, text=True).stdout.splitlines()
@@ -369,3 +435,83 @@ def test_the_disk_of_native_beside_fio_by_hand(bench_host: Host, tmp_path: Path)
             for name, each in patterns.items()
         )
     )
+
+
+def test_the_network_of_a_container_beside_iperf3_by_hand(bench_host: Host) -> None:
+    """By hand: the server under chroot in the host's network, the client in a container's, entered from outside."""
+    demand("nsenter", "ip")
+    figures = (network.THROUGHPUT, network.HOST_THROUGHPUT)
+    ours: dict[str, list[float]] = {each.name: [] for each in figures}
+    by_iperf3: dict[str, list[float]] = {each.name: [] for each in figures}
+    layers = [layer.directory for layer in ImageStore(bench_host.root).resolve(IMAGE).layers]
+    tree = str(flat(layers, bench_host.root / "flat"))
+
+    def inside(instance: Instance) -> list[str]:
+        return ["nsenter", f"--target={instance.host_pids()[0]}"]
+
+    def gateway(instance: Instance) -> str:
+        words = [*inside(instance), "--net", "ip", "-4", "-o", "route", "show", "default"]
+        return subprocess.run(words, check=True, capture_output=True, text=True).stdout.split()[2]
+
+    def stream(instance: Instance, address: str) -> float:
+        """Bytes a second as the client's own report has them received."""
+        port = str(network.free_port())
+        server = ["chroot", tree, "iperf3", "--server", "--one-off", "--port", port]
+        with subprocess.Popen(server, stdout=subprocess.PIPE) as serving:
+            try:
+                assert serving.stdout is not None
+                serving.stdout.read(1)  # its banner: it listens
+                client = [*inside(instance), "--all", "iperf3", "--client", address, "--port", port]
+                done = subprocess.run([*client, "--time=1", "--json"], check=True, capture_output=True)
+            finally:
+                serving.kill()
+        told: float = json.loads(done.stdout)["end"]["sum_received"]["bits_per_second"]
+        return told / 8
+
+    with opened(NativeDriver, bench_host) as native, opened(ContainerDriver, bench_host) as (driver, prepared):
+
+        def launch(spec: InstanceSpec = SPEC) -> Instance:
+            return ready(driver, driver.prepare(spec))
+
+        def by_tare() -> None:
+            found = measured(network.Network(), driver, prepared, None, launch, lambda: ready(*native), small_s=0.1)
+            for each in figures:
+                ours[each.name] += found[each.name]
+
+        def by_hand() -> None:
+            for each, mode in zip(figures, (NetworkMode.BRIDGE, NetworkMode.HOST), strict=True):
+                with launch(dataclasses.replace(SPEC, network=NetworkSpec(mode=mode))) as instance:
+                    address = gateway(instance) if mode is NetworkMode.BRIDGE else network.LOOPBACK
+                    by_iperf3[each.name].append(stream(instance, address))
+
+        in_turns(NETWORK_BLOCKS, by_tare, by_hand)
+    show(
+        *(
+            Pair(f"{each.name}[container] and iperf3 by nsenter", each.unit, ours[each.name], by_iperf3[each.name])
+            for each in figures
+        )
+    )
+
+
+def test_the_idle_cpu_of_a_machine_beside_its_process(bench_host: Host) -> None:
+    """By hand: utime and stime of its QEMU in /proc/PID/stat, before and after a sleep as long."""
+    ours, by_stat = list[float](), list[float]()
+    with opened(MicrovmDriver, bench_host) as (driver, prepared), ready(driver, prepared) as machine:
+        tick_s = 1 / os.sysconf("SC_CLK_TCK")
+
+        def used() -> float:
+            """CPU seconds of all its processes."""
+            files = [f"/proc/{pid}/stat" for pid in machine.host_pids()]
+            lines = subprocess.run(["cat", *files], check=True, capture_output=True, text=True).stdout.splitlines()
+            return tick_s * sum(sum(map(int, line[line.rindex(")") :].split()[12:14])) for line in lines)
+
+        def by_tare() -> None:
+            ours.extend(measured(idle.Idle(), driver, prepared, machine, seconds=IDLE_S)[idle.CPU.name])
+
+        def by_hand() -> None:
+            before, began = used(), time.monotonic()
+            subprocess.run(["sleep", str(IDLE_S)], check=True)
+            by_stat.append((used() - before) / (time.monotonic() - began))
+
+        in_turns(IDLE_BLOCKS, by_tare, by_hand)
+    show(Pair("idle.cpu[microvm] and utime + stime of QEMU", idle.CPU.unit, ours, by_stat))
