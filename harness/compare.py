@@ -17,11 +17,14 @@ from harness.environment import STABLE
 from harness.results import Outcome, Run, RunHeader
 from harness.shift import beyond_p, shift_interval
 from harness.stats import (
+    ALPHA,
     MAX_MARGIN,
     MIN_BLOCKS,
+    Effect,
     Refusal,
     Verdict,
     aa_outside,
+    aa_p,
     equivalence_margin,
     holm,
     per_block,
@@ -30,7 +33,7 @@ from harness.stats import (
 from runtime.errors import UsageError
 from workloads.metric import Better, Phase
 
-ALPHA = 0.05
+_Place = tuple[str, str, str]  # metric, label, condition
 # Labels that tell iterations apart or say what came about meanwhile: no conditions, which were chosen beforehand.
 _REMARKS = (
     "iteration", "position", "settled_s", "others", "points", "granted", "limiter", "latency_rule", "outcome", "read",
@@ -123,6 +126,7 @@ def series(run: Run) -> dict[str, Series]:
     """Every series of the run by its key: measured samples of cells that ended well, a median a block."""
     drivers = {record.cell.label: record.cell.driver for record in run.records}
     blocks = _blocks(run)
+    twins = _twins(blocks)
     found = {}
     for (name, label, condition), values in blocks.items():
         metric = run.header.metric(name)
@@ -135,16 +139,16 @@ def series(run: Run) -> dict[str, Series]:
             unit=metric.unit,
             better=metric.better,
             values=tuple(values.values()),
-            margin=_margin(blocks, name, condition),
+            margin=_margin(twins, name, condition),
             setting=_accelerator(run, drivers[label]),
         )
         found[one.key] = one
     return found
 
 
-def _blocks(run: Run) -> dict[tuple[str, str, str], dict[int, float]]:
-    """By metric, label and condition: a value a block."""
-    gathered: dict[tuple[str, str, str], list[tuple[int, float]]] = {}
+def _blocks(run: Run) -> dict[_Place, dict[int, float]]:
+    """A value a block."""
+    gathered: dict[_Place, list[tuple[int, float]]] = {}
     for record in run.records:
         for sample in record.samples if record.outcome is Outcome.OK else ():
             if sample.phase is Phase.MEASURE:
@@ -157,7 +161,10 @@ def _blocks(run: Run) -> dict[tuple[str, str, str], dict[int, float]]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Control:
-    """One metric's A/A control: twin ÷ itself, and whether it lies inside its own ±δ. `inside` is None for `reason`."""
+    """One metric's A/A control: twin ÷ itself, and whether it lies inside its own ±δ. `inside` is None for `reason`.
+
+    `p_value` is that of no difference, corrected for all controls of the run.
+    """
 
     key: str
     n: int
@@ -165,6 +172,7 @@ class Control:
     ci_low: float | None = None
     ci_high: float | None = None
     margin: float | None = None
+    p_value: float | None = None
     inside: bool | None = None
     reason: str = ""
 
@@ -175,13 +183,11 @@ class Control:
 
 def controls(run: Run) -> list[Control]:
     """The A/A control of everything that was measured on the twin too."""
-    blocks = _blocks(run)
     found = []
-    for (metric, label, condition), twin in blocks.items():
-        own = blocks.get((metric, label.partition("~")[0], condition))
-        if "~" not in label or own is None:
-            continue
-        key, effect = f"{metric}[{label}]" + (f" {condition}" if condition else ""), ratio(own, twin)
+    twins = _twins(_blocks(run))
+    judged = sum(effect.interval is not None for effect in twins.values())
+    for (metric, label, condition), effect in twins.items():
+        key = f"{metric}[{label}]" + (f" {condition}" if condition else "")
         interval = effect.interval
         if interval is None:
             reason = effect.reason or f"{len(effect.logs)} blocks, at least {MIN_BLOCKS} are needed"
@@ -195,7 +201,8 @@ def controls(run: Run) -> list[Control]:
                 ci_low=interval.low,
                 ci_high=interval.high,
                 margin=equivalence_margin(interval),
-                inside=not aa_outside(interval),
+                p_value=aa_p(effect, judged),
+                inside=not aa_outside(effect, judged),
             )
         )
     return found
@@ -207,20 +214,27 @@ def control_table(found: Sequence[Control]) -> list[str]:
     width = max((len(each.key) for each in judged), default=0)
     lines = [
         f"{each.key:{width}}  {each.ratio:8.4g}  [{each.ci_low:.4g}, {each.ci_high:.4g}]  ±{each.margin:.1%}  "
-        f"n {each.n}  {'inside' if each.inside else 'OUTSIDE'}"
+        f"n {each.n}  p {each.p_value:.2g}  {'inside' if each.inside else 'OUTSIDE'}"
         for each in judged
     ]
     refused = [each.reason for each in found if each.inside is None]
     return lines + [f"{refused.count(reason)} without an interval: {reason}" for reason in dict.fromkeys(refused)]
 
 
-def _margin(blocks: Mapping[tuple[str, str, str], Mapping[int, float]], metric: str, condition: str) -> float:
+def _twins(blocks: Mapping[_Place, Mapping[int, float]]) -> dict[_Place, Effect]:
+    """Of everything that was measured on a twin too, the twin ÷ itself, by the twin's place."""
+    found = {}
+    for (metric, label, condition), twin in blocks.items():
+        own = blocks.get((metric, label.partition("~")[0], condition))
+        if "~" in label and own is not None:
+            found[metric, label, condition] = ratio(own, twin)
+    return found
+
+
+def _margin(twins: Mapping[_Place, Effect], metric: str, condition: str) -> float:
     """δ by the metric's twins; the least there is where it has none."""
-    for name, label, where in blocks:
-        if (name, where) == (metric, condition) and "~" in label:
-            own = blocks.get((metric, label.partition("~")[0], condition), {})
-            return equivalence_margin(ratio(own, blocks[name, label, where]).interval)
-    return equivalence_margin(None)
+    of_metric = (effect for (name, _, where), effect in twins.items() if (name, where) == (metric, condition))
+    return equivalence_margin(next((effect.interval for effect in of_metric), None))
 
 
 def _accelerator(run: Run, driver: str) -> str:

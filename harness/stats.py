@@ -30,7 +30,7 @@ from workloads.metric import Better, Metric
 
 __all__ = [
     "Comparison", "Effect", "Interval", "Outlier", "Refusal", "Series", "StopRule", "Tail", "Verdict",
-    "aa_outside", "blocks_needed", "compare", "correct", "equivalence_margin", "holm", "median_interval",
+    "aa_outside", "aa_p", "blocks_needed", "compare", "correct", "equivalence_margin", "holm", "median_interval",
     "per_block", "quantile", "quantile_interval", "ratio", "relative_half_width", "sign_test_p", "tail", "theil_sen",
     "tukey_classes", "warming",
 ]  # fmt: skip
@@ -38,6 +38,7 @@ __all__ = [
 MIN_BLOCKS = 6
 MIN_ITERATIONS = 3  # fewer show no trend
 MIN_MARGIN = 0.03
+ALPHA = 0.05
 MAX_MARGIN = 0.25  # a noise floor beyond this calls nothing equal
 BOOTSTRAP_BEYOND = 30
 GATE_P = 0.01
@@ -185,14 +186,25 @@ def equivalence_margin(aa: Interval | None) -> float:
     return MIN_MARGIN if aa is None else max(MIN_MARGIN, (1 + relative_half_width(aa)) ** 2 - 1)
 
 
-def aa_outside(aa: Interval) -> bool:
-    """Whether the A/A interval is not wholly inside ±δ of 1.
+def aa_p(aa: Effect, controls: int) -> float:
+    """How surprising the A/A effect is for a ratio of 1, as one of `controls` in a run (sign test, Bonferroni)."""
+    return min(1.0, controls * sign_test_p(list(aa.logs.values()), 0.0))
 
-    As δ is never below twice its own half width, that is so exactly when two runs of the same thing
-    differ significantly (their interval excludes 1) and by what may be more than 3 %.
+
+def aa_outside(aa: Effect, controls: int) -> bool:
+    """Whether the A/A interval is not wholly inside ±δ of 1, by more than chance among the `controls` of a run.
+
+    As δ is never below twice its own half width, an interval reaches beyond exactly when two runs of the same thing
+    differ significantly (it excludes 1) and by what may be more than 3 %: one in twenty does so by chance. That is
+    told apart by `aa_p`; where blocks are too few for it to be small, all of them must say the same.
     """
-    edge = (1 + equivalence_margin(aa)) * (1 + 1e-9)
-    return not 1 / edge <= aa.low <= aa.high <= edge
+    if aa.interval is None:
+        return False
+    edge = (1 + equivalence_margin(aa.interval)) * (1 + 1e-9)
+    if 1 / edge <= aa.interval.low <= aa.interval.high <= edge:
+        return False
+    signs = {math.copysign(1, log) for log in aa.logs.values()}
+    return aa_p(aa, controls) <= ALPHA or len(signs) == 1
 
 
 def compare(
@@ -201,6 +213,7 @@ def compare(
     contender: Series,
     *,
     aa: Effect | None = None,
+    controls: int = 1,
     emulated: bool = False,
     parity: str = "",
     limit: str = "",
@@ -210,8 +223,8 @@ def compare(
 ) -> Comparison:
     """Judge `contender` against `baseline`, or refuse to, with the figures in either case.
 
-    `aa` is the effect of the A/A twins for this metric, None if the metric has none. `emulated`: one
-    side is a VM under software emulation. `parity` and `limit` say in words what is broken, or are
+    `aa` is the effect of the A/A twins for this metric, one of `controls` in the run, or None if it has none.
+    `emulated`: one side is a VM under software emulation. `parity` and `limit` say in words what is broken, or are
     empty. `resolution` is the clock's, in the metric's unit, 0 where nothing is timed.
     """
     effect = ratio(baseline.values, contender.values, confidence=confidence, seed=seed)
@@ -236,7 +249,7 @@ def compare(
         reasons.append((effect.refusal, effect.reason))
     reasons += [(code, why) for code, why in ((Refusal.PARITY, parity), (Refusal.LIMIT, limit)) if why]
     if effect.refusal is None:
-        reasons += _precision_gates(baseline, contender, effect, aa, resolution)
+        reasons += _precision_gates(baseline, contender, effect, aa, controls, resolution)
         reasons += _host_gates(baseline, contender, effect, margin, seed)
     if reasons or effect.interval is None:
         return replace(judged, refusal=reasons[0][0], reason="; ".join(why for _, why in reasons))
@@ -245,7 +258,7 @@ def compare(
 
 
 def _precision_gates(
-    baseline: Series, contender: Series, effect: Effect, aa: Effect | None, resolution: float
+    baseline: Series, contender: Series, effect: Effect, aa: Effect | None, controls: int, resolution: float
 ) -> Iterator[tuple[Refusal, str]]:
     blocks = len(effect.logs)
     if blocks < MIN_BLOCKS or effect.interval is None:
@@ -253,7 +266,7 @@ def _precision_gates(
     elif aa is not None and aa.interval is None:
         blocks = len(aa.logs)
         yield Refusal.FEW_BLOCKS, aa.reason or f"the A/A control has {blocks} {_noun(blocks)}, not {MIN_BLOCKS}"
-    if aa is not None and aa.interval is not None and aa_outside(aa.interval):
+    if aa is not None and aa.interval is not None and aa_outside(aa, controls):
         yield Refusal.AA_OUTSIDE, f"two runs of the same thing differ by {aa.interval.estimate - 1:+.1%}"
     smallest = min(median(series.values[block] for block in effect.logs) for series in (baseline, contender))
     if resolution > MAX_RESOLUTION * smallest:
@@ -308,7 +321,7 @@ def _verdict(interval: Interval, margin: float, better: Better) -> tuple[Verdict
     return Verdict.INCONCLUSIVE, f"the interval reaches across ±{margin:.1%}"
 
 
-def correct(comparisons: Sequence[Comparison], alpha: float = 0.05) -> list[Comparison]:
+def correct(comparisons: Sequence[Comparison], alpha: float = ALPHA) -> list[Comparison]:
     """Holm's correction across a report's claims: the same comparisons, in order, with adjusted p-values.
 
     Every comparison that was tested counts; a verdict that does not survive becomes inconclusive and

@@ -157,7 +157,8 @@ def banner(view: View) -> Iterator[str]:
     elif frame.block_count < stats.MIN_BLOCKS:
         yield say("banner.blocks", n=frame.block_count)
     controls = ((metric.name, view.evidence.control(metric.name)) for metric in frame.run.header.metrics)
-    outside = [name for name, effect in controls if effect and effect.interval and stats.aa_outside(effect.interval)]
+    count = view.evidence.controls
+    outside = [name for name, effect in controls if effect and stats.aa_outside(effect, count)]
     if outside:
         yield say("banner.aa", metrics=", ".join(outside))
     unlike = view.evidence.broken_parity(CONTAINER, VM)

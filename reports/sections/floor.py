@@ -30,10 +30,15 @@ class Floor(Section):
 def control_table(view: View) -> Table:
     """For every metric that native and its twin both have: their ratio, its interval, and the margin δ from it."""
     controls = [(metric.name, view.evidence.control(metric.name)) for metric in view.frame.run.header.metrics]
-    rows = tuple(_control(name, effect) for name, effect in controls if effect and effect.estimate is not None)
+    rows = tuple(
+        _control(name, effect, view.evidence.controls)
+        for name, effect in controls
+        if effect and effect.estimate is not None
+    )
     columns = (
         Column("Metric"), Column("Ratio", "×", number=True), Column("CI", number=True),
-        Column("Margin δ", "%", number=True), Column("n", "blocks", number=True), Column("±δ"),
+        Column("Margin δ", "%", number=True), Column("n", "blocks", number=True),
+        Column("p (Bonferroni)", number=True), Column("±δ"),
     )  # fmt: skip
     note = "" if rows else "Native was not run twice in this run: there is no noise floor, and δ is 3 %."
     return Table(
@@ -41,11 +46,11 @@ def control_table(view: View) -> Table:
     )
 
 
-def _control(name: str, effect: Effect) -> tuple[Value | str, ...]:
+def _control(name: str, effect: Effect, controls: int) -> tuple[Value | str, ...]:
     estimate, interval = effect.estimate or 1.0, effect.interval
     ratio = Value(f"{estimate:.3f}", exact(estimate))
     if interval is None:
-        return name, ratio, Value("too few blocks", absent=True), ABSENT, str(len(effect.logs)), ABSENT
+        return name, ratio, Value("too few blocks", absent=True), ABSENT, str(len(effect.logs)), ABSENT, ABSENT
     margin = stats.equivalence_margin(interval)
     return (
         name,
@@ -53,7 +58,8 @@ def _control(name: str, effect: Effect) -> tuple[Value | str, ...]:
         Value(f"{interval.low:.3f}–{interval.high:.3f}", f"{exact(interval.low)} – {exact(interval.high)}"),
         Value(f"{margin * 100:.1f}", exact(margin)),
         str(interval.n),
-        Value("outside", absent=True) if stats.aa_outside(interval) else "inside",
+        f"{stats.aa_p(effect, controls):.2g}",
+        Value("outside", absent=True) if stats.aa_outside(effect, controls) else "inside",
     )
 
 

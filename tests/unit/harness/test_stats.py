@@ -43,10 +43,10 @@ def series(label: str, factor: float = 1.0, blocks: int = BLOCKS, shift: int = 0
     return Series(label=label, values=values, positions=SECOND if shift else FIRST)
 
 
-def aa(low: float, high: float) -> Effect:
-    return Effect(
-        logs={}, estimate=math.sqrt(low * high), interval=Interval(math.sqrt(low * high), low, high, 0.95, 10)
-    )
+def aa(low: float, high: float, blocks: int = 10) -> Effect:
+    """A control whose blocks lie at `low` and `high` by turns."""
+    values = {block: (low, high)[block % 2] for block in range(blocks)}
+    return ratio(dict.fromkeys(values, 1.0), values)
 
 
 def judge(factor: float, metric: Metric = SECONDS, **rest: Any) -> Comparison:
@@ -108,20 +108,32 @@ def test_margin_is_three_percent_or_twice_the_half_width() -> None:
     assert equivalence_margin(Interval(1, 1 / 1.1, 1.1, 0.95, 10)) == pytest.approx(0.21)
 
 
-@given(some.floats(-0.5, 0.5), some.floats(0, 0.5))
-def test_aa_is_outside_exactly_when_it_excludes_one_and_passes_three_percent(low: float, width: float) -> None:
-    interval = Interval(math.exp(low + width / 2), math.exp(low), math.exp(low + width), 0.95, 10)
-    excludes = low > 0 or low + width < 0
-    beyond = max(abs(low), abs(low + width)) > math.log(1.03)
-    assume(min(abs(low), abs(low + width), abs(max(abs(low), abs(low + width)) - math.log(1.03))) > 1e-6)
-    assert aa_outside(interval) == (excludes and beyond)
+@given(some.lists(some.floats(-0.5, 0.5), min_size=6, max_size=30))
+def test_a_lone_control_is_outside_exactly_when_it_excludes_one_and_passes_three_percent(logs: list[float]) -> None:
+    effect = ratio(dict.fromkeys(range(len(logs)), 1.0), {block: math.exp(log) for block, log in enumerate(logs)})
+    assert effect.interval is not None
+    low, high = math.log(effect.interval.low), math.log(effect.interval.high)
+    furthest = max(abs(low), abs(high))
+    assume(min(abs(low), abs(high), abs(furthest - math.log(1.03))) > 1e-6)
+    assert aa_outside(effect, 1) == ((low > 0 or high < 0) and furthest > math.log(1.03))
 
 
 @pytest.mark.parametrize(
     ("low", "high", "outside"), [(0.8, 1.3, False), (1.01, 1.02, False), (1.01, 1.2, True), (0.9, 0.95, True)]
 )
 def test_aa_outside_by_hand(low: float, high: float, outside: bool) -> None:
-    assert aa_outside(Interval(math.sqrt(low * high), low, high, 0.95, 10)) is outside
+    assert aa_outside(aa(low, high), 1) is outside
+
+
+@pytest.mark.parametrize(
+    ("blocks", "against", "controls", "outside"),
+    [(10, 1, 1, True), (10, 1, 3, False), (10, 0, 25, True), (20, 3, 19, True), (20, 3, 25, False), (7, 0, 25, True)],
+)
+def test_one_control_of_many_must_differ_by_more_than_one_alone(
+    blocks: int, against: int, controls: int, outside: bool
+) -> None:
+    values = {block: 0.98 if block < against else 1.05 + block / 1000 for block in range(blocks)}
+    assert aa_outside(ratio(dict.fromkeys(values, 1.0), values), controls) is outside
 
 
 @pytest.mark.parametrize(

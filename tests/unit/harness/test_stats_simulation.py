@@ -11,7 +11,18 @@ from statistics import median
 import pytest
 
 from harness.intervals import bootstrap_interval, median_interval, theil_sen
-from harness.stats import Refusal, Series, StopRule, Verdict, compare, correct, ratio, relative_half_width, warming
+from harness.stats import (
+    Refusal,
+    Series,
+    StopRule,
+    Verdict,
+    aa_outside,
+    compare,
+    correct,
+    ratio,
+    relative_half_width,
+    warming,
+)
 from workloads.metric import Better, Metric
 
 METRIC = Metric("simulated", "s", Better.LOWER, "drawn from a known distribution")
@@ -112,8 +123,23 @@ def test_a_against_a_is_rarely_called_different_or_refused(noise: str) -> None:
         different += comparison.verdict in (Verdict.FASTER, Verdict.SLOWER)
         refused += comparison.refusal is not None
     assert different / trials <= 0.01
-    # The A/A gate may refuse 1 in 20 (its interval is one at 95 %), drift twice and order once 1 in 100.
+    # The gate of a lone control may refuse 1 in 20 (its interval is one at 95 %), drift twice and order once 1 in 100.
     assert refused / trials <= 0.07 + three_sigma(0.07, trials)
+
+
+@pytest.mark.parametrize("noise", NOISES)
+def test_all_controls_of_a_run_are_inside_nineteen_times_in_twenty(noise: str) -> None:
+    rng, trials, controls, lone, alarms = random.Random(noise), 150, 25, 0, 0
+
+    def visit() -> dict[int, float]:
+        return {block: math.exp(max(-5, min(5, NOISES[noise][0](rng)))) for block in range(12)}
+
+    for _ in range(trials):
+        effects = [ratio(visit(), visit()) for _ in range(controls)]
+        lone += any(aa_outside(effect, 1) for effect in effects)
+        alarms += any(aa_outside(effect, controls) for effect in effects)
+    assert alarms / trials <= 0.05 + three_sigma(0.05, trials)
+    assert alarms < lone  # what a look at each alone would say
 
 
 def test_a_against_a_on_a_drifting_host_is_rarely_called_different() -> None:
