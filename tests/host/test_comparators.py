@@ -76,11 +76,11 @@ def runc(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> Stand:
 
 
 @pytest.fixture
-def altered(stand: Stand, bench_host: Host) -> Stand:
-    """One whose script calls the true runc, `$real`, for containers of the bench image."""
+def altered(stand: Stand, bench_host: Host, tmp_path: Path) -> Stand:
+    """One whose script calls the true runc, `$real`, for containers of the bench image; what it notes is its own."""
     if shutil.which("runc") is None:
         skip_or_fail("runc is not installed")
-    return lambda script: stand(script, bench_host)
+    return lambda script: stand(script, Host(root=bench_host.root, run=tmp_path / "run"))
 
 
 def prepared(tmp_path: Path) -> PreparedBundle:
@@ -162,7 +162,7 @@ def test_a_container_that_speaks_before_the_runtime_returns_is_spawned_by_then(a
     driver = altered('$real "$@" || exit; [ $command != run ] || sleep 0.4')
     with driver.launch(driver.prepare(DEBIAN)) as instance:
         instance.wait_ready(30)
-    assert [name for name, _ in instance.timeline][:3] == ["request", "spawned", "userland"]
+    assert [name for name, _ in instance.timeline][:4] == ["request", "disk", "spawned", "userland"]
 
 
 def test_a_probe_says_what_the_runtime_said(runc: Stand, host: Host) -> None:
