@@ -161,20 +161,23 @@ class NetworkMode(StrEnum):
 
 @record
 class NetworkSpec:
-    """`mode`, the instance to join for CONTAINER, and published ports as (host port, instance port)."""
+    """`mode`, the instance to join for CONTAINER, and published ports as (host port, instance port).
+
+    With protocol and address of the host where they are not TCP of every address. Host port 0: any that is free.
+    """
 
     mode: NetworkMode = NetworkMode.NONE
     container: str | None = None
-    ports: tuple[tuple[int, int], ...] = ()
+    ports: tuple[tuple[int, int] | tuple[int, int, str, str], ...] = ()
 
     def __post_init__(self) -> None:
         if (self.mode is NetworkMode.CONTAINER) != (self.container is not None):
             raise UsageError(f"network {self.mode}", "container:ID and only it names a container", "use container:ID")
         if self.ports and self.mode is not NetworkMode.BRIDGE:
             raise UsageError(f"network {self.mode}", "ports are published on a bridge only", "use --network bridge")
-        for pair in self.ports:
-            if not all(1 <= port <= 65535 for port in pair):
-                raise UsageError(f"port {pair[0]}:{pair[1]}", "ports lie between 1 and 65535", "use -p HOST:INSTANCE")
+        for outside, inside, *_ in self.ports:
+            if not (0 <= outside <= 65535 and 1 <= inside <= 65535):
+                raise UsageError(f"port {outside}:{inside}", "ports lie between 1 and 65535", "use -p HOST:INSTANCE")
 
 
 class MountKind(StrEnum):

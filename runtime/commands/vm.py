@@ -28,6 +28,7 @@ from runtime.container.contact import passing
 from runtime.container.names import check_name, random_name
 from runtime.driver import Host, host_from_env
 from runtime.errors import TareError, UsageError
+from runtime.network.ports import Port, parse_all, ranges
 from runtime.spec import ImageRef, InstanceSpec, Limits, NetworkMode, NetworkSpec, Ready, parse_cpuset
 from runtime.vm import nocloud, uri
 from runtime.vm.domain import Tuning
@@ -62,7 +63,7 @@ vm.add_command(cp)
 @click.option("--io-read-bps", metavar="SIZE", help="Read from its disk at most so many bytes a second.")
 @click.option("--io-write-bps", metavar="SIZE", help="Write to its disk at most so many bytes a second.")
 @click.option("--network", "--net", default="none", metavar="none|bridge", help="Where it is connected (none).")
-@click.option("-p", "--publish", multiple=True, metavar="HOST:VM", help="Publish a port.")
+@click.option("-p", "--publish", multiple=True, metavar="[[IP:]HOST:]VM[/udp]", help="Publish ports; ranges too.")
 @click.option("-e", "--env", multiple=True, metavar="NAME[=VALUE]", help="Set a variable for commands.")
 @click.option("-h", "--hostname", metavar="NAME", help="Its host name.")
 @click.option("-i", "--interactive", is_flag=True, help="Pass input on to the command; the console takes it anyway.")
@@ -102,7 +103,7 @@ def _wanted(given: dict[str, Any], image: str, argv: tuple[str, ...]) -> dict[st
         _check_terminal(given["tty"])
     if given["network"] not in ("none", "bridge"):
         raise UsageError(f"--network {given['network']}", "not possible for a virtual machine", "use none or bridge")
-    ports = [_port(text) for text in given["publish"]]
+    ports = tuple((port.host_port, port.port, port.protocol, port.host) for port in parse_all(given["publish"]))
     pins = tuple(cpu for part in (given["pin"] or "").split(",") if part for cpu in sorted(parse_cpuset(part)))
     tuning = {
         "pins": pins,
@@ -126,7 +127,7 @@ def _wanted(given: dict[str, Any], image: str, argv: tuple[str, ...]) -> dict[st
         image=ImageRef.parse(image) if disk is None else DISK,
         env=env,
         limits=Limits(**limits),
-        network=NetworkSpec(mode=NetworkMode(given["network"]), ports=tuple(ports)),
+        network=NetworkSpec(mode=NetworkMode(given["network"]), ports=ports),
         ready=Ready.SERVICE,
         hostname=given["hostname"],
     )
@@ -145,7 +146,7 @@ def _wanted(given: dict[str, Any], image: str, argv: tuple[str, ...]) -> dict[st
         "limits": limits,
         "tuning": tuning if any(tuning.values()) else {},
         "network": given["network"],
-        "ports": tuple(ports),
+        "ports": ports,
         "hostname": given["hostname"],
         "uri": uri.chosen(),
     }
@@ -166,13 +167,6 @@ def _disk(given: dict[str, Any], image: str) -> dict[str, Any] | None:
         raise UsageError("cloud-init's data", str(error), "name a file of text") from error
     nocloud.Seed(agent=Path(), user_data=user_data, ssh_keys=keys)
     return {"path": str(Path(image).resolve()), "user_data": user_data, "ssh_keys": keys}
-
-
-def _port(text: str) -> tuple[int, int]:
-    host, colon, inside = text.partition(":")
-    if not colon:
-        raise UsageError(f"-p {text}", "not HOST:VM", "write it like 8080:80")
-    return wishes.whole("-p", host, 1, 65535), wishes.whole("-p", inside, 1, 65535)
 
 
 def _cpus(text: str | None) -> float | None:
@@ -259,9 +253,8 @@ def ls(everything: bool, quiet: bool, as_json: bool) -> None:
 
 
 def _row(record: Record) -> tuple[str, ...]:
-    ports = ", ".join(
-        f"{host or '*'}:{outside}->{inside}/{protocol}" for host, outside, inside, protocol in record.ports
-    )
+    found = (Port(outside, inside, protocol, host) for host, outside, inside, protocol in record.ports)
+    ports = ", ".join(ranges(found))
     memory = f"{record.memory_bytes >> 20} MiB"
     shown = (record.id, record.name, record.image, record.driver, _accelerator(record), _status(record))
     return *shown, record.address or "-", ports or "-", memory
@@ -464,7 +457,7 @@ def port(name: str, as_json: bool) -> None:
         click.echo(json.dumps([list(port) for port in record.ports]))
         return
     for host, outside, inside, protocol in record.ports:
-        click.echo(f"{inside}/{protocol} -> {host or '*'}:{outside}")
+        click.echo(f"{inside}/{protocol} -> {host}:{outside}")
 
 
 def _ask(name: str, *words: object) -> None:

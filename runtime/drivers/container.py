@@ -163,7 +163,7 @@ class ContainerDriver(LauncherDriver):
 
     def _connect(self, spec: InstanceSpec, holdings: Holdings) -> Attachment:
         """A place on the default network; given back with the rest."""
-        ports = [Port(host_port, port) for host_port, port in spec.network.ports]
+        ports = [Port(*words) for words in spec.network.ports]
         place = self.networks.connect(holdings.entry.id, holdings.entry.note, ports=ports)
         holdings.disconnect = lambda: self.networks.disconnect(place.owner, place.network, place.address, place.ports)
         return place

@@ -32,6 +32,7 @@ from runtime.instance import DiskPaths, ExecResult, Instance, LimitReading, Time
 from runtime.ledger import Entry, Ledger, make_directory, new_id, process_start
 from runtime.linux import procfs
 from runtime.linux.pidfd import Pidfd
+from runtime.network.ports import Port
 from runtime.spec import Ready
 from runtime.vm import nocloud, reflink, tuning
 from runtime.vm.adoption import adopting, ending, reap, reaping
@@ -363,6 +364,11 @@ class Guest(Instance):
     def address(self) -> str | None:
         """Its address on the bridge; None without a network."""
         return self._wiring.address
+
+    @property
+    def ports(self) -> tuple[Port, ...]:
+        """What of the host leads to it."""
+        return self._wiring.ports
 
     def console(self) -> str:
         """What the guest has printed on its serial console, the latest MiB of it."""

@@ -147,7 +147,7 @@ class Guests:
             accelerator_reason=chosen.reason,
             created_s=created_s,
             address=guest.address or "",
-            ports=tuple(("", host, inside, "tcp") for host, inside in spec.network.ports),
+            ports=tuple((port.host, port.host_port, port.port, port.protocol) for port in guest.ports),
             memory_bytes=prepared.plan.memory_bytes,
             vcpus=prepared.plan.vcpus,
             auto_remove=wanted["rm"],

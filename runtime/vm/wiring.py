@@ -94,7 +94,7 @@ def refuse(network: NetworkSpec) -> None:
 
 
 def _attach(entry: Entry, host: Host, spec: InstanceSpec, instance_id: str) -> Attachment:
-    ports = [Port(host_port, port) for host_port, port in spec.network.ports]
+    ports = [Port(*words) for words in spec.network.ports]
     with closing(Networks(host.root, host.run)) as networks:
         attachment = networks.connect(instance_id, entry.note, ports=ports)
         try:

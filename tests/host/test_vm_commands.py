@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator
 
@@ -12,7 +13,10 @@ import pytest
 
 from runtime.commands.vmcontact import reach
 from runtime.driver import Host
+from runtime.network.ports import ANY
 from tests.host.life import IMAGE, Tare, rooted_for_machines
+from tests.host.test_vm_network import PERL_SERVER
+from tests.ports import free_port
 
 TIMEOUT_S = 180.0
 RUN = ("vm", "run", "--micro")
@@ -70,6 +74,8 @@ def test_interrupt_in_the_foreground_ends_the_guest(tare: Tare) -> None:
     "words",
     [
         ("-p", "80", IMAGE),
+        ("--network", "bridge", "-p", "8000-8005:80-84", IMAGE),
+        ("--network", "bridge", "-p", "8000-8005:80-85", "-p", "8003:1", IMAGE),
         ("--network", "host", IMAGE),
         ("--cpus", "many", IMAGE),
         ("-it", IMAGE, "sh"),
@@ -82,3 +88,19 @@ def test_bad_requests_are_refused_in_one_line(tare: Tare, words: tuple[str, ...]
     assert said.code == 125
     assert len(said.err.splitlines()) == 1
     assert json.loads(tare("vm", "ls", "-a", "--json").good()) == []
+
+
+def test_ranges_of_ports_lead_to_the_guest(tare: Tare) -> None:
+    first, datagrams = free_port(3), free_port()
+    published = ("-p", f"{first}-{first + 2}:7000-7002", "-p", f"127.0.0.1:{datagrams}:53/udp", "-p", "80")
+    tare(*RUN, "-d", "--name", "three", "--network", "bridge", *published, IMAGE).good()
+    found = [tuple(port) for port in json.loads(tare("vm", "port", "three", "--json").good())]
+    assert {(ANY, first + place, 7000 + place, "tcp") for place in range(3)} < set(found)
+    assert ("127.0.0.1", datagrams, 53, "udp") in found
+    assert [outside > 0 for _, outside, inside, _ in found if inside == 80] == [True]
+    (row,) = [line for line in tare("vm", "ls").good().splitlines() if "three" in line]
+    assert f"{ANY}:{first}-{first + 2}->7000-7002/tcp" in row
+    tare("vm", "exec", "three", "perl", "-e", PERL_SERVER, "7002").good()  # returns when it listens
+    with socket.create_connection(("127.0.0.1", first + 2), TIMEOUT_S) as connection:
+        assert connection.recv(100)
+    tare("vm", "rm", "-f", "three").good()

@@ -224,6 +224,7 @@ def test_limits_out_of_bounds_are_refused(limits: dict[str, Any], why: str) -> N
         {"mode": NetworkMode.HOST},
         {"mode": NetworkMode.CONTAINER, "container": "tare-1"},
         {"mode": NetworkMode.BRIDGE, "ports": ((1, 65535),)},
+        {"mode": NetworkMode.BRIDGE, "ports": ((0, 53, "udp", "127.0.0.1"),)},
     ],
 )
 def test_networks_that_make_sense_are_accepted(network: dict[str, Any]) -> None:
@@ -237,8 +238,9 @@ def test_networks_that_make_sense_are_accepted(network: dict[str, Any]) -> None:
         ({"mode": NetworkMode.CONTAINER}, "names a container"),
         ({"mode": NetworkMode.HOST, "container": "tare-1"}, "names a container"),
         ({"mode": NetworkMode.HOST, "ports": ((80, 80),)}, "on a bridge only"),
-        ({"mode": NetworkMode.BRIDGE, "ports": ((0, 80),)}, "between 1 and 65535"),
+        ({"mode": NetworkMode.BRIDGE, "ports": ((-1, 80),)}, "between 1 and 65535"),
         ({"mode": NetworkMode.BRIDGE, "ports": ((80, 65536),)}, "between 1 and 65535"),
+        ({"mode": NetworkMode.BRIDGE, "ports": ((80, 0),)}, "between 1 and 65535"),
     ],
 )
 def test_networks_that_make_none_are_refused(network: dict[str, Any], why: str) -> None:

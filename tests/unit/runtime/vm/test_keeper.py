@@ -74,6 +74,7 @@ class Guest:
         self.id = f"tare-{number:012x}"
         self.timeline = Timeline()
         self.address = None
+        self.ports = ()
         self.stop_timeout_s = 2.0
         self.trouble: str | None = None
         self.plan = SimpleNamespace(env=(), memory_bytes=1, vcpus=1)
