@@ -211,7 +211,8 @@ def hyperfine(command: str, export: Path, *, before: str = "true", after: str = 
     A command that is several is one shell's.
     """
     words = ["hyperfine", "--shell=none", "--style=none", "--warmup=1", f"--runs={RUNS}", f"--export-json={export}"]
-    subprocess.run([*words, f"--prepare={before}", command], check=True, capture_output=True)
+    done = subprocess.run([*words, f"--prepare={before}", command], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     subprocess.run(shlex.split(after), check=True)
     (result,) = json.loads(export.read_text())["results"]
     times: list[float] = result["times"]
@@ -228,7 +229,7 @@ def shell(*commands: str) -> str:
 def test_the_startup_of_runc_beside_hyperfine(bench_host: Host, tmp_path: Path) -> None:
     demand("runc", "hyperfine", "mount", "umount")
     userland, on_root, whole = list[float](), list[float](), list[float]()
-    ran, mounted, removed = list[float](), list[float](), list[float]()
+    ran, mounted, removed, deleted = list[float](), list[float](), list[float](), list[float]()
     export = tmp_path / "hyperfine.json"
     with opened(RuncDriver, bench_host) as (driver, prepared):
         hand = bundle_by_hand(bench_host, driver, prepared, tmp_path)
@@ -255,27 +256,36 @@ def test_the_startup_of_runc_beside_hyperfine(bench_host: Host, tmp_path: Path) 
             whole.append(middle(timelines[1:], "request", "removed"))
 
         def by_run() -> None:
-            subprocess.run(shlex.split(hand.mount), check=True)
-            ran.append(hyperfine(hand.run, export, after=hand.unmount))
+            mount()
+            ran.append(hyperfine(hand.run, export, before=shell(hand.unmount, hand.mount), after=hand.unmount))
 
         def by_mount_and_run() -> None:
-            subprocess.run(shlex.split(hand.mount), check=True)  # for the first to undo
+            mount()  # for the first to undo
             timed = shell(hand.mount, hand.run)
             mounted.append(hyperfine(timed, export, before=hand.unmount, after=hand.unmount))
 
-        def by_run_and_all_undone() -> None:
+        def by_run_and_unmount() -> None:
             removed.append(hyperfine(shell(hand.mount, hand.run, hand.unmount), export))
 
+        def by_run_and_delete() -> None:
+            deleted.append(hyperfine(shell(hand.mount, hand.run, hand.delete, hand.unmount), export))
+
+        def mount() -> None:
+            subprocess.run(shlex.split(hand.mount), check=True)
+
         try:
-            in_turns(BLOCKS, by_tare, by_tare_to_the_end, by_run, by_mount_and_run, by_run_and_all_undone)
+            in_turns(
+                BLOCKS, by_tare, by_tare_to_the_end, by_run, by_mount_and_run, by_run_and_unmount, by_run_and_delete
+            )
         finally:
             for last in (hand.delete, hand.unmount):
                 subprocess.run(shlex.split(last), check=False, capture_output=True)
     show(
-        Pair("startup.userland[runc] and `runc run` of true", "s", userland, ran),
-        Pair("the same and `mount && runc run`", "s", userland, mounted),
-        Pair("the same, from the root's being there, and `runc run`", "s", on_root, ran),
+        Pair("startup.userland[runc] and `runc run` on a root just mounted", "s", userland, ran),
+        Pair("the same from the root's being there", "s", on_root, ran),
+        Pair("startup.userland[runc] and `mount && runc run`", "s", userland, mounted),
         Pair("request to removed[runc] and `mount && runc run && umount`", "s", whole, removed),
+        Pair("the same and `mount && runc run && runc delete && umount`", "s", whole, deleted),
     )
 
 
@@ -299,12 +309,12 @@ def test_the_startup_of_docker_beside_its_client(bench_host: Host, tmp_path: Pat
         settings = {**prepared.settings, "Binds": [*prepared.settings["Binds"], bind]}
         wanted = {"Image": prepared.image_id, "Entrypoint": ["/bin/true"], "HostConfig": settings}
         body.write_text(json.dumps(wanted))
-        curl = ["curl", "--silent", "--show-error", f"--unix-socket={place}", f"--output={tmp_path / 'answer'}"]
+        curl = ["curl", "--silent", "--show-error", "--unix-socket", str(place), "--output", str(tmp_path / "answer")]
         at = "http://docker/containers"
-        json_body = ["--header=Content-Type: application/json", f"--data=@{body}"]
+        json_body = ["--header", "Content-Type: application/json", "--data", f"@{body}"]
         created = shlex.join([*curl, "--fail", *json_body, f"{at}/create?name={name}"])
-        started = shlex.join([*curl, "--fail", "--request=POST", f"{at}/{name}/start"])
-        removed = shlex.join([*curl, "--request=DELETE", f"{at}/{name}?force=1"])
+        started = shlex.join([*curl, "--fail", "--request", "POST", f"{at}/{name}/start"])
+        removed = shlex.join([*curl, "--request", "DELETE", f"{at}/{name}?force=1"])
         limits = SPEC.limits
         assert limits.memory_bytes is not None
         assert limits.swap_bytes is not None
