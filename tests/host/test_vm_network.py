@@ -15,7 +15,7 @@ import pytest
 from runtime.channel import Channel
 from runtime.driver import Host
 from runtime.drivers.container import ContainerDriver
-from runtime.drivers.libvirt import MicrovmDriver, VmDriver
+from runtime.drivers.libvirt import MicrovmDriver
 from runtime.errors import TareError
 from runtime.identity import Identity, Place
 from runtime.instance import Instance
@@ -25,7 +25,7 @@ from runtime.network.attachment import link_name
 from runtime.network.definitions import DEFAULT
 from runtime.network.network import Networks
 from runtime.network.subnet import hardware
-from runtime.spec import InstanceSpec, Limits, NetworkMode, NetworkSpec
+from runtime.spec import InstanceSpec, NetworkMode, NetworkSpec
 from runtime.vm.guest import Guest
 from runtime.vm.wiring import Wiring
 from tests.host.drivers import usable
@@ -272,21 +272,3 @@ def test_a_killed_owner_s_tap_address_and_port_are_swept(microvm: MicrovmDriver)
     assert not networks.holds(instance_id, "lease", DEFAULT)
     networks.close()
     assert microvm.leftovers() == []
-
-
-def test_a_distribution_does_not_fight_for_its_card(bench_host: Host, driver: ContainerDriver) -> None:
-    spec = dataclasses.replace(SPEC, limits=Limits(memory_bytes=512 << 20))
-    with usable(VmDriver(bench_host)) as vm, vm.launch(vm.prepare(spec)) as guest:
-        guest.wait_ready(READY_S)
-        assert [name for name, _ in guest.timeline][-2:] == ["userland", "ready"]
-        with driver.launch(driver.prepare(SPEC)) as container:
-            container.wait_ready(30)
-            guest.exec(["perl", "-e", PERL_SERVER, "7004"], 60).check()
-            assert guest.address is not None
-            assert ask(guest.address, 7004, *inside(container)) == address_of(container)
-            guest.exec(["systemctl", "is-system-running", "--wait"], 120)
-            assert ask(guest.address, 7004, *inside(container)) == address_of(container)
-        units = guest.exec(["systemctl", "list-units", "--all", "--no-legend", "systemd-networkd*", "networking*"], 60)
-        assert b" running" not in units.stdout
-        assert guest.exec(["hostname"], 60).stdout.decode().strip() == guest.id
-        assert guest.exec(["systemctl", "--failed", "--no-legend"], 60).stdout == b""
