@@ -47,7 +47,7 @@ SPEC = InstanceSpec(image=IMAGE, limits=PROFILES["standard"].limits)
 BLOCKS, RUNS = 20, 3  # of startup: a block's figure is the median of its runs, after a warm-up
 DOCKER_BLOCKS = 12
 NETWORK_BLOCKS = 12
-IDLE_BLOCKS, IDLE_S = 12, 3
+IDLE_BLOCKS, IDLE_S = 8, 8  # of accounts in steps of 10 ms
 CROWDS, CROWD = 7, 300  # of instances whose memory is looked at
 DISK_BLOCKS, DISK_S, FILE_MIB = 10, 0.3, 64
 
@@ -398,18 +398,24 @@ exec chroot "$tree" "$@"
 """
 
 
+def image_tree(host: Host) -> Path:
+    return flat([layer.directory for layer in ImageStore(host.root).resolve(IMAGE).layers], host.root / "flat")
+
+
+def by_chroot(tree: Path, scratch: Path) -> list[str]:
+    return ["unshare", "--mount", "sh", "-ec", CHROOT, "sh", str(tree), str(scratch)]
+
+
 def test_the_disk_of_native_beside_fio_by_hand(bench_host: Host, tmp_path: Path) -> None:
     patterns = {each.metric.name: each for each in overhead_disk.PATTERNS}
     ours: dict[str, list[float]] = {name: [] for name in patterns}
     by_fio: dict[str, list[float]] = {name: [] for name in patterns}
-    tree = flat(
-        [layer.directory for layer in ImageStore(bench_host.root).resolve(IMAGE).layers], bench_host.root / "flat"
-    )
+    tree = image_tree(bench_host)
     scratch = bench_host.root / "scratch" / new_id()  # on the file system that instances have theirs on
 
     def fio(*words: str) -> dict[str, float]:
         """What fio says of its one job, both ways together: the other way has moved nothing."""
-        command = ["unshare", "--mount", "sh", "-ec", CHROOT, "sh", str(tree), str(scratch), "fio", "--name=hand"]
+        command = [*by_chroot(tree, scratch), "fio", "--name=hand"]
         file = ["--filename=/var/tmp/hand", f"--size={FILE_MIB}M", "--ioengine=psync", "--output-format=json"]
         done = subprocess.run([*command, *file, *words], check=True, capture_output=True, text=True)
         (job,) = json.loads(done.stdout)["jobs"]
@@ -447,14 +453,13 @@ def test_the_disk_of_native_beside_fio_by_hand(bench_host: Host, tmp_path: Path)
     )
 
 
-def test_the_network_of_a_container_beside_iperf3_by_hand(bench_host: Host) -> None:
+def test_the_network_of_a_container_beside_iperf3_by_hand(bench_host: Host, tmp_path: Path) -> None:
     """By hand: the server under chroot in the host's network, the client in a container's, entered from outside."""
     demand("nsenter", "ip")
     figures = (network.THROUGHPUT, network.HOST_THROUGHPUT)
     ours: dict[str, list[float]] = {each.name: [] for each in figures}
     by_iperf3: dict[str, list[float]] = {each.name: [] for each in figures}
-    layers = [layer.directory for layer in ImageStore(bench_host.root).resolve(IMAGE).layers]
-    tree = str(flat(layers, bench_host.root / "flat"))
+    tree = image_tree(bench_host)
 
     def inside(instance: Instance) -> list[str]:
         return ["nsenter", f"--target={instance.host_pids()[0]}"]
@@ -466,7 +471,7 @@ def test_the_network_of_a_container_beside_iperf3_by_hand(bench_host: Host) -> N
     def stream(instance: Instance, address: str) -> float:
         """Bytes a second as the client's own report has them received."""
         port = str(network.free_port())
-        server = ["chroot", tree, "iperf3", "--server", "--one-off", "--port", port]
+        server = [*by_chroot(tree, tmp_path), "iperf3", "--server", "--one-off", "--forceflush", "--port", port]
         with subprocess.Popen(server, stdout=subprocess.PIPE) as serving:
             try:
                 assert serving.stdout is not None
