@@ -39,7 +39,7 @@ LIMITS = Limits(
 SPEC = InstanceSpec(image=ImageRef.parse("tare/debian:bookworm"))
 READY_S, EXEC_S = 240.0, 120.0  # bounds, not expectations: all of this is emulated
 CLOCK = "/sys/devices/system/clocksource/clocksource0/current_clocksource"
-SPIN = ["timeout", "4", "/bin/sh", "-c", "while :; do :; done"]
+SPIN = ["timeout", "2", "/bin/sh", "-c", "while :; do :; done"]
 
 
 @pytest.fixture(scope="module")

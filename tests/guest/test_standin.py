@@ -11,34 +11,32 @@ import pytest
 
 from tests.guest.standin import StandIn
 
-# What control groups or a kernel's age can change. A command of ours takes seconds under emulation: of tests that call
-# many, those that a host without v2 cannot stand for.
+# What control groups or a kernel's age can change. A command of ours takes seconds under emulation, and so does pytest:
+# of tests that call many commands, those that a host without v2 cannot stand for, and few calls of pytest.
 FILES = {
-    "cgroup v2": ("tests/guest/inside.py",),
-    "groups and limits": tuple(
-        f"tests/host/test_{name}.py" for name in ("cgroups", "limits", "limits_devices", "limits_update")
+    "cgroup v2, groups and limits": (
+        "tests/guest/inside.py",
+        *(f"tests/host/test_{name}.py" for name in ("cgroups", "limits", "limits_devices", "limits_update")),
     ),
     "the driver's contract": ("tests/conformance/test_drivers.py", "-k", "container"),
-    "confinement": ("tests/host/test_container.py",),
-    "namespaces, mounts, processes": tuple(
-        f"tests/host/test_{name}.py" for name in ("namespaces", "mounts", "process")
+    "confinement, namespaces, mounts, processes, the specification's fields": tuple(
+        f"tests/host/test_{name}.py" for name in ("container", "namespaces", "mounts", "process", "oci_config")
     ),
-    "the specification's fields": ("tests/host/test_oci_config.py",),
     "the OCI command line": (
         *("tests/host/test_oci.py", "tests/host/test_oci_process.py"),
         *("-k", "created_started or exec_joins or pause_resume or forced_delete or inside_looks"),
     ),
     "networks": (
         *("tests/host/test_network.py", "tests/host/test_network_bridges.py"),
-        *("-k", "gateway_and or lo_eth0 or joins or outside_from or full_bridge or killed or ids or nft"),
+        *("-k", "gateway_and or lo_eth0 or joins or outside_from or killed or nft"),
     ),
     "files": (
         *("tests/host/test_files.py", "tests/host/test_kept.py"),
         *("-k", "test_files.py or (auto and (belong or fresh))"),
     ),
     "lives": (
-        *(f"tests/host/test_{name}.py" for name in ("life", "life_commands", "life_crashes")),
-        *("-k", "memory_that or stats or top_shows or argv0 or argv3 or ids_of or keeper_killed"),
+        *("tests/host/test_life_commands.py", "tests/host/test_life_crashes.py"),
+        *("-k", "memory_that or stats or keeper_killed"),
     ),
     "KVM": ("tests/guest/inside_kvm.py", "-s"),
     "KVM through firmware": ("tests/guest/inside_firmware.py",),
