@@ -1,8 +1,9 @@
 """Tare's figures beside the same measured from outside, interleaved in one run. Asserts only that both make sense.
 
 What is outside knows nothing of Tare's clocks, parsers and estimates: hyperfine around `runc run` and `docker run`,
-/proc/meminfo before and after so many instances, fio and iperf3 by hand, the CPU time of a QEMU. Printed are both medians with their intervals over the blocks,
-what lies between them, and whether the intervals meet: inside, or outside. docs/method.md says what each includes.
+/proc/meminfo before and after so many instances, fio and iperf3 by hand, the CPU time of a QEMU. Printed are both
+medians with their intervals over the blocks, what lies between them, and whether the intervals meet: inside, or
+outside. docs/method.md says what each includes.
 """
 
 from __future__ import annotations
