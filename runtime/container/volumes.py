@@ -67,6 +67,7 @@ class VolumeStore:
     def __init__(self, root: Path) -> None:
         self._root = root
         self.directory = root / "volumes"
+        self._unclaimed: list[Volume] = []
 
     # --- reading
 
@@ -109,10 +110,19 @@ class VolumeStore:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Hold the volumes still: whoever makes a container holds this from `ensure` until its configuration lies."""
+        """Hold the volumes still: whoever makes a container holds this from `ensure` until its configuration lies.
+
+        If that fails, the volumes without a name that were made for it are removed.
+        """
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         with flock.held(self.directory / _LOCK):
-            yield
+            self._unclaimed = []
+            try:
+                yield
+            except BaseException:
+                for volume in self._unclaimed:
+                    self._drop(volume)
+                raise
 
     def create(self, name: str | None = None, labels: Mapping[str, str] | None = None) -> Volume:
         """Make a volume, with a random name if none is given; one that is there already is returned as it is."""
@@ -134,7 +144,10 @@ class VolumeStore:
         except BaseException:
             remove_tree(partial)
             raise
-        return self.find(chosen)
+        volume = self.find(chosen)
+        if volume.anonymous:
+            self._unclaimed.append(volume)
+        return volume
 
     @staticmethod
     def _make(partial: Path, final: Path, labels: Mapping[str, str] | None, *, anonymous: bool) -> None:
@@ -168,10 +181,13 @@ class VolumeStore:
             if users:
                 ids = ", ".join(user[:12] for user in users)
                 raise TareError(f"volume {name}", f"in use by container {ids}", "remove that first: tare rm")
-            doomed = self.directory / f".{name}"
-            remove_tree(doomed)
-            volume.directory.rename(doomed)
-            remove_tree(doomed)
+            self._drop(volume)
+
+    def _drop(self, volume: Volume) -> None:
+        doomed = self.directory / f".{volume.name}"
+        remove_tree(doomed)
+        volume.directory.rename(doomed)
+        remove_tree(doomed)
 
     def sweep(self) -> list[str]:
         """Remove what a crash left half-made or half-removed; says what went."""

@@ -40,6 +40,21 @@ def test_a_volume_without_a_name_gets_one_of_64_digits(tmp_path: Path) -> None:
     assert store.all() == [made]
 
 
+def test_volumes_without_a_name_go_when_what_they_were_made_for_fails(tmp_path: Path) -> None:
+    store = VolumeStore(tmp_path)
+    kept = store.create().name
+
+    def fail() -> None:
+        with store.held():
+            store.ensure("data")
+            store.ensure()
+            raise TareError("container", "its name is taken", "choose another")
+
+    with pytest.raises(TareError):
+        fail()
+    assert sorted(volume.name for volume in store.all()) == sorted((kept, "data"))
+
+
 @pytest.mark.parametrize("name", ["", "a", ".hidden", "../up", "a/b", "x" * 300, "lo ck"])
 def test_a_name_that_is_none_is_refused(tmp_path: Path, name: str) -> None:
     store = VolumeStore(tmp_path)
