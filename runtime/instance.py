@@ -10,10 +10,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
 
 from runtime.errors import TareError
 from runtime.record import field, ordered_record, record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Self
 
 
 class Timeline:

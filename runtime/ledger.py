@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
 import stat
 from collections.abc import Iterator
@@ -86,6 +85,8 @@ class Entry:
         self._write({"kind": kind, "value": value})
 
     def _write(self, line: dict[str, object]) -> None:
+        import json  # not for those who only want an id or a start: each clone of theirs would copy it
+
         data = json.dumps(line).encode() + b"\n"
         if os.write(self._fd, data) != len(data):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
@@ -226,6 +227,8 @@ def _is_other(path: Path) -> bool:
 
 def _lines(path: Path) -> list[dict[str, object]]:
     """The page's lines; a torn last one (a crash while writing) is left out, as what it announced was not made."""
+    import json
+
     lines: list[dict[str, object]] = []
     try:
         rows = path.read_bytes().splitlines()

@@ -9,10 +9,13 @@ from __future__ import annotations
 import re
 from enum import StrEnum
 from pathlib import PurePosixPath
-from typing import Self
 
 from runtime.errors import UsageError
 from runtime.record import field, ordered_record, record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Self
 
 _NAME = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*")
 _REGISTRY = re.compile(r"[A-Za-z0-9.-]+(?::[0-9]+)?")

@@ -10,10 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import product
-from typing import Final
 
 from runtime.cgroups.resources import DeviceRule
 from runtime.errors import TareError, UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 ACCESS: Final = "rwm"
 TYPES: Final = "bc"

@@ -13,12 +13,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import Final
 
 from runtime.cgroups.devices import ACCESS, check_rules, numbers, types
 from runtime.cgroups.resources import DeviceRule
 from runtime.instance import LimitReading
 from runtime.linux import syscalls
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 # struct bpf_cgroup_dev_ctx of linux/bpf.h: access_type, major, minor, 32 bits each.
 _CONTEXT_ACCESS, _CONTEXT_MAJOR, _CONTEXT_MINOR = 0, 4, 8

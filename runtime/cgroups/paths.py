@@ -6,9 +6,12 @@ Nothing here needs or asks systemd; its `slice:prefix:name` is only one more way
 from __future__ import annotations
 
 from pathlib import PurePosixPath
-from typing import Final
 
 from runtime.errors import UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 PARENT: Final = "tare"
 """Where groups lie that nobody asked to have elsewhere."""

@@ -8,12 +8,15 @@ None and empty mean "not asked for".
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
 
 from runtime.cgroups.weights import bfq_weight, cpu_shares
 from runtime.errors import TareError
 from runtime.record import field, record
 from runtime.spec import Limits
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 PERIOD_US: Final = 100_000
 """The CFS bandwidth period: the kernel's default, and Docker's."""

@@ -8,13 +8,16 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
-from typing import Final
 
 from runtime.cgroups.controls import lacking
 from runtime.cgroups.devices import USUAL, v1_lists
 from runtime.cgroups.files import whole, write, write_lines
 from runtime.cgroups.resources import DeviceRule
 from runtime.errors import TareError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 GUARDED: Final = "@usual"
 """The group below our own parent, in the hierarchy of devices alone, whose groups have the usual rules.

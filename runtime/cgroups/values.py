@@ -6,12 +6,15 @@ What only the host can tell (a memory limit below what is used, a CPU that is of
 from __future__ import annotations
 
 import re
-from typing import Final
 
 from runtime.cgroups.controls import Names
 from runtime.cgroups.resources import HugepageLimit, Memory
 from runtime.cgroups.weights import SHARES_MAX, SHARES_MIN, cpu_list, huge_page_bytes
 from runtime.errors import UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 UNLIMITED: Final = -1
 _HUGE = re.compile(r"([1-9]\d*)([KMG])i?B?", re.IGNORECASE)

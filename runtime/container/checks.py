@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
 
 from runtime.cgroups.resources import BlockIo, Cpu, DeviceRule, HugepageLimit, Memory, Resources, WeightDevice
 from runtime.container.config import (
@@ -31,6 +30,10 @@ from runtime.container.config import (
 )
 from runtime.linux import capabilities
 from runtime.linux.seccomp import ACTIONS, ARCHITECTURES, FLAGS, NUMBERED_ACTIONS, OPERATORS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 NAMESPACES = ("pid", "network", "mount", "ipc", "uts", "user", "cgroup", "time")
 _LIMITED = (

@@ -7,19 +7,24 @@ first alone. What the fields of a value mean to one another `checks` says.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
 
 from runtime.cgroups.resources import Resources
 from runtime.container import checks
 from runtime.container.bounds import ANY, BOUNDS, S64
 from runtime.container.config import Config, Process, Seccomp
 from runtime.errors import UsageError
-from runtime.record import Field, fields, is_record
+from runtime.record import Field, fields, is_record, ordered_record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, TypeAlias, TypeVar
+
+    Reader: TypeAlias = "Callable[[object, str, Faults], Any]"
+    _T = TypeVar("_T")
 
 LARGEST_BYTES = 16 << 20
 _SHOWN_FAULTS = 64
@@ -34,8 +39,6 @@ _NOT_DONE = {
 }
 
 Faults = list[str]
-Reader = Callable[[object, str, Faults], Any]
-_T = TypeVar("_T")
 
 
 def load(path: Path) -> Config:
@@ -52,6 +55,8 @@ def read_json(path: Path) -> Mapping[str, Any]:
         raise UsageError(str(path), error.strerror or str(error), "name a file that can be read") from error
     if len(content) > LARGEST_BYTES:
         raise UsageError(str(path), f"larger than {LARGEST_BYTES >> 20} MiB", "no configuration needs that")
+    import json
+
     try:
         document = json.loads(content, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
@@ -106,7 +111,8 @@ def _no_number(name: str) -> None:
     raise ValueError(f"{name} is no number of JSON")
 
 
-class _Field(NamedTuple):
+@ordered_record
+class _Field:
     name: str
     json_name: str
     read: Reader
@@ -249,6 +255,8 @@ def _fault(path: str, value: object, wanted: str, faults: Faults) -> object:
 
 def _shown(value: object) -> str:
     """A value in a message: short, on one line, in ASCII."""
+    import json
+
     text = json.dumps(value, default=lambda other: type(other).__name__) if _is_scalar(value) else type(value).__name__
     text = {"dict": "an object", "list": "a list"}.get(text, text)
     return text if len(text) <= 60 else f"{text[:57]}…"

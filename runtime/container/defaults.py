@@ -10,7 +10,6 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from runtime.cgroups.devices import USUAL
 from runtime.cgroups.resources import DeviceRule
@@ -35,6 +34,10 @@ from runtime.errors import UsageError
 from runtime.linux import capabilities
 from runtime.linux.profile import default_profile
 from runtime.record import field, record, replace
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 OCI_VERSION = "1.2.0"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
 
 from runtime.container.config import Config
 from runtime.errors import TareError, UsageError
@@ -17,6 +16,7 @@ from runtime.linux.syscalls import (
     CLONE_NEWUSER,
     CLONE_NEWUTS,
 )
+from runtime.record import ordered_record
 
 FLAGS = {
     "mount": CLONE_NEWNS,
@@ -34,7 +34,8 @@ _FILES = {"mount": "mnt", "network": "net"}
 _LATE = CLONE_NEWCGROUP | CLONE_NEWTIME
 
 
-class Namespaces(NamedTuple):
+@ordered_record
+class Namespaces:
     """Which namespaces are made by clone3, which later by the child, which are entered before, and the user's."""
 
     cloned: int

@@ -6,11 +6,9 @@ in `rootplan` and `processplan`.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from runtime.container import mountwords, namespaces, processplan
 from runtime.container.becoming import BecomeRoot, DieWithParent, Find, ResourceLimit, Undumpable
@@ -59,6 +57,10 @@ from runtime.linux.syscalls import (
     MS_SHARED,
     MS_SLAVE,
 )
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 _BIND_READ_ONLY = MS_BIND | MS_REMOUNT | MS_RDONLY
 
@@ -239,6 +241,8 @@ class Template:
         """What is `creating` until it waits for its start is `created` then."""
         if point != "startContainer" or not self._state:
             return self._state
+        import json
+
         return json.dumps(json.loads(self._state) | {"status": "created"}).encode()
 
     def _outside(self, place: Place, trees: tuple[Tree, ...]) -> Outside | None:

@@ -10,7 +10,6 @@ import os
 from collections.abc import Iterable, Iterator
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
 
 from runtime.container.becoming import Execute
 from runtime.container.mounting import Mount, Overlay
@@ -24,6 +23,10 @@ from runtime.container.steps import to_row
 from runtime.container.system import MASKED, READ_ONLY
 from runtime.linux.syscalls import MS_BIND, MS_RDONLY, MS_REC, MS_REMOUNT
 from runtime.record import ordered_record, record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 DEFAULT_ENV = {"PATH": PATH, "HOME": "/root"}
 

@@ -16,10 +16,13 @@ from contextlib import suppress
 from functools import cache, lru_cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 from runtime.errors import TareError, UsageError
 from runtime.linux.profile import Seccomp, SyscallArgument, SyscallRule, default_profile
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 _PLAIN_ACTIONS = MappingProxyType(
     {
