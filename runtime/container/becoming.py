@@ -7,10 +7,8 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import resource
 import stat
 import struct
-import termios
 
 from runtime.container.stepping import Bare, Call, Context, Talking, shown
 from runtime.linux import syscalls
@@ -22,6 +20,8 @@ if TYPE_CHECKING:
     from typing import Final
 
 # asm-generic/ioctls.h
+_TIOCSCTTY: Final = 0x540E
+_TIOCSWINSZ: Final = 0x5414
 _TIOCGPTN: Final = 0x80045430
 _TIOCSPTLCK: Final = 0x40045431
 _TIOCGPTPEER: Final = 0x5441
@@ -59,7 +59,7 @@ class Undumpable:
 
 @ordered_record
 class ResourceLimit:
-    """setrlimit(2); `number` is one of resource.RLIMIT_…."""
+    """setrlimit(2); `number` is one of RLIMIT_…."""
 
     number: int
     soft: int
@@ -69,10 +69,7 @@ class ResourceLimit:
         return f"set rlimit {self.number} to {self.soft}:{self.hard}"
 
     def execute(self) -> None:
-        try:
-            resource.setrlimit(self.number, (self.soft, self.hard))
-        except ValueError as error:  # what Python makes of EPERM and EINVAL
-            raise OSError(errno.EPERM, str(error)) from error
+        syscalls.prlimit(0, self.number, self.soft, self.hard)
 
 
 @ordered_record
@@ -140,12 +137,12 @@ class Terminal(Talking):
         fcntl.ioctl(master, _TIOCSPTLCK, struct.pack("i", 0))
         slave = fcntl.ioctl(master, _TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY)
         if self.rows or self.columns:
-            fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", self.rows, self.columns, 0, 0))
+            fcntl.ioctl(slave, _TIOCSWINSZ, struct.pack("HHHH", self.rows, self.columns, 0, 0))
         if self.uid:
             os.fchown(slave, self.uid, -1)
         for number in (0, 1, 2):
             os.dup2(slave, number)
-        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+        fcntl.ioctl(0, _TIOCSCTTY, 0)
         if self.console:
             (number,) = struct.unpack("i", fcntl.ioctl(master, _TIOCGPTN, b"\0" * 4))
             self._bind(b"/dev/pts/%d" % number)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 from collections.abc import Iterator
 
 from runtime.container.becoming import (
@@ -26,8 +25,16 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _IO_CLASSES = {"IOPRIO_CLASS_RT": 1, "IOPRIO_CLASS_BE": 2, "IOPRIO_CLASS_IDLE": 3}
 _DOMAINS = {"LINUX": 0, "LINUX32": 8}  # linux/personality.h
 _UMASK = 0o022
-# asm-generic/resource.h, those that the module lacks
-_LIMITS = {"RLIMIT_LOCKS": 10}
+# asm-generic/resource.h, by their numbers there: the module is one more library for each clone to take along
+_LIMITS = {
+    f"RLIMIT_{name}": number
+    for number, name in enumerate(
+        (
+            *("CPU", "FSIZE", "DATA", "STACK", "CORE", "RSS", "NPROC", "NOFILE", "MEMLOCK", "AS", "LOCKS"),
+            *("SIGPENDING", "MSGQUEUE", "NICE", "RTPRIO", "RTTIME"),
+        )
+    )
+}
 _UNLIMITED = 2**64 - 1
 
 
@@ -63,10 +70,9 @@ def limits(process: Process) -> tuple[tuple[int, int, int], ...]:
     """Its resource limits as (number, soft, hard)."""
     found = []
     for index, limit in enumerate(process.rlimits):
-        number = _LIMITS.get(limit.type, getattr(resource, limit.type, None))
-        if not isinstance(number, int) or not limit.type.startswith("RLIMIT_"):
+        if limit.type not in _LIMITS:
             raise UsageError(f"process.rlimits[{index}].type", f"{limit.type!r} is no limit", "see setrlimit(2)")
-        found.append((number, _signed(limit.soft), _signed(limit.hard)))
+        found.append((_LIMITS[limit.type], _signed(limit.soft), _signed(limit.hard)))
     return tuple(found)
 
 

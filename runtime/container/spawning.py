@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import marshal
 import os
-import resource
 from _signal import SIG_DFL, SIGCHLD, SIGINT, SIGKILL, SIGPIPE, SIGXFSZ, signal  # type: ignore[import-not-found]
 from _socket import AF_UNIX, MSG_NOSIGNAL, SOCK_SEQPACKET, socketpair
 
@@ -278,7 +277,7 @@ def _prepare(spawned: Spawned, outside: Outside) -> None:
     if outside.uid_map:
         idmap.write_maps(spawned.pid, outside.uid_map, outside.gid_map)
     for number, soft, hard in outside.limits:
-        resource.prlimit(spawned.pid, number, (soft, hard))
+        syscalls.prlimit(spawned.pid, number, soft, hard)
     if outside.oom_score_adj is not None:
         descriptor = os.open(f"/proc/{spawned.pid}/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
         os.write(descriptor, b"%d" % outside.oom_score_adj)

@@ -179,6 +179,7 @@ _inotify_add_watch = _function("inotify_add_watch", _int, _text, ctypes.c_uint32
 _sethostname = _function("sethostname", _text, ctypes.c_size_t)
 _setfsuid = _function("setfsuid", ctypes.c_uint)
 _setfsgid = _function("setfsgid", ctypes.c_uint)
+_prlimit = _function("prlimit", _int, _int, _text, _pointer)
 _prctl = _function("prctl", _int, _ulong, _ulong, _ulong, _ulong)
 _pivot_root = _call("pivot_root", _text, _text)
 _capset = _call("capset", _pointer, _pointer)
@@ -292,6 +293,15 @@ def prctl(option: int, argument: int = 0, third: int = 0) -> int:
     """Change or read an attribute of the process."""
     result = _prctl(option, argument, third, 0, 0)
     return result if result != -1 else _check(-1, f"prctl {option} {argument}")
+
+
+_RLIMIT_ALL = (1 << 64) - 1
+
+
+def prlimit(pid: int, resource: int, soft: int, hard: int) -> None:
+    """Set a resource limit of a process, the caller's where `pid` is 0; -1 is none."""
+    values = struct.pack("=QQ", soft & _RLIMIT_ALL, hard & _RLIMIT_ALL)
+    _check(_prlimit(pid, resource, values, None), f"prlimit {resource}")
 
 
 # struct __user_cap_header_struct of the caller
