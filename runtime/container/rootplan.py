@@ -263,8 +263,9 @@ class RootPlan:
 
     def _hidden(self) -> Iterator[Step]:
         kernel = {posixpath.normpath(mount.destination) for mount in self.config.mounts if mount.type in _KERNELS}
+        empty: list[bytes] = []
         for path in self.config.linux.masked_paths:
-            yield from self._masked(path, kernel)
+            yield from self._masked(path, kernel, empty)
         for path in self.config.linux.readonly_paths:
             if not self._known(path, kernel):
                 yield ReadOnly(os.fsencode(path), 0)
@@ -274,15 +275,23 @@ class RootPlan:
     def _known(self, path: str, kernel: Iterable[str]) -> bool:
         return path in self.known.all and f"/{path.split('/')[1]}" in kernel
 
-    def _masked(self, path: str, kernel: Iterable[str]) -> Iterator[Step]:
-        """Behind the container's null device where it is one of our making, else behind the host's, read-only."""
+    def _masked(self, path: str, kernel: Iterable[str], empty: list[bytes]) -> Iterator[Step]:
+        """Behind the container's null device where it is one of our making, else behind the host's, read-only.
+
+        The first of the kernel's directories is the empty one that hides all others.
+        """
         file = path in self.known.files
         if not self._known(path, kernel) or (file and not self._makes_null()):
             yield Mask(os.fsencode(path))
         elif file:
             yield Mount(b"/dev/null", os.fsencode(path), None, MS_BIND)
         elif path in self.known.directories:
-            yield Mount(b"tmpfs", os.fsencode(path), b"tmpfs", QUIET | MS_RDONLY, b"size=0k")
+            target = os.fsencode(path)
+            if empty:
+                yield Mount(empty[0], target, None, MS_BIND)
+            else:
+                yield Mount(b"tmpfs", target, b"tmpfs", QUIET | MS_RDONLY, b"size=0k")
+                empty.append(target)
 
 
 _KERNELS = ("proc", "sysfs")

@@ -99,6 +99,16 @@ def test_it_cannot(instance: Instance, attempt: str) -> None:
     assert instance.exec(["/bin/sh", "-c", attempt], 30).exit_code != 0
 
 
+def test_what_hides_a_directory_is_read_only_wherever_it_hides_one(instance: Instance) -> None:
+    lines = run(instance, "cat /proc/self/mountinfo").splitlines()
+    hidden = [line.split() for line in lines if line.split()[4] in ("/proc/acpi", "/sys/firmware")]
+    assert hidden
+    for words in hidden:
+        assert words[3:5] == ["/", words[4]]
+        assert {"ro", "nosuid", "nodev", "noexec"} <= set(words[5].split(","))
+    assert "Read-only" in run(instance, "touch /sys/firmware/x")
+
+
 def test_the_ways_out_are_masked(instance: Instance) -> None:
     assert run(instance, "cat /proc/keys /proc/timer_list; ls /proc/acpi /sys/firmware 2>/dev/null").split() in (
         [],

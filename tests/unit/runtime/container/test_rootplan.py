@@ -11,7 +11,7 @@ from runtime.container import defaults
 from runtime.container.config import Config, Device, IdMapping, MountPoint
 from runtime.container.furnishing import Device as DeviceNode
 from runtime.container.furnishing import Directory, Ensure, Link, Mask, ReadOnly, Unmount
-from runtime.container.mounting import Attach, Mount
+from runtime.container.mounting import QUIET, Attach, Mount
 from runtime.container.options import IdRange, Options
 from runtime.container.outside import Tree
 from runtime.container.rootplan import KnownPaths, RootPlan
@@ -159,6 +159,12 @@ def test_what_this_host_lacks_is_not_looked_for_and_what_it_may_have_is() -> Non
     assert not any(
         getattr(step, "path", getattr(step, "target", b"")) in (b"/proc/scsi", b"/proc/bus") for step in made
     )
+
+
+def test_one_empty_directory_hides_all_of_the_kernels() -> None:
+    made = steps(config(masked_paths=("/proc/acpi", "/proc/sys")))
+    assert at(made, "/proc/acpi") == Mount(b"tmpfs", b"/proc/acpi", b"tmpfs", QUIET | MS_RDONLY, b"size=0k")
+    assert at(made, "/proc/sys") == Mount(b"/proc/acpi", b"/proc/sys", None, MS_BIND)
 
 
 @pytest.mark.parametrize("changes", ["user", "device", "dev"])
