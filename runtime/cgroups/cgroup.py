@@ -54,6 +54,7 @@ class Cgroup(ABC):
         self._rules: Rules | None = asked if asked is not None else USUAL if guard_devices else None
         self._confined: Rules | None = None
         self._known: tuple[Wanted, list[Batch]] | None = None
+        self._made: set[Path | str] = set()
 
     @abstractmethod
     def directories(self) -> tuple[Path, ...]:
@@ -230,7 +231,7 @@ class Cgroup(ABC):
 
         Raises TareError when it is still busy after `timeout_s`.
         """
-        remove_directories(self._removable(), timeout_s)
+        remove_directories(self._removable(), timeout_s, made=self._made)
 
     def _removable(self) -> Sequence[Path | str]:
         """The possible directories, in whichever form costs less to have."""

@@ -9,7 +9,7 @@ import errno
 import os
 import signal
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -128,9 +128,12 @@ def pauses(deadline: float, longest_s: float = 0.01) -> Iterator[None]:
         pause_s = min(pause_s * 2, longest_s)
 
 
-def remove_directories(directories: Iterable[Path | str], timeout_s: float = 5.0) -> None:
+def remove_directories(
+    directories: Iterable[Path | str], timeout_s: float = 5.0, *, made: Collection[Path | str] = ()
+) -> None:
     """Remove one instance's cgroup directories, of either version, killing what is still in them or below.
 
+    Those that whoever asks has `made` are there, as far as he knows; the others may be.
     A reaped task leaves its cgroup only when it has switched out for the last time, which v1
     announces nowhere: rmdir is retried on EBUSY until `timeout_s`. Raises TareError after that.
     """
@@ -138,7 +141,7 @@ def remove_directories(directories: Iterable[Path | str], timeout_s: float = 5.0
     everywhere = tuple(directories)
     for directory in everywhere:
         # Most hierarchies have none of this name, and to be told so by an error costs more than to ask.
-        if os.access(directory, os.F_OK) and not _removed(directory):
+        if (directory in made or os.access(directory, os.F_OK)) and not _removed(directory):
             _remove_busy(directory, everywhere, deadline, timeout_s)
 
 

@@ -62,6 +62,7 @@ class V1Cgroup(Cgroup):
         if self._inherits:
             self._paths[mounts["devices"]] = self._guarded(mounts["devices"])
         self._all: tuple[Path, ...] | None = None
+        self._places: list[str] = []
         self._unified = None if unified is None else unified[0]
         self._unified_controllers: Collection[str] = () if unified is None else unified[1]
         by_filter = "devices" not in mounts and self._unified is not None
@@ -124,8 +125,10 @@ class V1Cgroup(Cgroup):
         """One in every hierarchy of the host: another handle of this group may have joined more of them."""
         return tuple(Path(place) for place in self._removable())
 
-    def _removable(self) -> Sequence[Path | str]:
+    def _removable(self) -> Sequence[str]:
         """As text: to make paths of them took as long as the kernel takes to remove most."""
+        if self._places:
+            return self._places
         mounts = {str(mount): None for mount in self._mounts.values()}
         devices = str(self._mounts["devices"]) if "devices" in self._mounts else None
         if self._unified is not None:
@@ -133,6 +136,7 @@ class V1Cgroup(Cgroup):
         places = [f"{mount}/{self._place}" for mount in mounts]
         if devices is not None and self._place == f"{PARENT}/{self.id}":
             places.append(f"{devices}/{PARENT}/{GUARDED}/{self.id}")
+        self._places = places
         return places
 
     def join_files(self) -> tuple[Path, ...]:
@@ -162,6 +166,9 @@ class V1Cgroup(Cgroup):
         """All directories, and those above them where this is the first instance since boot."""
         for directory in self.directories():
             self._make_one(directory)
+        # Now, while a child comes to be, and not when it has ended and somebody waits.
+        self._made = {str(directory) for directory in self.directories()}
+        self._removable()
 
     def _make_one(self, directory: Path) -> None:
         try:
