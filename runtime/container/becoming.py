@@ -17,7 +17,8 @@ from runtime.record import ordered_record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Final
+    from collections.abc import Callable, Iterator
+    from typing import Any, Final
 
 # asm-generic/ioctls.h
 _TIOCSCTTY: Final = 0x540E
@@ -100,11 +101,14 @@ class Personality:
 
 
 @ordered_record
-class SessionKeyring:
+class SessionKeyring(Bare):
     """Leave the host's session keyring for an empty one, where the kernel has keyrings and lets us."""
 
     def describe(self) -> str:
         return "join a new session keyring"
+
+    def calls(self) -> tuple[Call, ...]:
+        return ((syscalls.bare_keyctl, syscalls.KEYCTL_JOIN_SESSION_KEYRING),)
 
     def execute(self) -> None:
         try:
@@ -158,7 +162,7 @@ class Terminal(Talking):
 
 
 @ordered_record
-class Confine:
+class Confine(Bare):
     """Become `uid`:`gid` with the capabilities `sets` (effective, permitted, inheritable masks) and the filter.
 
     The bounding set goes first, as that needs a capability. The filter comes last, as it would forbid the rest;
@@ -182,26 +186,43 @@ class Confine:
         kept = "all capabilities" if self.sets is None else f"capabilities {self.sets[1]:#x}"
         return f"become {self.uid}:{self.gid} with {kept} and {instructions}"
 
+    def calls(self) -> tuple[Call, ...]:
+        return tuple([(function, given) for _, function, given in self._named()])
+
     def execute(self) -> None:
+        for name, function, given in self._named():
+            if function(*given) == -1:
+                raise syscalls.failed(name)
+
+    def recover(self) -> None:
+        raise syscalls.failed("confine")  # what has been taken away cannot be taken away again
+
+    def _named(self) -> Iterator[tuple[str, Callable[..., int], tuple[Any, ...]]]:
+        loaded = "seccomp", syscalls.bare_seccomp_set_filter, (self.seccomp, self.seccomp_flags)
         if self.seccomp is not None and not self.no_new_privileges:
-            syscalls.seccomp_set_filter(self.seccomp, self.seccomp_flags)
-        syscalls.prctl(syscalls.PR_CAP_AMBIENT, syscalls.PR_CAP_AMBIENT_CLEAR_ALL)
+            yield loaded
+        yield _control(syscalls.PR_CAP_AMBIENT, syscalls.PR_CAP_AMBIENT_CLEAR_ALL)
         for capability in self.dropped:
-            syscalls.prctl(syscalls.PR_CAPBSET_DROP, capability)
-        os.umask(self.umask)
-        os.setgroups(self.groups)
-        os.setresgid(self.gid, self.gid, self.gid)
+            yield _control(syscalls.PR_CAPBSET_DROP, capability)
+        yield "umask", syscalls.bare_umask, (self.umask,)
+        groups = struct.pack(f"={len(self.groups)}I", *self.groups)
+        yield "setgroups", syscalls.bare_setgroups, (len(self.groups), groups)
+        yield "setresgid", syscalls.bare_setresgid, (self.gid,) * 3
         if self.sets is not None and self.uid:
-            syscalls.prctl(syscalls.PR_SET_KEEPCAPS, 1)
-        os.setresuid(self.uid, self.uid, self.uid)
+            yield _control(syscalls.PR_SET_KEEPCAPS, 1)
+        yield "setresuid", syscalls.bare_setresuid, (self.uid,) * 3
         if self.sets is not None:
-            syscalls.capset(*self.sets)
+            yield "capset", syscalls.bare_capset, (syscalls.capability_sets(*self.sets),)
         for capability in self.ambient:
-            syscalls.prctl(syscalls.PR_CAP_AMBIENT, syscalls.PR_CAP_AMBIENT_RAISE, capability)
+            yield _control(syscalls.PR_CAP_AMBIENT, syscalls.PR_CAP_AMBIENT_RAISE, capability)
         if self.no_new_privileges:
-            syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
+            yield _control(syscalls.PR_SET_NO_NEW_PRIVS, 1)
             if self.seccomp is not None:
-                syscalls.seccomp_set_filter(self.seccomp, self.seccomp_flags)
+                yield loaded
+
+
+def _control(option: int, argument: int, third: int = 0) -> tuple[str, Callable[..., int], tuple[Any, ...]]:
+    return f"prctl {option} {argument}", syscalls.bare_prctl, (option, argument, third, 0, 0)
 
 
 @ordered_record

@@ -59,7 +59,7 @@ def run(
                 _show_root(report)
             if function is not None:
                 if function(*given) == -1:
-                    steps[position(steps, at)].execute()
+                    steps[position(steps, at)].recover()  # type: ignore[attr-defined]
             elif isinstance(given, Talking):
                 given.talk(context)
             else:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 QUIET: Final = MS_NOSUID | MS_NODEV | MS_NOEXEC
 _PAGE: Final = 4096
+_REAL: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 @ordered_record
@@ -47,9 +48,9 @@ class Mount(Bare):
         return f"mount {kind} {source} at {shown(self.target)} ({self.flags:#x}{' ' if data else ''}{data})"
 
     def calls(self) -> tuple[Call, ...]:
-        if self.strict:
-            return ()
-        return ((syscalls.bare_mount, (self.source, self.target, self.filesystem, self.flags, self.data)),)
+        mounted = syscalls.bare_mount, (self.source, self.target, self.filesystem, self.flags, self.data)
+        # What is opened is not used, nor closed before the program is executed: closing needs its number.
+        return ((syscalls.bare_open, (self.target, _REAL)), mounted) if self.strict else (mounted,)
 
     def execute(self) -> None:
         try:
@@ -281,13 +282,21 @@ class PrivateParent:
 
 
 @ordered_record
-class PivotRoot:
+class PivotRoot(Bare):
     """Make the mount at `path` the root; the host's tree stays below it in the stack, as working directory."""
 
     path: bytes
 
     def describe(self) -> str:
         return f"pivot_root to {shown(self.path)}"
+
+    def calls(self) -> tuple[Call, ...]:
+        # Above the root is the root, and what is mounted over it: the host's tree.
+        return (
+            (syscalls.bare_chdir, (self.path,)),
+            (syscalls.bare_pivot_root, (b".", b".")),
+            (syscalls.bare_chdir, (b"..",)),
+        )
 
     def execute(self) -> None:
         host = os.open(b"/", os.O_PATH | os.O_DIRECTORY)

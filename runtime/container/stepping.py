@@ -76,10 +76,17 @@ class Bare:
     def calls(self) -> tuple[Call, ...]:
         """The calls, each of which answers -1 for a failure and has then done nothing. Empty where it takes more.
 
-        When one fails, `execute()` is what follows, as if none had been made: it makes up for what is missing, or
-        says what is wrong.
+        When one fails, `recover()` is what follows.
         """
         raise NotImplementedError
+
+    def execute(self) -> None:
+        """Do it."""
+        raise NotImplementedError
+
+    def recover(self) -> None:
+        """Make up for what is missing when a call has just failed, or say what is wrong: as if none had been made."""
+        self.execute()
 
 
 def shown(text: bytes) -> str:

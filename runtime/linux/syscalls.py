@@ -92,6 +92,9 @@ PR_CAP_AMBIENT: Final = 47
 PR_CAP_AMBIENT_RAISE: Final = 2
 PR_CAP_AMBIENT_CLEAR_ALL: Final = 4
 
+# keyctl(2): a new session keyring without a name, instead of the one inherited
+KEYCTL_JOIN_SESSION_KEYRING: Final = (1, None, 0, 0, 0)
+
 # linux/openat2.h
 RESOLVE_NO_MAGICLINKS: Final = 0x02
 RESOLVE_NO_SYMLINKS: Final = 0x04
@@ -205,6 +208,30 @@ bare_mount, bare_umount2, bare_unshare, bare_sethostname, bare_prctl = _mount, _
 bare_mkdir = _function("mkdir", _text, ctypes.c_uint)
 bare_mknod = _function("mknod", _text, ctypes.c_uint, _ulong)
 bare_symlink = _function("symlink", _text, _text)
+bare_open = _function("open", _text, _int)
+bare_chdir = _function("chdir", _text)
+bare_umask = _function("umask", ctypes.c_uint)
+bare_setgroups = _function("setgroups", ctypes.c_size_t, _text)
+bare_setresgid = _function("setresgid", *(ctypes.c_uint,) * 3)
+bare_setresuid = _function("setresuid", *(ctypes.c_uint,) * 3)
+bare_pivot_root, bare_keyctl = _pivot_root, _keyctl
+
+
+def bare_capset(sets: bytes) -> int:
+    """capset(2) for the caller, of `capability_sets`."""
+    return _capset(_CAPABILITY_HEADER, sets)
+
+
+def bare_seccomp_set_filter(program: bytes, flags: int) -> int:
+    """As `seccomp_set_filter`."""
+    structure = _Program(len(program) // 8, program)
+    return _seccomp(SECCOMP_SET_MODE_FILTER, flags, ctypes.byref(structure))
+
+
+def failed(call: str) -> OSError:
+    """What a bare call that has just answered -1 would have raised."""
+    number = ctypes.get_errno()
+    return OSError(number, f"{call}: {os.strerror(number)}")
 
 
 def _check(result: int, call: str, about: str = "") -> int:
@@ -275,9 +302,9 @@ def ioprio_set(which: int, who: int, priority: int) -> None:
     _check(_ioprio_set(which, who, priority), f"ioprio_set {priority:#x}")
 
 
-def join_session_keyring(name: bytes | None = None) -> None:
+def join_session_keyring() -> None:
     """keyctl(KEYCTL_JOIN_SESSION_KEYRING): a new session keyring instead of the one inherited."""
-    _check(_keyctl(1, name, 0, 0, 0), "keyctl")
+    _check(_keyctl(*KEYCTL_JOIN_SESSION_KEYRING), "keyctl")
 
 
 def setfsids(uid: int, gid: int) -> None:
@@ -308,12 +335,17 @@ def prlimit(pid: int, resource: int, soft: int, hard: int) -> None:
 _CAPABILITY_HEADER = struct.pack("=Ii", _LINUX_CAPABILITY_VERSION_3, 0)
 
 
-def capset(effective: int, permitted: int, inheritable: int) -> None:
-    """Set the caller's capabilities, each a mask of bits `1 << CAP_…`."""
+def capability_sets(effective: int, permitted: int, inheritable: int) -> bytes:
+    """Two of struct __user_cap_data_struct: each is a mask of bits `1 << CAP_…`."""
     low = [mask & 0xFFFFFFFF for mask in (effective, permitted, inheritable)]
     high = [mask >> 32 for mask in (effective, permitted, inheritable)]
-    # Two of struct __user_cap_data_struct, as plain bytes: a child of a launcher has few pages of its own.
-    _check(_capset(_CAPABILITY_HEADER, struct.pack("=6I", *low, *high)), "capset")
+    # As plain bytes: a child of a launcher has few pages of its own.
+    return struct.pack("=6I", *low, *high)
+
+
+def capset(effective: int, permitted: int, inheritable: int) -> None:
+    """Set the caller's capabilities."""
+    _check(bare_capset(capability_sets(effective, permitted, inheritable)), "capset")
 
 
 class _Program(ctypes.Structure):
@@ -324,8 +356,7 @@ class _Program(ctypes.Structure):
 
 def seccomp_set_filter(program: bytes, flags: int = 0) -> None:
     """Install the classic BPF `program`, 8 bytes an instruction, for the caller and what it executes."""
-    structure = _Program(len(program) // 8, program)
-    _check(_seccomp(SECCOMP_SET_MODE_FILTER, flags, ctypes.byref(structure)), "seccomp")
+    _check(bare_seccomp_set_filter(program, flags), "seccomp")
 
 
 def close_range(first: int, last: int, flags: int) -> None:

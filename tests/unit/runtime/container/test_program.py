@@ -30,7 +30,6 @@ def test_bare_steps_become_calls_and_others_stay() -> None:
 @pytest.mark.parametrize(
     "step",
     [
-        Mount(b"tmpfs", b"/a", b"tmpfs", strict=True),
         ReadOnly(b"/a", 0),
         Device(b"/dev/a", 0o20666, 1, 3, uid=5),
         Device(b"/dev/net/tun", 0o20666, 10, 200),
@@ -38,6 +37,20 @@ def test_bare_steps_become_calls_and_others_stay() -> None:
 )
 def test_a_step_that_must_look_first_stays_a_step(step: Step) -> None:
     assert program((step,)) == ((None, step),)
+
+
+def test_a_mount_that_must_not_be_led_astray_looks_first(tmp_path: Path) -> None:
+    (tmp_path / "directory").mkdir()
+    (tmp_path / "link").symlink_to("directory")
+    (tmp_path / "file").touch()
+    answers = {}
+    for name in ("directory", "link", "file", "absent"):
+        step = Mount(b"tmpfs", os.fsencode(tmp_path / name), b"tmpfs", strict=True)
+        (look, place), (mount, _) = step.calls()
+        assert (look, mount) == (syscalls.bare_open, syscalls.bare_mount)
+        answers[name] = look(*place)
+    os.close(answers["directory"])
+    assert [name for name, answer in answers.items() if answer == -1] == ["link", "file", "absent"]
 
 
 def test_a_step_of_two_calls_is_found_by_either() -> None:

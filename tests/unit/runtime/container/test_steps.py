@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import marshal
 import os
 import resource
@@ -153,13 +155,12 @@ def done(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What confining calls, in order, without doing it."""
     calls: list[str] = []
 
-    def note(name: str, *arguments: object) -> None:
-        calls.append(" ".join([name, *(str(argument) for argument in arguments[:1])]))
+    def note(name: str, first: object) -> int:
+        calls.append(f"{name} {first!r}")
+        return 0
 
-    for name in ("prctl", "capset", "seccomp_set_filter"):
-        monkeypatch.setattr(syscalls, name, lambda *arguments, name=name: note(name, *arguments))
-    for name in ("setgroups", "setresgid", "setresuid", "umask"):
-        monkeypatch.setattr(os, name, lambda *arguments, name=name: calls.append(name))
+    for name in ("prctl", "capset", "seccomp_set_filter", "setgroups", "setresgid", "setresuid", "umask"):
+        monkeypatch.setattr(syscalls, f"bare_{name}", lambda first, *_, name=name: note(name, first))
     return calls
 
 
@@ -169,11 +170,11 @@ def test_confining_drops_before_it_filters(done: list[str]) -> None:
         "prctl 47",
         "prctl 24",
         "prctl 24",
-        "umask",
-        "setgroups",
-        "setresgid",
-        "setresuid",
-        "capset 255",
+        "umask 18",
+        "setgroups 0",
+        "setresgid 0",
+        "setresuid 0",
+        f"capset {syscalls.capability_sets(0xFF, 0xFF, 0)!r}",
         "prctl 38",
         "seccomp_set_filter b'f'",
     ]
@@ -187,7 +188,28 @@ def test_without_no_new_privileges_the_filter_comes_while_there_is_the_privilege
 
 def test_another_user_keeps_what_it_is_given(done: list[str]) -> None:
     Confine(1000, 1000, (), (), (1 << 10, 1 << 10, 1 << 10), (10,), True, None).execute()
-    assert done[-5:] == ["prctl 8", "setresuid", f"capset {1 << 10}", "prctl 47", "prctl 38"]
+    sets = syscalls.capability_sets(1 << 10, 1 << 10, 1 << 10)
+    assert done[-5:] == ["prctl 8", "setresuid 1000", f"capset {sets!r}", "prctl 47", "prctl 38"]
+
+
+def test_what_cannot_be_taken_away_is_told_and_not_tried_again(
+    monkeypatch: pytest.MonkeyPatch, done: list[str]
+) -> None:
+    def refuse(*_: object) -> int:
+        ctypes.set_errno(errno.EPERM)
+        return -1
+
+    monkeypatch.setattr(syscalls, "bare_setresuid", refuse)
+    step = Confine(1000, 1000, (5,), (), None, (), False, None)
+    with pytest.raises(PermissionError, match="setresuid"):
+        step.execute()
+    before = len(done)
+    assert any(function(*given) == -1 for function, given in step.calls())
+    done.clear()
+    with pytest.raises(PermissionError):
+        step.recover()
+    assert not done
+    assert before == 4
 
 
 def test_capabilities_that_are_not_given_are_left_to_the_kernel(done: list[str]) -> None:
