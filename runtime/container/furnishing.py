@@ -103,7 +103,7 @@ class Mask:
 
 
 @ordered_record
-class NewFile:
+class NewFile(Bare):
     """Make a file with `text` in it."""
 
     path: bytes
@@ -111,6 +111,9 @@ class NewFile:
 
     def describe(self) -> str:
         return f"make file {shown(self.path)}"
+
+    def calls(self) -> tuple[Call, ...]:
+        return ((syscalls.bare_write, (self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644, self.text)),)
 
     def execute(self) -> None:
         descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)

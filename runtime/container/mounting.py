@@ -223,7 +223,7 @@ class Attach(Talking):
 
 
 @ordered_record
-class Cover:
+class Cover(Bare):
     """Bind the file `source` over the image's `target`, in a root that nobody else can change meanwhile.
 
     `above` are the directories of `target`, outermost first: when a link is among them, or anything is missing, the
@@ -236,6 +236,13 @@ class Cover:
 
     def describe(self) -> str:
         return f"mount bind {shown(self.source)} over {shown(self.target)}"
+
+    def calls(self) -> tuple[Call, ...]:
+        # As in `Mount`: what is opened tells that there is no link on the way.
+        return (
+            (syscalls.bare_open_place, (self.target,)),
+            (syscalls.bare_mount, (self.source, self.target, None, MS_BIND, None)),
+        )
 
     def execute(self) -> None:
         try:
@@ -307,13 +314,18 @@ class PivotRoot(Bare):
 
 
 @ordered_record
-class LeaveHost:
+class LeaveHost(Bare):
     """Unmount the host's tree, the working directory since `PivotRoot`, and go to `directory`, made if missing."""
 
     directory: bytes = b"/"
 
     def describe(self) -> str:
         return f"unmount the host's tree, enter {shown(self.directory)}"
+
+    def calls(self) -> tuple[Call, ...]:
+        if self.directory != b"/":
+            return ()
+        return ((syscalls.bare_umount2, (b".", syscalls.MNT_DETACH)), (syscalls.bare_chdir, (b"/",)))
 
     def execute(self) -> None:
         syscalls.umount2(b".", syscalls.MNT_DETACH)

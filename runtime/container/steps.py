@@ -11,7 +11,7 @@ import errno
 import fcntl
 import os
 import struct
-from _socket import AF_INET, MSG_NOSIGNAL, SOCK_DGRAM, inet_ntoa, socket
+from _socket import MSG_NOSIGNAL, inet_ntoa
 
 from runtime.container import becoming, furnishing, hooks, mounting
 from runtime.container.stepping import JOINED, Bare, Call, Context, Step, Talking, shown
@@ -25,13 +25,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Final, TypeAlias
 
-_SIOCSIFFLAGS: Final = 0x8914  # linux/sockios.h
 _IFF_UP: Final = 0x1  # linux/if.h
 _LO_UP: Final = struct.pack("16sh22x", b"lo", _IFF_UP)
 
 
 @ordered_record
-class Write:
+class Write(Bare):
     """Write `text` to an existing file in one go; `0` to a cgroup's `tasks` moves the writer itself."""
 
     path: bytes
@@ -39,6 +38,9 @@ class Write:
 
     def describe(self) -> str:
         return f"write {self.text.decode()!r} to {shown(self.path)}"
+
+    def calls(self) -> tuple[Call, ...]:
+        return ((syscalls.bare_write, (self.path, os.O_WRONLY, 0, self.text)),)
 
     def execute(self) -> None:
         descriptor = os.open(self.path, os.O_WRONLY)
@@ -119,16 +121,18 @@ def _start(pid: int) -> int:
 
 
 @ordered_record
-class LoopbackUp:
+class LoopbackUp(Bare):
     """Bring up `lo` of the network namespace; the kernel gives it its addresses."""
 
     def describe(self) -> str:
         return "bring up lo"
 
+    def calls(self) -> tuple[Call, ...]:
+        return ((syscalls.bare_link_flags, (_LO_UP,)),)
+
     def execute(self) -> None:
-        any_socket = socket(AF_INET, SOCK_DGRAM)
-        fcntl.ioctl(any_socket, _SIOCSIFFLAGS, _LO_UP)
-        any_socket.close()
+        if syscalls.bare_link_flags(_LO_UP) == -1:
+            raise syscalls.failed("SIOCSIFFLAGS lo")
 
 
 @ordered_record

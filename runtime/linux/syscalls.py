@@ -12,6 +12,7 @@ import ctypes
 import errno
 import os
 import struct
+from _socket import AF_INET, SOCK_CLOEXEC, SOCK_DGRAM
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -94,6 +95,9 @@ PR_CAP_AMBIENT_CLEAR_ALL: Final = 4
 
 # keyctl(2): a new session keyring without a name, instead of the one inherited
 KEYCTL_JOIN_SESSION_KEYRING: Final = (1, None, 0, 0, 0)
+
+# linux/sockios.h
+SIOCSIFFLAGS: Final = 0x8914
 
 # linux/openat2.h
 RESOLVE_NO_MAGICLINKS: Final = 0x02
@@ -209,12 +213,39 @@ bare_mkdir = _function("mkdir", _text, ctypes.c_uint)
 bare_mknod = _function("mknod", _text, ctypes.c_uint, _ulong)
 bare_symlink = _function("symlink", _text, _text)
 bare_open = _function("open", _text, _int)
+_open, _write = _function("open", _text, _int, ctypes.c_uint), _function("write", _int, _text, ctypes.c_size_t)
+_close, _socket = _function("close", _int), _function("socket", _int, _int, _int)
+_ioctl = _function("ioctl", _int, _ulong, _text)
 bare_chdir = _function("chdir", _text)
 bare_umask = _function("umask", ctypes.c_uint)
 bare_setgroups = _function("setgroups", ctypes.c_size_t, _text)
 bare_setresgid = _function("setresgid", *(ctypes.c_uint,) * 3)
 bare_setresuid = _function("setresuid", *(ctypes.c_uint,) * 3)
 bare_pivot_root, bare_keyctl = _pivot_root, _keyctl
+
+
+def bare_write(path: bytes, flags: int, mode: int, text: bytes) -> int:
+    """Open `path`, write `text` in one go, close: -1 for whichever fails."""
+    descriptor = _open(path, flags, mode)
+    if descriptor == -1:
+        return -1
+    if _write(descriptor, text, len(text)) != -1:
+        return _close(descriptor)
+    number = ctypes.get_errno()
+    _close(descriptor)
+    ctypes.set_errno(number)
+    return -1
+
+
+def bare_link_flags(request: bytes) -> int:
+    """Set a link's flags as `request` says, a struct ifreq (netdevice(7))."""
+    descriptor = _socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0)
+    return -1 if descriptor == -1 else _ioctl(descriptor, SIOCSIFFLAGS, request) or _close(descriptor)
+
+
+def bare_open_place(path: bytes) -> int:
+    """As `open_place`."""
+    return _openat2(AT_FDCWD, path, _PLACE, 24)
 
 
 def bare_capset(sets: bytes) -> int:

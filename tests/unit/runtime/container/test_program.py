@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from runtime.container.furnishing import Device, Directory, Link, ReadOnly
-from runtime.container.mounting import Mount
+from runtime.container.furnishing import Device, Directory, Ensure, Link, NewFile, ReadOnly
+from runtime.container.mounting import Cover, Mount
 from runtime.container.program import position, program
 from runtime.container.stepping import Step
 from runtime.container.steps import Write
@@ -18,11 +18,11 @@ from runtime.linux.syscalls import MS_BIND, MS_RDONLY, MS_REC, MS_REMOUNT
 
 
 def test_bare_steps_become_calls_and_others_stay() -> None:
-    write = Write(b"/x", b"0")
-    entries = program((Mount(b"tmpfs", b"/a", b"tmpfs", 2, b"mode=755"), write, Directory(b"/a/b")))
+    there = Ensure(b"/x")
+    entries = program((Mount(b"tmpfs", b"/a", b"tmpfs", 2, b"mode=755"), there, Directory(b"/a/b")))
     assert entries == (
         (syscalls.bare_mount, (b"tmpfs", b"/a", b"tmpfs", 2, b"mode=755")),
-        (None, write),
+        (None, there),
         (syscalls.bare_mkdir, (b"/a/b", 0o755)),
     )
 
@@ -51,6 +51,36 @@ def test_a_mount_that_must_not_be_led_astray_looks_first(tmp_path: Path) -> None
         answers[name] = look(*place)
     os.close(answers["directory"])
     assert [name for name, answer in answers.items() if answer == -1] == ["link", "file", "absent"]
+
+
+def test_files_are_written_and_what_fails_says_why(tmp_path: Path) -> None:
+    path = os.fsencode(tmp_path / "file")
+    open_ones = len(list(Path("/proc/self/fd").iterdir()))
+    for step, answer in ((Write(path, b"old"), -1), (NewFile(path, b"new text"), 0), (Write(path, b"old"), 0)):
+        ((function, given),) = step.calls()
+        assert function(*given) == answer
+    assert (tmp_path / "file").read_text() == "old text"
+    ((function, given),) = NewFile(path, b"x").calls()
+    assert function(*given) == -1
+    with pytest.raises(FileExistsError):
+        NewFile(path, b"x").recover()
+    ((function, given),) = Write(b"/dev/full", b"x").calls()
+    assert function(*given) == -1
+    assert len(list(Path("/proc/self/fd").iterdir())) == open_ones
+    with pytest.raises(OSError, match="No space left"):
+        Write(b"/dev/full", b"x").recover()
+
+
+def test_a_file_behind_a_link_is_not_covered_in_haste(tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/hosts").touch()
+    (tmp_path / "link").symlink_to("etc")
+    for name, looks in (("etc/hosts", True), ("link/hosts", False), ("etc/absent", False)):
+        look, place = Cover(b"/dev/0", os.fsencode(tmp_path / name), ()).calls()[0]
+        answer = look(*place)
+        assert (answer != -1) == looks
+        if looks:
+            os.close(answer)
 
 
 def test_a_step_of_two_calls_is_found_by_either() -> None:
