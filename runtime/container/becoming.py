@@ -70,7 +70,10 @@ class ResourceLimit:
         return f"set rlimit {self.number} to {self.soft}:{self.hard}"
 
     def execute(self) -> None:
-        syscalls.prlimit(0, self.number, self.soft, self.hard)
+        try:
+            syscalls.prlimit(0, self.number, self.soft, self.hard)
+        except PermissionError as error:
+            raise PermissionError(errno.EPERM, "not allowed to raise maximum limit") from error
 
 
 @ordered_record

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 QUIET: Final = MS_NOSUID | MS_NODEV | MS_NOEXEC
 _PAGE: Final = 4096
-_REAL: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 @ordered_record
@@ -49,8 +48,7 @@ class Mount(Bare):
 
     def calls(self) -> tuple[Call, ...]:
         mounted = syscalls.bare_mount, (self.source, self.target, self.filesystem, self.flags, self.data)
-        # What is opened is not used, nor closed before the program is executed: closing needs its number.
-        return ((syscalls.bare_open, (self.target, _REAL)), mounted) if self.strict else (mounted,)
+        return ((syscalls.bare_is_directory, (self.target,)), mounted) if self.strict else (mounted,)
 
     def execute(self) -> None:
         try:
@@ -238,9 +236,8 @@ class Cover(Bare):
         return f"mount bind {shown(self.source)} over {shown(self.target)}"
 
     def calls(self) -> tuple[Call, ...]:
-        # As in `Mount`: what is opened tells that there is no link on the way.
         return (
-            (syscalls.bare_open_place, (self.target,)),
+            (syscalls.bare_is_place, (self.target,)),
             (syscalls.bare_mount, (self.source, self.target, None, MS_BIND, None)),
         )
 

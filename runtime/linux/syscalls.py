@@ -212,7 +212,6 @@ bare_mount, bare_umount2, bare_unshare, bare_sethostname, bare_prctl = _mount, _
 bare_mkdir = _function("mkdir", _text, ctypes.c_uint)
 bare_mknod = _function("mknod", _text, ctypes.c_uint, _ulong)
 bare_symlink = _function("symlink", _text, _text)
-bare_open = _function("open", _text, _int)
 _open, _write = _function("open", _text, _int, ctypes.c_uint), _function("write", _int, _text, ctypes.c_size_t)
 _close, _socket = _function("close", _int), _function("socket", _int, _int, _int)
 _ioctl = _function("ioctl", _int, _ulong, _text)
@@ -243,9 +242,16 @@ def bare_link_flags(request: bytes) -> int:
     return -1 if descriptor == -1 else _ioctl(descriptor, SIOCSIFFLAGS, request) or _close(descriptor)
 
 
-def bare_open_place(path: bytes) -> int:
-    """As `open_place`."""
-    return _openat2(AT_FDCWD, path, _PLACE, 24)
+def bare_is_place(path: bytes) -> int:
+    """Open `path` as `open_place` does, and close it again."""
+    descriptor = _openat2(AT_FDCWD, path, _PLACE, 24)
+    return -1 if descriptor == -1 else _close(descriptor)
+
+
+def bare_is_directory(path: bytes) -> int:
+    """Open `path`, which must be a directory and no link, and close it again."""
+    descriptor = _open(path, _REAL_DIRECTORY, 0)
+    return -1 if descriptor == -1 else _close(descriptor)
 
 
 def bare_capset(sets: bytes) -> int:
@@ -409,6 +415,7 @@ def openat2(directory: int, path: bytes, flags: int, resolve: int, mode: int = 0
             return _check(result, "openat2", os.fsdecode(path))
 
 
+_REAL_DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # struct open_how for open_place(), made once: a child of a launcher has few pages of its own.
 _PLACE = struct.pack("=QQQ", os.O_PATH | os.O_CLOEXEC, 0, RESOLVE_NO_SYMLINKS)
 
