@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import stat
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -49,8 +50,9 @@ def _copy_out(name: str, path: str, target: str, archive: bool, follow: bool) ->
     with ExitStack() as stack:
         side = Side(stack.enter_context(opened(files)), f"{name}:")
         what = stack.enter_context(source(side, path, follow=follow))
-        closed = pseudo_devices(files.pid) if files.pid is not None else frozenset[int]()
-        if os.fstat(what.descriptor).st_dev in closed:
+        closed = pseudo_devices(files.pid) if files.pid is not None else {}
+        info = os.fstat(what.descriptor)
+        if info.st_dev in closed and not (closed[info.st_dev] and stat.S_ISREG(info.st_mode)):
             raise side.refuse(path, "it lies on a file system that holds no files", "read it with: tare exec")
         sink: Sink
         if target == "-":

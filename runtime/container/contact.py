@@ -161,7 +161,7 @@ class Contact:
     ) -> Ended | None:
         """Pass input, output and signals until the process ends: how it did; None when the keeper went first.
 
-        `streams` are our own input (-1 for none), output and error output. With a terminal on both ends,
+        `streams` are our own input, output and error output, each -1 for none. With a terminal on both ends,
         ours is raw meanwhile, and keeps the other's size.
         """
         source = streams[0]
@@ -197,7 +197,7 @@ class _Relay:
     def __init__(self, connection: socket.socket, streams: tuple[int, int, int], keys: KeyWatch) -> None:
         self._connection = connection
         self._source, *outputs = streams
-        self._outputs = dict(enumerate(outputs, 1))
+        self._outputs = {number: descriptor for number, descriptor in enumerate(outputs, 1) if descriptor >= 0}
         self._keys = keys
         self._pending = b""
         self._poll = select.poll()
@@ -277,7 +277,9 @@ class _Relay:
         for descriptor in descriptors:
             os.close(descriptor)
         if message[:1] in OUTPUT:
-            _write(self._outputs[OUTPUT[message[:1]]], message[1:])
+            output = self._outputs.get(OUTPUT[message[:1]])
+            if output is not None:
+                _write(output, message[1:])
         elif message[:1] == WORDS:
             match decoded(message[1:]):
                 case ("ended", int(code), bool(oom)):

@@ -214,13 +214,17 @@ def making_as(uid: int, gid: int) -> Iterator[None]:
 _PSEUDO = ("proc", "sysfs", "devpts", "mqueue", "cgroup", "cgroup2", "debugfs", "tracefs", "securityfs", "bpf")
 
 
-def pseudo_devices(pid: int, proc: Path = Path("/proc")) -> frozenset[int]:
-    """The device numbers (as in `st_dev`) of the pseudo file systems that process `pid` has mounted, /dev included."""
-    devices = set()
+def pseudo_devices(pid: int, proc: Path = Path("/proc")) -> dict[int, bool]:
+    """The device numbers (as in `st_dev`) of the pseudo file systems that process `pid` has mounted, /dev included.
+
+    With each whether it holds files all the same: that of /dev does, which other places show (/etc/hosts).
+    """
+    devices = dict[int, bool]()
     for line in (proc / str(pid) / "mountinfo").read_text(errors="surrogateescape").splitlines():
         fields, _, rest = line.partition(" - ")
         number, _, target = fields.split()[2:5]
-        if rest.split()[0] in _PSEUDO or target == "/dev":
+        is_pseudo = rest.split()[0] in _PSEUDO
+        if is_pseudo or target == "/dev":
             major, _, minor = number.partition(":")
-            devices.add(os.makedev(int(major), int(minor)))
-    return frozenset(devices)
+            devices[os.makedev(int(major), int(minor))] = not is_pseudo
+    return devices

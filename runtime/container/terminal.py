@@ -17,7 +17,9 @@ _NAMED = {"@": 0, "[": 27, "\\": 28, "]": 29, "^": 30, "_": 31}
 
 
 def size(descriptor: int) -> tuple[int, int] | None:
-    """(rows, columns), or None when it is no terminal or does not say."""
+    """(rows, columns), or None when it is no terminal, does not say, or is none at all (-1)."""
+    if descriptor < 0:
+        return None
     try:
         rows, columns, _, _ = struct.unpack("HHHH", fcntl.ioctl(descriptor, termios.TIOCGWINSZ, bytes(8)))
     except OSError:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import BinaryIO, Final, Protocol
@@ -19,6 +19,7 @@ from runtime.errors import TareError
 from runtime.record import ordered_record
 
 _CHUNK_BYTES: Final = 1 << 20
+_NONE: Final[Mapping[int, bool]] = {}
 _HERE: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FRESH: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -77,17 +78,18 @@ def copy(entries: Iterator[Entry], sink: Sink, *, name: str, owner: Owner = same
     sink.finish()
 
 
-def tree_entries(descriptor: int, *, closed: Container[int] = ()) -> Iterator[Entry]:
+def tree_entries(descriptor: int, *, closed: Mapping[int, bool] = _NONE) -> Iterator[Entry]:
     """What an O_PATH descriptor means, and everything below it.
 
-    Sockets are left out, as they mean nothing elsewhere, and so is the content of directories on the devices `closed`.
+    Sockets are left out, as they mean nothing elsewhere, and so is the content of directories on the devices `closed`,
+    and what else is on them, but for the files of those that are said to hold some.
     """
     return _Walk(closed).entries(descriptor, "")
 
 
 @dataclass
 class _Walk:
-    closed: Container[int]
+    closed: Mapping[int, bool]
     _links: dict[tuple[int, int], str] = field(default_factory=dict)
 
     def entries(self, here: int, path: str) -> Iterator[Entry]:
@@ -101,7 +103,7 @@ class _Walk:
             device=info.st_rdev,
         )
         identity = (info.st_dev, info.st_ino)
-        if info.st_dev in self.closed:
+        if info.st_dev in self.closed and not (self.closed[info.st_dev] and stat.S_ISREG(info.st_mode)):
             if stat.S_ISDIR(info.st_mode):
                 yield entry
         elif stat.S_ISDIR(info.st_mode):
