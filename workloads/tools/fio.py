@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from workloads.base import Invalid
+from workloads.tools.totals import possible
 
 PROBE = ("fio", "--version")
 
@@ -55,10 +56,10 @@ def parse(output: bytes, direction: Direction) -> Moved:
         (job,) = report["jobs"]
         error, done = int(job["error"]), job[direction]
         moved = Moved(int(done["total_ios"]), int(done["io_bytes"]), int(done["runtime"]) / 1000)
-    except (ValueError, KeyError, TypeError) as problem:
+    except (ValueError, KeyError, TypeError, OverflowError) as problem:
         raise Invalid("fio", f"no report in its output: {text.strip()[-200:] or 'it said nothing'}") from problem
     if error:
         raise Invalid("fio", f"its job ended with error {error}: {text[: max(start, 0)].strip()[-200:]}")
-    if moved.operations == 0 or moved.elapsed_s == 0:
+    if not possible(moved.operations, moved.bytes, moved.elapsed_s):
         raise Invalid("fio", f"no {direction} in its report")
     return moved

@@ -12,6 +12,7 @@ from runtime.errors import TareError
 from runtime.instance import ExecResult, Instance
 from workloads.base import Invalid
 from workloads.honesty import demand_one_clock, run_timed, start_cost_s
+from workloads.tools.totals import possible
 
 PROGRAM = "/usr/lib/tare/gauge"
 NOTHING = (PROGRAM, "nothing")
@@ -50,9 +51,9 @@ def parse(output: bytes) -> Work:
     try:
         report = json.loads(output)
         work = Work(int(report["work"]), float(report["elapsed_s"]))
-    except (ValueError, KeyError, TypeError) as problem:
+    except (ValueError, KeyError, TypeError, OverflowError) as problem:
         raise Invalid("gauge", f"no totals in its output: {_tail(output)}") from problem
-    if work.work <= 0 or not work.elapsed_s > 0:
+    if not possible(work.work, work.elapsed_s):
         raise Invalid("gauge", "it did no work")
     return work
 

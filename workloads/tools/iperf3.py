@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from workloads.base import Invalid
+from workloads.tools.totals import possible
 
 PROBE = ("iperf3", "--version")
 # `$0` is the port, `$1` the same in hexadecimal. The server has left the command's process group once it listens.
@@ -43,8 +44,8 @@ def parse(output: bytes) -> Stream:
             raise Invalid("iperf3", str(report["error"]))
         end = report["end"]
         stream = Stream(int(end["sum_received"]["bytes"]), float(end["sum_sent"]["seconds"]))
-    except (ValueError, KeyError, TypeError) as problem:
+    except (ValueError, KeyError, TypeError, OverflowError) as problem:
         raise Invalid("iperf3", f"no report in its output: {text.strip()[-200:] or 'it said nothing'}") from problem
-    if stream.bytes <= 0 or not stream.elapsed_s > 0:
+    if not possible(stream.bytes, stream.elapsed_s):
         raise Invalid("iperf3", "nothing was received")
     return stream

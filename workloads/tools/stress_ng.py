@@ -7,8 +7,9 @@ import re
 from dataclasses import dataclass
 
 from workloads.base import Invalid
+from workloads.tools.totals import possible
 
-_METRIC = re.compile(r"metrc: \[\d+\] (?P<name>[a-z][a-z-]*)\s+(?P<ops>\d+)\s+(?P<real>[0-9.]+)(?:\s+[0-9.]+){4}\s*$")
+_METRIC = re.compile(r"metrc: \[\d+\] (?P<name>[a-z][a-z-]*)\s+(?P<ops>\d+)\s+(?P<real>\d+\.\d+)(?:\s+[0-9.]+){4}\s*$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ def parse(stderr: bytes) -> Stress:
     if found is None:
         raise Invalid("stress-ng", f"no metrics in its output: {text.strip()[-200:] or 'it said nothing'}")
     stress = Stress(ops=int(found["ops"]), elapsed_s=float(found["real"]))
-    if stress.ops == 0 or stress.elapsed_s == 0:
+    if not possible(stress.ops, stress.elapsed_s):
         raise Invalid("stress-ng", "it stressed nothing")
     return stress
 

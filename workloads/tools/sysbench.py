@@ -6,11 +6,12 @@ import re
 from dataclasses import dataclass
 
 from workloads.base import Invalid
+from workloads.tools.totals import possible
 
 PROBE = ("sysbench", "--version")
-_TOTAL_TIME = re.compile(r"^\s*total time:\s+([0-9.]+)s$", re.MULTILINE)
+_TOTAL_TIME = re.compile(r"^\s*total time:\s+(\d+\.\d+)s$", re.MULTILINE)
 _EVENTS = re.compile(r"^\s*total number of events:\s+(\d+)$", re.MULTILINE)
-_TRANSFERRED = re.compile(r"^([0-9.]+) MiB transferred \(", re.MULTILINE)
+_TRANSFERRED = re.compile(r"^(\d+\.\d+) MiB transferred \(", re.MULTILINE)
 _TROUBLE = re.compile(r"^(?:FATAL|ALERT|WARNING): .*$", re.MULTILINE)
 
 
@@ -53,7 +54,7 @@ def parse(output: bytes) -> Work:
     if time is None or events is None:
         raise Invalid("sysbench", f"no totals in its output: {text.strip()[-200:] or 'it said nothing'}")
     work = Work(events=int(events[1]), mib=float(moved[1]) if moved else 0.0, elapsed_s=float(time[1]))
-    if work.events == 0 or work.elapsed_s == 0:
+    if not possible(work.events, work.elapsed_s):
         raise Invalid("sysbench", "it did no work")
     return work
 
