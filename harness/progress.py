@@ -15,6 +15,7 @@ from rich.text import Text
 
 from harness.assignment import Observer
 from harness.results import Outcome, Record, Run
+from runtime.errors import printable
 
 _STYLE = {Outcome.OK: "green", Outcome.FAILED: "bold red", Outcome.SKIPPED: "yellow"}
 
@@ -49,7 +50,7 @@ def own_cost(run: Run) -> str:
 def figure(record: Record, prefer: Sequence[str] = (), units: Mapping[str, str] | None = None) -> str:
     """The end of a cell's line: its reason, or one metric's name, median and count: the first of `prefer`, or any."""
     if record.outcome is not Outcome.OK:
-        return record.reason
+        return printable(record.reason)
     names = [sample.metric for sample in record.samples]
     first = next((name for name in prefer if name in names), names[0])
     values = sorted(sample.value for sample in record.samples if sample.metric == first)
@@ -118,4 +119,4 @@ class Display(Observer):
 
     def noted(self, text: str) -> None:
         """One line for anything else."""
-        self._console.print(Text(text), soft_wrap=True)
+        self._console.print(Text(printable(text)), soft_wrap=True)

@@ -97,3 +97,12 @@ def test_a_terminal_gets_one_moving_line_with_the_time_left() -> None:
         display.ended(record(Outcome.SKIPPED, "time budget"), 60)
     assert "12 instances · 1 min 01 s left" in stream.getvalue()
     assert "time budget" in stream.getvalue()
+
+
+def test_what_a_comparator_said_does_nothing_to_a_terminal() -> None:
+    stream = io.StringIO()
+    with Display(stream) as display:
+        display.ended(record(Outcome.FAILED, "runc run: \x1b[2Jgone\x07"), 0.0)
+        display.noted("runc cannot be measured here: \x1b]0;title\x07")
+    assert "\x1b" not in stream.getvalue()
+    assert r"\x1b[2Jgone" in stream.getvalue()
