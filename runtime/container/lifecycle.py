@@ -308,7 +308,7 @@ class Containers:
 
     def rename(self, record: Record, name: str) -> None:
         """Call it otherwise."""
-        with self.state.locked(record) as fresh:
+        with self.state.locked(record) as fresh, self._room(f"container {fresh.name}"):
             self.state.rename(fresh, name)
         self.tell(replace(record, name=name), "rename", oldName=record.name)
 
@@ -317,18 +317,23 @@ class Containers:
 
         What `resources` does not say stays. Raises TareError, nothing changed, for what the host cannot enforce.
         """
-        with self.state.locked(record) as fresh:
-            document = self.state.document(fresh.id)
-            linux = document.setdefault("linux", {})
-            linux["resources"] = _merged(linux.get("resources", {}), decode.document(resources))
+        with self.state.locked(record) as fresh, self._room(f"container {fresh.name}"):
+            before = self.state.document(fresh.id)
+            linux = before.get("linux", {})
+            limits = _merged(linux.get("resources", {}), decode.document(resources))
+            document = {**before, "linux": {**linux, "resources": limits}}
             config = decode.parse(joined(document, lambda _: 0), f"{fresh.directory}/config.json")
             self.ground.group(fresh.id, config).check(config.linux.resources)
             changes: dict[str, Any] = {}
-            if fresh.running:
-                group = self.ground.group(fresh.id, self.config(fresh))
-                group.update(resources)
-                changes = {"groups": tuple(str(directory) for directory in group.directories())}
+            group = self.ground.group(fresh.id, self.config(fresh)) if fresh.running else None
             self.state.rewrite(fresh, document)
+            if group is not None:
+                try:
+                    group.update(resources)
+                except BaseException:
+                    self.state.rewrite(fresh, before)
+                    raise
+                changes = {"groups": tuple(str(directory) for directory in group.directories())}
             self._configs.pop(fresh.id, None)
             if policy is not None:
                 self.state.change(fresh, replace(fresh.settings, restart=policy[0], restart_most=policy[1]))

@@ -284,7 +284,11 @@ class StateDirectory:
         """Give it another name; hold its lock. Raises TareError when the name is taken or none."""
         check_name(name)
         renamed = replace(record, name=self._claim(name, record.id))
-        write_json(record.directory / FACTS, _facts(renamed))
+        try:
+            write_json(record.directory / FACTS, _facts(renamed))
+        except BaseException:
+            self._release(name, record.id)
+            raise
         (self._names / record.name).unlink(missing_ok=True)
         return renamed
 
@@ -388,8 +392,12 @@ class StateDirectory:
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Replace a file by another in one step: readers see the old one or the new one."""
     partial = path.with_name(f".{path.name}-{os.getpid()}")
-    partial.write_text(json.dumps(value))
-    partial.rename(path)
+    try:
+        partial.write_text(json.dumps(value))
+        partial.rename(path)
+    except BaseException:  # a full disk
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def _facts(record: Record) -> dict[str, Any]:

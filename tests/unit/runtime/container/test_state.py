@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -92,6 +93,21 @@ def test_renaming_frees_the_old_name(state: StateDirectory) -> None:
     state.rename(made, "db")
     assert state.find("db").id == made.id
     assert state.rename(other, "web").name == "web"
+
+
+def test_a_renaming_that_fails_changes_nothing(state: StateDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = make(state, "web")
+
+    def full(path: Path, text: str) -> int:
+        path.touch()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space left"):
+        state.rename(made, "db")
+    assert state.find("web").name == "web"
+    assert [link.name for link in (state.base / "names").iterdir()] == ["web"]
+    assert not list(made.directory.glob(".*"))
 
 
 def test_a_bad_name_touches_nothing(state: StateDirectory) -> None:
