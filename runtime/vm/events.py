@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+BY_ITSELF = "the guest ended by itself"
 _PAUSED_BY_DISK = {"enospc": "the host's disk is full", "": "its disk failed"}
 
 
@@ -46,7 +47,7 @@ class Events:
         self._stopped = libvirt.VIR_DOMAIN_EVENT_STOPPED
         self._paused = libvirt.VIR_DOMAIN_EVENT_IO_ERROR_PAUSE
         self._ends = {
-            libvirt.VIR_DOMAIN_EVENT_STOPPED_SHUTDOWN: "the guest ended by itself",
+            libvirt.VIR_DOMAIN_EVENT_STOPPED_SHUTDOWN: BY_ITSELF,
             libvirt.VIR_DOMAIN_EVENT_STOPPED_DESTROYED: "it was destroyed through libvirt",
             libvirt.VIR_DOMAIN_EVENT_STOPPED_CRASHED: "the guest crashed",
             libvirt.VIR_DOMAIN_EVENT_STOPPED_SAVED: "it was saved",

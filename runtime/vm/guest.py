@@ -39,7 +39,7 @@ from runtime.vm.adoption import adopting, ending, reap, reaping
 from runtime.vm.connection import Connection
 from runtime.vm.console import Console
 from runtime.vm.domain import DirectKernel, Domain, Firmware, domain_xml
-from runtime.vm.events import Watch
+from runtime.vm.events import BY_ITSELF, Watch
 from runtime.vm.plan import JOINS, Plan, Quota, host_limits, overhead_bytes, require_host_memory
 from runtime.vm.pouring import pouring
 from runtime.vm.quota import VcpuQuota
@@ -386,6 +386,11 @@ class Guest(Instance):
             if not fate:
                 raise
             raise TareError(f"virtual machine {self.id}", f"{fate}; {error.why}", error.do) from error
+
+    def mishap(self) -> str:
+        """Why it is at its end otherwise than by itself; nothing where it is not."""
+        fate = self._fate()
+        return "" if self._watch.end == BY_ITSELF else fate
 
     def _fate(self) -> str:
         """Why QEMU does not run, or not on; nothing as long as it does."""

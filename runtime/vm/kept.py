@@ -178,7 +178,9 @@ class Guests:
         """See the guest end by itself, or stand still for ever: a full disk of the host, a crash."""
         while kept.guest.alive() and kept.guest.trouble is None and not kept.ended.wait(0.2):
             pass
-        self.close(kept, 0.0, error=kept.guest.trouble or "")
+        with kept.lock:  # nobody closes it meanwhile
+            mishap = "" if kept.ended.is_set() else kept.guest.mishap()
+        self.close(kept, 0.0, error=mishap)
 
     def close(self, kept: Kept, timeout_s: float | None, *, code: int | None = None, error: str = "") -> None:
         """End the guest, within `timeout_s` (its driver's), and write down that it has; once."""
@@ -186,6 +188,7 @@ class Guests:
             if kept.ended.is_set():
                 return
             guest, record = kept.guest, kept.record
+            killed = bool(record.argv or error)
             if timeout_s is not None:
                 guest.stop_timeout_s = timeout_s
             try:
@@ -196,7 +199,7 @@ class Guests:
             kept.record = replace(
                 record,
                 status=EXITED,
-                exit_code=code if code is not None else (0 if not record.argv else 137),
+                exit_code=code if code is not None else (137 if killed else 0),
                 error=error,
                 ended_s=time.time(),
                 address="",

@@ -55,6 +55,23 @@ def test_killed_keeper_leaves_a_lost_guest_that_clean_removes(tare: Tare) -> Non
     assert not list((tare.root / "lib/instances").glob("*"))
 
 
+def test_a_guest_whose_qemu_is_killed_has_ended_as_killed(tare: Tare) -> None:
+    tare(*RUN, "-d", "--name", "four", IMAGE).good()
+    (seen,) = json.loads(tare("vm", "inspect", "four").good())
+    os.kill(seen["pids"][0], signal.SIGKILL)
+    assert tare("vm", "wait", "four").good() == "137"
+    (row,) = json.loads(tare("vm", "ls", "-a", "--json").good())
+    assert (row["exit_code"], "killed" in row["error"]) == (137, True)
+
+
+def test_a_guest_that_powers_off_has_ended_well(tare: Tare) -> None:
+    tare(*RUN, "-d", "--name", "five", IMAGE).good()
+    tare("vm", "exec", "five", "sh", "-c", "echo o > /proc/sysrq-trigger")
+    assert tare("vm", "wait", "five").good() == "0"
+    (row,) = json.loads(tare("vm", "ls", "-a", "--json").good())
+    assert (row["exit_code"], row["error"]) == (0, "")
+
+
 def test_interrupt_in_the_foreground_ends_the_guest(tare: Tare) -> None:
     # A shell that waits for another program would put the signal off until that ends.
     program = ("sh", "-c", "echo up; exec sleep 1000")

@@ -77,6 +77,7 @@ class Guest:
         self.ports = ()
         self.stop_timeout_s = 2.0
         self.trouble: str | None = None
+        self.fate = ""
         self.plan = SimpleNamespace(env=(), memory_bytes=1, vcpus=1)
         self.channel = self
         self.closed = threading.Event()
@@ -91,6 +92,9 @@ class Guest:
     @contextmanager
     def running(self, argv: Any, output: Callable[[int, bytes], None], env: Any, streams: Any) -> Iterator[Command]:
         yield Command(self, output)
+
+    def mishap(self) -> str:
+        return self.trouble or self.fate
 
     def console(self) -> str:
         return "its console"
@@ -251,16 +255,18 @@ def test_a_record_that_cannot_be_written_ends_the_guest(ground: Ground, monkeypa
     assert ground.run()[0] == "running"
 
 
-@pytest.mark.parametrize("fate", ["it ends", "it stands still"])
+@pytest.mark.parametrize("fate", ["it ends", "it is killed", "it stands still"])
 def test_a_guest_that_ends_by_itself_is_written_down_with_why(ground: Ground, fate: str) -> None:
     ground.run()
     (guest,) = ground.fake.guests
-    if fate == "it ends":
-        guest.lives = False
-    else:
+    if fate == "it stands still":
         guest.trouble = "the host's disk is full"
+    else:
+        guest.fate = "QEMU was killed or failed" if fate == "it is killed" else ""
+        guest.lives = False
     until(lambda: ground.records()["one"].status == "exited")
-    assert ground.records()["one"].error == (guest.trouble or "")
+    record = ground.records()["one"]
+    assert (record.error, record.exit_code) == (guest.mishap(), 0 if fate == "it ends" else 137)
     assert guest.closed.is_set()
     assert ground.ask("exec", guest.id, ("true",), (), False, None)[:3] == (
         "failed",
