@@ -103,5 +103,6 @@ def terminal(view: View) -> Sequence[str]:
     """The claims table for a terminal: ruled by rich on one, plain lines of aligned columns elsewhere."""
     from reports.terminal import lines
 
-    width = int(os.environ.get("COLUMNS", "0")) or None
-    return lines(view, rich=sys.stdout.isatty(), width=width)
+    columns = os.environ.get("COLUMNS", "")
+    width = int(columns) if columns.isdecimal() else 0
+    return lines(view, rich=sys.stdout.isatty(), width=width or None)

@@ -38,6 +38,12 @@ def test_report_is_written_beside_the_journal_and_named(made: Path) -> None:
     assert "Startup" in result.output
 
 
+@pytest.mark.parametrize("columns", ["wide", "-5", "0", ""])
+def test_a_width_that_is_none_is_passed_over(made: Path, monkeypatch: pytest.MonkeyPatch, columns: str) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    assert run(str(made)).exit_code == 0
+
+
 def test_report_in_chinese_has_a_name_of_its_own(made: Path) -> None:
     assert run(str(made), "--lang", "zh").exit_code == 0
     assert "启动" in (made / "report.zh.html").read_text(encoding="utf-8")
