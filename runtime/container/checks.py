@@ -124,7 +124,8 @@ def _root(value: Root) -> Faults:
 
 
 def _mount(value: MountPoint) -> Faults:
-    yield from _absolute("destination", value.destination)
+    if not value.destination:
+        yield "destination", "empty"
     if value.source is None and (value.type == "bind" or not {"bind", "rbind"}.isdisjoint(value.options)):
         yield "source", "missing, a bind mount needs it"
     if "" in value.options:

@@ -17,7 +17,7 @@ from runtime.container import checks
 from runtime.container.bounds import ANY, BOUNDS, S64
 from runtime.container.config import Config, Process, Seccomp
 from runtime.errors import UsageError
-from runtime.record import Field, fields, is_record, ordered_record
+from runtime.record import Field, fields, is_record, ordered_record, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -67,8 +67,15 @@ def read_json(path: Path) -> Mapping[str, Any]:
 
 
 def parse(document: Mapping[str, Any], name: str = "config.json") -> Config:
-    """A whole configuration. Raises UsageError naming every bad field by its path."""
-    return _parse(Config, document, name)
+    """A whole configuration. Raises UsageError naming every bad field by its path.
+
+    A mount's destination may be relative, which the specification deprecates and wants taken from the root.
+    """
+    config = _parse(Config, document, name)
+    if all(mount.destination.startswith("/") for mount in config.mounts):
+        return config
+    absolute = (replace(mount, destination=f"/{mount.destination.lstrip('/')}") for mount in config.mounts)
+    return replace(config, mounts=tuple(absolute))
 
 
 def parse_process(document: Mapping[str, Any], name: str = "process.json") -> Process:

@@ -183,3 +183,11 @@ def test_without_a_cgroup_namespace_it_sees_its_own_group_alone(
 
     where = bundle("cat", "/sys/fs/cgroup/memory/memory.limit_in_bytes", change=change)
     assert tare("run", "--bundle", str(where), name(tmp_path)).stdout == f"{32 << 20}\n"
+
+
+def test_a_relative_mount_destination_is_taken_from_the_root(tare: OciRuntime, bundle: Bundle, tmp_path: Path) -> None:
+    def change(config: dict[str, Any]) -> None:
+        config["mounts"].append({"destination": "mnt", "type": "tmpfs", "source": "tmpfs"})
+
+    where = bundle("sh", "-c", "stat -f -c %T /mnt", change=change)
+    assert tare("run", "--bundle", str(where), name(tmp_path)).stdout == "tmpfs\n"

@@ -193,7 +193,7 @@ def test_minus_one_is_any_device() -> None:
         ("process.oomScoreAdj", -1001, "process.oomScoreAdj"),
         ("process.ioPriority.class", "BE", "process.ioPriority.class: 'BE' is not one of"),
         ("process.scheduler", {"policy": "SCHED_FIFO"}, "process.scheduler: this runtime does not do that"),
-        ("mounts.0.destination", "proc", "mounts[0].destination: 'proc' is not absolute"),
+        ("mounts.0.destination", 7, "mounts[0].destination"),
         ("mounts.1.source", None, "mounts[1].source: missing"),
         ("mounts.0.options", ["ro", ""], "mounts[0].options[1]: empty"),
         ("mounts.1.gidMappings", None, "mounts[1]: uidMappings and gidMappings must come together"),
@@ -249,6 +249,13 @@ def test_minus_one_is_any_device() -> None:
 )
 def test_a_bad_field_is_named(path: str, value: object, message: str) -> None:
     assert message in faults(changed(FULL, path, value))
+
+
+@pytest.mark.parametrize("relative", ["mnt/x", "x", "./x", "../x"])
+def test_a_relative_mount_destination_begins_at_the_root(relative: str) -> None:
+    mounts = decode.parse(changed(FULL, "mounts.0.destination", relative)).mounts
+    assert mounts[0].destination == f"/{relative}"
+    assert all(mount.destination.startswith("/") for mount in mounts)
 
 
 def test_every_bad_field_is_named_at_once() -> None:
