@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import functools
 import os
+import socket
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,7 +21,7 @@ from runtime.commands import wishes
 from runtime.container import devices
 from runtime.container.options import HOST, PRIVATE, SHM_BYTES, Options
 from runtime.container.state import Settings
-from runtime.container.wanted import CONTAINER, Wanted
+from runtime.container.wanted import CONTAINER, GATEWAY, Wanted
 from runtime.errors import TareError, UsageError
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -69,7 +71,7 @@ _OPTIONS: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (("--dns",), _MANY, "A name server."),
     (("--dns-search",), _MANY, "A domain to look names up in; . is none."),
     (("--dns-option",), _MANY, "An option of resolv.conf(5)."),
-    (("--add-host",), _MANY, "HOST:IP for /etc/hosts."),
+    (("--add-host",), _MANY, "HOST:IP for /etc/hosts; host-gateway is the IP of this host."),
     (("-v", "--volume"), _MANY, "Mount [SOURCE:]TARGET[:ro]."),
     (("--mount",), _MANY, "Mount type=bind|volume|tmpfs,source=…,target=…."),
     (("--tmpfs",), _MANY, "Mount memory at TARGET[:OPTIONS]."),
@@ -237,7 +239,7 @@ def _place(given: dict[str, Any], network: str) -> dict[str, Any]:
         "labels": _labels(given),
         "annotations": dict(wishes.pair("--annotation", text) for text in given["annotation"]),
         "read_only": given["read_only"],
-        "shm_bytes": SHM_BYTES if given["shm_size"] is None else wishes.size("--shm-size", given["shm_size"]),
+        "shm_bytes": wishes.size("--shm-size", given["shm_size"] or "0") or SHM_BYTES,
         "devices": tuple(grant for text in given["device"] for grant in devices.grants(text)),
         "device_rules": tuple(wishes.device_rule(text) for text in given["device_cgroup_rule"]),
         "resources": resources(given),
@@ -301,10 +303,10 @@ def _settings(given: dict[str, Any], network: str, ports: tuple[tuple[str, int, 
         log_files=log_files,
         privileged=given["privileged"],
         binds=given["volume"],
-        dns=given["dns"],
+        dns=tuple(_address("--dns", text) for text in given["dns"]),
         dns_search=given["dns_search"],
         dns_options=given["dns_option"],
-        extra_hosts=tuple(_host(text) for text in given["add_host"]),
+        extra_hosts=tuple(_host(text, network) for text in given["add_host"]),
     )
 
 
@@ -387,11 +389,25 @@ def _check_platform(text: str | None) -> None:
         raise UsageError(f"--platform {text}", f"this host runs {here}", "leave it out")
 
 
-def _host(text: str) -> str:
-    name, colon, address = text.partition(":")
-    if not colon or not name or not address:
+def _host(text: str, network: str) -> str:
+    """`HOST:IP`, or `HOST=IP`; the gateway's address, `host-gateway`, is known at the start."""
+    name, sign, address = text.partition("=" if "=" in text else ":")
+    if not sign or not name or not address:
         raise UsageError(f"--add-host {text!r}", "not HOST:IP", "write it like db:10.0.0.2")
-    return text
+    if address != GATEWAY:
+        _address("--add-host", address.removeprefix("[").removesuffix("]"))
+    elif network in ("none", HOST) or network.startswith(CONTAINER):
+        raise UsageError(f"--add-host {text}", f"there is no gateway with --network {network}", "give an address")
+    return f"{name}:{address}"
+
+
+def _address(flag: str, text: str) -> str:
+    """An address of IPv4 or IPv6 as it stands. Raises UsageError."""
+    for family in (socket.AF_INET, socket.AF_INET6):
+        with suppress(OSError, ValueError):
+            socket.inet_pton(family, text)
+            return text
+    raise UsageError(f"{flag} {text!r}", "not an IP address", "write it like 10.0.0.2")
 
 
 def _labels(given: dict[str, Any]) -> dict[str, str]:

@@ -20,6 +20,7 @@ from runtime.container import storage
 from runtime.container.config import Config, Process
 from runtime.container.plan import HostFacts, Place, Plan, Rootfs, container_plan, exec_plan
 from runtime.container.state import Record, Run
+from runtime.container.wanted import GATEWAY
 from runtime.driver import Host
 from runtime.errors import TareError, UsageError
 from runtime.ledger import Entry, Ledger
@@ -160,7 +161,9 @@ class Ground:
 
         mounted = {mount.destination for mount in config.mounts}
         hostname, network = config.hostname or os.uname().nodename, record.settings.network
-        extra = [(name, address) for name, _, address in (text.partition(":") for text in record.settings.extra_hosts)]
+        known = {GATEWAY: str(equipped.facts.get("gateway", ""))}
+        pairs = (text.partition(":") for text in record.settings.extra_hosts)
+        extra = [(name, known.get(where, where)) for name, _, where in pairs]
         found = {"/etc/hostname": f"{hostname}\n"}
         if network == "host":
             found["/etc/hosts"] = _text("/etc/hosts") + "".join(f"{where}\t{name}\n" for name, where in extra)

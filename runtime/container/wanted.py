@@ -13,6 +13,8 @@ from runtime.container.state import Settings
 from runtime.record import field, record
 
 CONTAINER = "container:"
+GATEWAY = "host-gateway"
+"""Stands for the gateway's address in what is put into /etc/hosts."""
 _PLACE = "/container:"
 
 

@@ -50,6 +50,16 @@ def test_every_exposed_port_is_published(tare: Tare, name: str) -> None:
     assert all(int(number) > 1023 for number in found.values())
 
 
+def test_the_host_has_a_name_inside(tare: Tare) -> None:
+    routes = """awk '$2 == "00000000" {print $3}' /proc/net/route"""
+    script = f"grep host.docker.internal /etc/hosts; {routes}"
+    lines = tare("run", "--rm", "--add-host", "host.docker.internal:host-gateway", IMAGE, "sh", "-c", script).good()
+    address = lines.split()[0]
+    assert address.count(".") == 3
+    packed = "".join(f"{int(part):02X}" for part in reversed(address.split(".")))
+    assert lines.split()[-1] == packed
+
+
 def test_search_domains_and_options_are_the_container_s(tare: Tare) -> None:
     words = ("--dns", "10.9.8.7", "--dns-search", "a.example", "--dns-option", "ndots:3")
     text = tare.run(*words, IMAGE, "cat", "/etc/resolv.conf").good()

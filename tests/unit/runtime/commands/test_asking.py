@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from runtime.cgroups.resources import Memory
 from runtime.commands import asking
-from runtime.container.options import HOST, PRIVATE
+from runtime.container.options import HOST, PRIVATE, SHM_BYTES
 from runtime.container.wanted import Wanted, join, joined
 from runtime.errors import TareError, UsageError
 from runtime.images.pull import Platform
@@ -99,6 +99,9 @@ def test_everything_at_once() -> None:
         (("--label", "=1"), "--label"),
         (("--expose", "x"), "--expose"),
         (("--add-host", "x"), "--add-host"),
+        (("--add-host", "x:bad"), "--add-host 'bad': not an IP address"),
+        (("--network", "none", "--add-host", "x:host-gateway"), "no gateway"),
+        (("--dns", "bad"), "--dns 'bad': not an IP address"),
         (("--oom-score-adj", "2000"), "--oom-score-adj 2000"),
         (("--stop-timeout", "x"), "--stop-timeout"),
     ],
@@ -118,6 +121,9 @@ def test_what_docker_s_users_add_without_a_thought_is_understood() -> None:
     assert (wanted.publish_all, settings.exposed) == (True, ("8000/udp", "8001/udp", "80/tcp"))
     assert (settings.dns_search, settings.dns_options) == (("a.example",), ("ndots:2",))
     assert options.annotations == {"a": "b"}
+    assert asked("--shm-size", "0", "debian").options.shm_bytes == SHM_BYTES
+    hosts = asked("--add-host", "a=10.0.0.2", "--add-host", "b:::1", "debian").settings.extra_hosts
+    assert hosts == ("a:10.0.0.2", "b:::1")
     assert options.resources.memory == Memory(disable_oom_killer=True)
 
 
