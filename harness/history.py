@@ -67,6 +67,7 @@ class Summary:
         """Read one. Raises TareError for what is damaged or of another version."""
         try:
             raw = json.loads(path.read_bytes())
+            _demand(raw, dict)
             version = raw.pop("schema", None)
             if version != SCHEMA_VERSION:
                 raise TareError(
@@ -75,15 +76,35 @@ class Summary:
                     "add the run again from its journal",
                 )
             raw["series"] = tuple(_series(each) for each in raw["series"])
-            return cls(**raw)
+            summary = cls(**raw)
+            _demand(summary.settings, dict)
+            for text in (summary.run_id, summary.started_utc, summary.profile, summary.fingerprint, summary.tare):
+                _demand(text, str)
+            return summary
         except OSError as error:
             raise TareError(f"summary {path}", error.strerror or str(error), "make it readable") from error
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise TareError(f"summary {path}", f"malformed: {error}", "add the run again from its journal") from error
 
 
 def _series(raw: dict[str, Any]) -> Series:
-    return Series(**{**raw, "better": Better(raw["better"]), "values": tuple(map(float, raw["values"]))})
+    _demand(raw, dict)
+    series = Series(**{**raw, "better": Better(raw["better"]), "values": tuple(raw["values"])})
+    for text in (series.metric, series.label, series.condition, series.unit, series.setting):
+        _demand(text, str)
+    if not series.values:
+        raise ValueError(f"{series.key} has no values")
+    for value in (*series.values, series.margin):
+        _demand(value, int, float)
+        if not math.isfinite(value):
+            raise ValueError(f"{series.key} holds {value}")
+    return series
+
+
+def _demand(value: object, *kinds: type) -> None:
+    """Raise TypeError for what is of no such type; true is no number."""
+    if isinstance(value, bool) or not isinstance(value, kinds):
+        raise TypeError(f"{value!r:.60} is of another type")
 
 
 def add(directory: Path, run: Run) -> Path:

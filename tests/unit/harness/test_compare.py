@@ -251,6 +251,31 @@ def test_few_nights_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "tare history add" in capsys.readouterr().err
 
 
+WRONG = [None, True, 7, float("nan"), {}, ["1"], [float("inf")], [10**400]]
+
+
+@pytest.mark.parametrize("name", ["run_id", "started_utc", "profile", "fingerprint", "tare", "settings", "series"])
+@pytest.mark.parametrize("wrong", WRONG, ids=lambda wrong: str(wrong)[:9])
+def test_a_summary_with_a_field_of_another_type_is_refused(tmp_path: Path, name: str, wrong: object) -> None:
+    kept = nights(tmp_path, [1.0])
+    path = next(kept.glob("*.json"))
+    path.write_text(json.dumps({**json.loads(path.read_text()), name: ["a"] if wrong == {} else wrong}))
+    with pytest.raises(TareError, match="malformed"):
+        history.load(kept)
+
+
+@pytest.mark.parametrize("name", ["metric", "label", "condition", "unit", "setting", "better", "values", "margin"])
+@pytest.mark.parametrize("wrong", WRONG, ids=lambda wrong: str(wrong)[:9])
+def test_a_summary_with_a_series_of_another_type_is_refused(tmp_path: Path, name: str, wrong: object) -> None:
+    kept = nights(tmp_path, [1.0])
+    path = next(kept.glob("*.json"))
+    whole = json.loads(path.read_text())
+    whole["series"][0][name] = "x" if (name, wrong) == ("margin", 7) else wrong
+    path.write_text(json.dumps(whole))
+    with pytest.raises(TareError, match="malformed"):
+        history.load(kept)
+
+
 def test_damaged_and_foreign_summaries_are_refused_by_name(tmp_path: Path) -> None:
     kept = nights(tmp_path, [1.0])
     path = next(kept.glob("*.json"))
