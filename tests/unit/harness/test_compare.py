@@ -7,6 +7,7 @@ import math
 import random
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -251,7 +252,7 @@ def test_few_nights_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "tare history add" in capsys.readouterr().err
 
 
-WRONG = [None, True, 7, float("nan"), {}, ["1"], [float("inf")], [10**400]]
+WRONG: list[Any] = [None, True, 7, float("nan"), {}, ["1"], [float("inf")], [10**400]]
 
 
 @pytest.mark.parametrize("name", ["run_id", "started_utc", "profile", "fingerprint", "tare", "settings", "series"])
