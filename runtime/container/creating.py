@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from runtime.cgroups.resources import Resources
 from runtime.container import decode, defaults
 from runtime.container.config import Config
 from runtime.container.logs import now
@@ -67,6 +68,7 @@ class Creation:
                 last_capability=self._ground.facts.last_capability,
                 held_capabilities=capabilities.held(),
             )
+            options = replace(options, resources=self._swapped(options.resources, container_id))
             config = defaults.build(image.config, options, layers=layers)
             check(config, self._ground.group(container_id, config))
             inner = image.config.get("config") or {}
@@ -101,6 +103,18 @@ class Creation:
             )
         lasting = not any(namespace.path is not None for namespace in config.linux.namespaces)
         return record, config if lasting else None
+
+    def _swapped(self, resources: Resources, container_id: str) -> Resources:
+        """As much swap as memory where only memory is limited, as Docker has it, if this host can limit swap."""
+        memory = resources.memory
+        if memory is None or not memory.limit or memory.limit < 0 or memory.swap is not None:
+            return resources
+        bounded = replace(resources, memory=replace(memory, swap=2 * memory.limit))
+        try:
+            self._ground.group(container_id).check(bounded)
+        except TareError:
+            return resources
+        return bounded
 
     def _image(self, wanted: Wanted, say: Say) -> Image:
         store = ImageStore(self._root)

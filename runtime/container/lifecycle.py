@@ -322,7 +322,7 @@ class Containers:
             linux = before.get("linux", {})
             limits = _merged(linux.get("resources", {}), decode.document(resources))
             document = {**before, "linux": {**linux, "resources": limits}}
-            config = decode.parse(joined(document, lambda _: 0), f"{fresh.directory}/config.json")
+            config = decode.parse(joined(document, lambda _: 0), f"container {fresh.name}")
             self.ground.group(fresh.id, config).check(config.linux.resources)
             changes: dict[str, Any] = {}
             group = self.ground.group(fresh.id, self.config(fresh)) if fresh.running else None

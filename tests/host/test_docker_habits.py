@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.host.life import FOREVER, IMAGE, Tare, name, tare
+from runtime.cgroups.detect import detect
+from tests.conftest import skip_or_fail
+from tests.host.life import FOREVER, IMAGE, NONE, Tare, name, tare
 
 __all__ = ["name", "tare"]  # fixtures
 pytestmark = pytest.mark.usefixtures("root_user")
@@ -74,3 +76,14 @@ def test_listings_have_the_form_that_is_asked_for(tare: Tare, name: str) -> None
     assert tare("inspect", "-f", template, name).good() == "true b none"
     assert tare("stats", "--no-stream", "--format", "{{.Name}}", name).good() == name
     assert "B (virtual " in tare("ps", "-s", "-f", f"name={name}").good()
+
+
+@pytest.mark.parametrize(("words", "both"), [((), 128 << 20), (("--memory-swap", "-1"), -1)])
+def test_a_limit_of_memory_bounds_swap_as_well(tare: Tare, name: str, words: tuple[str, ...], both: int) -> None:
+    hierarchies = detect()
+    if "memory" in hierarchies.v1 and not (hierarchies.v1["memory"] / "memory.memsw.limit_in_bytes").exists():
+        skip_or_fail("this kernel does not count swap")
+    tare("create", "--name", name, *NONE, "-m", "64m", *words, IMAGE, "true").good()
+    found = tare("inspect", "-f", "{{.HostConfig.Memory}} {{.HostConfig.MemorySwap}}", name).good()
+    assert found == f"{64 << 20} {both}"
+    tare("start", "-a", name).good()
