@@ -19,6 +19,7 @@ from pathlib import Path
 from harness import environment, journal, schedule, tune
 from harness.assignment import Assignment, Observer
 from harness.attempt import one_line, utc
+from harness.guard import Guard
 from harness.journal import Journal
 from harness.profiles import Profile, find_profile
 from harness.progress import duration
@@ -150,6 +151,7 @@ def opened(
     directory = plan.run.directory if plan.run else directory or plan.out
     preflight(host, directory or Path("results"), resumed=plan.run is not None)
     with ExitStack() as stack:
+        stack.enter_context(Guard())  # being ended while a driver prepares is no reason to leave anything behind
         tuned = _tuned(plan, host, observer, stack)
         captured = environment.capture() | tuned | ({"identity": environment.identity()} if plan.identify else {})
         fingerprint = environment.fingerprint(captured)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -240,6 +241,18 @@ def test_a_drivers_facts_are_those_after_it_was_prepared(tmp_path: Path, monkeyp
     entry = run(tmp_path, Options(drivers=("container",), select="startup")).header.driver("container")
     assert entry is not None
     assert entry.facts == {"accelerator": "tcg"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_run_ended_while_a_driver_prepares_gives_all_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    closed = list[str]()
+    monkeypatch.setattr(FakeDriver, "prepare", lambda driver, spec: os.kill(os.getpid(), number))
+    monkeypatch.setattr(FakeDriver, "close", lambda driver: closed.append(driver.name))
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, Options(out=tmp_path / "out"))
+    assert set(closed) == {"native", "container"}
 
 
 def test_a_driver_that_cannot_be_prepared_is_skipped_with_the_reason(
