@@ -12,7 +12,7 @@ from pathlib import Path
 
 from runtime.cgroups.controls import Batch, demand, put, replace_all
 from runtime.cgroups.devices import USUAL
-from runtime.cgroups.files import absent, family, kill_members, members, remove_directories, write
+from runtime.cgroups.files import absent, family, kill_members, lift_io_caps, members, remove_directories, write
 from runtime.cgroups.resources import DeviceRule, Resources
 from runtime.cgroups.statistics import Statistics
 from runtime.cgroups.threads import ThreadGroup
@@ -20,6 +20,8 @@ from runtime.errors import TareError
 from runtime.instance import LimitReading, Usage
 from runtime.spec import Limits
 
+PROMPT_S = 0.5
+"""A killed process that has not ended by then waits for something, such as its turn below a cap on I/O."""
 _MAKING_ATTEMPTS = 100
 Wanted = Limits | Resources
 """What a group is asked for, in either form. Messages and readings use the names of the form that was given."""
@@ -221,6 +223,12 @@ class Cgroup(ABC):
         for top in self.directories():
             for directory in family(top):
                 kill_members(directory)
+
+    def lift_io_caps(self) -> None:
+        """Take the caps on I/O from a group that is about to be ended: nobody dies before his turn below one comes."""
+        for top in self.possible_directories():
+            for directory in family(top):
+                lift_io_caps(directory)
 
     def exists(self) -> bool:
         """Whether any directory of the group is there."""

@@ -15,6 +15,12 @@ from pathlib import Path
 
 from runtime.errors import TareError
 
+_IO_CAPS = {
+    **{f"blkio.throttle.{which}_device": "0" for which in ("read_bps", "write_bps", "read_iops", "write_iops")},
+    "io.max": "rbps=max wbps=max riops=max wiops=max",
+}
+"""Where a group's caps on I/O stand, v1 and v2, a device a line, and what says that a device has none."""
+
 
 def write(path: Path, value: str) -> None:
     """Write `value` in one go, as control files demand. Raises OSError naming the file and the value."""
@@ -112,6 +118,15 @@ def kill_members(directory: Path) -> None:
             os.kill(pid, signal.SIGKILL)
     with suppress(OSError):
         write(directory / "freezer.state", "THAWED")
+    lift_io_caps(directory)
+
+
+def lift_io_caps(directory: Path) -> None:
+    """Let go of what waits for its turn below a cap on I/O: until that comes, not even SIGKILL ends a process."""
+    for name, none in _IO_CAPS.items():
+        with suppress(OSError):
+            for line in (directory / name).read_text().splitlines():
+                write(directory / name, f"{line.split()[0]} {none}")
 
 
 def pauses(deadline: float, longest_s: float = 0.01) -> Iterator[None]:

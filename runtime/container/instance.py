@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime.cgroups.cgroup import Cgroup
+from runtime.cgroups.cgroup import PROMPT_S, Cgroup
 from runtime.channel import Channel
 from runtime.container import storage
 from runtime.container.client import Child
@@ -44,6 +44,8 @@ class Holdings:
             self.channel.close()
         if self.child is not None:
             self.child.kill(signal.SIGKILL)
+            if not self.child.wait(PROMPT_S) and self.cgroup is not None:
+                self.cgroup.lift_io_caps()
             if not self.child.wait(KILL_TIMEOUT_S):
                 left.append(f"process {self.child.pid}")
             self.child.close()

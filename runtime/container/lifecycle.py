@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
+from runtime.cgroups.cgroup import PROMPT_S
 from runtime.cgroups.resources import Resources
 from runtime.container import decode, events
 from runtime.container.config import Config
@@ -241,12 +242,8 @@ class Containers:
             self._signal(record, number or record.settings.stop_signal)
             if record.status == "paused":
                 self._thaw(record)
-            if not watch.ended(None if grace_s < 0 else grace_s):
-                self._signal(record, signal.SIGKILL)
-                if not watch.ended(KILL_TIMEOUT_S):
-                    raise TareError(
-                        f"container {record.name}", f"alive {KILL_TIMEOUT_S:g} s after SIGKILL", "try again"
-                    )
+            if not watch.ended(None if grace_s < 0 else grace_s) and not self._ended_by_force(record, watch):
+                raise TareError(f"container {record.name}", f"alive {KILL_TIMEOUT_S:g} s after SIGKILL", "try again")
         self.tell(record, "stop")
 
     def wait(self, record: Record) -> int:
@@ -264,8 +261,7 @@ class Containers:
             record = self._forgone(record)
         if record.running:
             with Watch(self, record) as watch:
-                self._signal(record, signal.SIGKILL)
-                watch.ended(KILL_TIMEOUT_S)
+                self._ended_by_force(record, watch)
         mounts = self.state.document(record.id).get("mounts", []) if volumes else []
         with self.state.locked(record) as fresh:
             if fresh.running or fresh.restarting:
@@ -415,6 +411,12 @@ class Containers:
                 process.signal(number)
         if number == signal.SIGKILL and record.status == "paused":
             self._thaw(record)
+
+    def _ended_by_force(self, record: Record, watch: Watch) -> bool:
+        self._signal(record, signal.SIGKILL)
+        if not watch.ended(PROMPT_S):
+            self.ground.group(record.id).lift_io_caps()
+        return watch.ended(KILL_TIMEOUT_S)
 
     def _thaw(self, record: Record) -> None:
         with self.state.locked(record) as fresh:

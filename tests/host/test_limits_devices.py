@@ -23,6 +23,8 @@ from runtime.cgroups.devices import USUAL
 from runtime.cgroups.resources import BlockIo, DeviceRule, HugepageLimit, Resources, ThrottleDevice, WeightDevice
 from runtime.command import run
 from runtime.errors import TareError
+from runtime.linux import procfs
+from runtime.linux.pidfd import Pidfd
 from tests.conftest import skip_or_fail
 from tests.host.groups import DISK, MAJOR, MIB, MINOR, Inside, Make, inside, make, unless_refused
 
@@ -58,6 +60,24 @@ def test_the_disk_is_no_faster_than_its_cap(make: Make, name: str) -> None:
     (told,) = [device for device in group.statistics().io if device.device == DISK]
     assert (told.write_bytes or 0) >= block * count
     assert (told.writes or 0) > 0
+
+
+def test_what_waits_below_a_cap_ends_once_that_is_lifted(make: Make) -> None:
+    if DISK is None:
+        pytest.skip("/var/tmp lies on no disk")
+    slow = ThrottleDevice(major=MAJOR, minor=MINOR, rate=512)
+    group = make(Resources(block_io=BlockIo(throttle_write_bps_device=(slow,))))
+    writer = Inside(group, lambda: _write_through(1 << 18, 1))  # eight minutes' worth
+    with Pidfd.of(writer.pid) as process:
+        looks = 0
+        while looks < 20:  # a moment of it is any disk's
+            looks = looks + 1 if procfs.state(writer.pid) == "D" else 0
+            assert not process.wait(0.01)
+        process.signal(signal.SIGKILL)
+        assert not process.wait(0.2)  # its turn has not come
+        group.lift_io_caps()
+        assert process.wait(60)
+    assert writer.wait() == -signal.SIGKILL
 
 
 def test_reads_are_capped_too(make: Make) -> None:
