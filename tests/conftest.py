@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from typing import NoReturn
 
 import pytest
@@ -14,6 +15,12 @@ pytest_plugins = ["tests.fixtures"]
 settings.register_profile("tare", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "tare")
+
+
+def pytest_configure() -> None:
+    """Whoever starts us in the background has us ignore Ctrl-C, and every child that a test then interrupts by it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
