@@ -414,8 +414,9 @@ class Containers:
 
     def _ended_by_force(self, record: Record, watch: Watch) -> bool:
         self._signal(record, signal.SIGKILL)
-        if not watch.ended(PROMPT_S):
-            self.ground.group(record.id).lift_io_caps()
+        if watch.ended(PROMPT_S):
+            return True
+        self.ground.group(record.id).lift_io_caps()
         return watch.ended(KILL_TIMEOUT_S)
 
     def _thaw(self, record: Record) -> None:
@@ -450,17 +451,19 @@ class Watch:
         self._containers = containers
         self._record = record
         self._contact = connect(containers.host.run)
+        self._heard = False
         if self._contact is not None:
             self._contact.ask("wait", record.id, False)
 
     def ended(self, timeout_s: float | None) -> bool:
         """Whether it has ended and that is written down, waiting up to `timeout_s`, or for ever."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        if self._contact is not None:
+        if self._contact is not None and not self._heard:
             if not select.select([self._contact.fileno()], [], [], timeout_s)[0]:
                 return False
             with suppress(TareError):  # the keeper has ended, and its containers with it
                 self._contact.hear()
+            self._heard = True
         run = self._record.run
         if run is not None:
             with suppress(ProcessLookupError), Pidfd.of(run.pid) as process:
