@@ -8,7 +8,7 @@ from pathlib import Path
 
 from runtime.command import run
 
-INVALID_OPCODE = b"\x0f\x0b"  # ud2: vector 6, in firmware as anywhere
+INVALID_OPCODE = b"\x0f\x0b"  # ud2
 _MIB = 1 << 20
 _START, _SIZE = _MIB, 34 * _MIB  # FAT32 begins above 33 MiB, and firmware reads no other for sure
 _ALIGN = 0x200

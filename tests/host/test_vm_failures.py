@@ -334,7 +334,7 @@ def test_firmware_that_crashes_is_told_of(microvm: MicrovmDriver, tmp_path: Path
         prepared = changed(driver.prepare(SPEC), base=disk)
         with driver.launch(prepared) as guest, pytest.raises(TareError) as told:
             guest.wait_ready(READY_S)
-        assert re.search(r"the firmware crashed.*X64 Exception Type - 06", str(told.value))
+        assert re.search(r"the firmware crashed.*X64 Exception Type", str(told.value))
     finally:
         driver.close()
 
