@@ -7,7 +7,7 @@ has (that is `detect`), and not when a process joins (that is whoever starts it)
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from runtime.cgroups.controls import Batch, demand, put, replace_all
@@ -20,8 +20,7 @@ from runtime.errors import TareError
 from runtime.instance import LimitReading, Usage
 from runtime.spec import Limits
 
-PROMPT_S = 0.5
-"""A killed process that has not ended by then waits for something, such as its turn below a cap on I/O."""
+_PROMPT_S = 0.5
 _MAKING_ATTEMPTS = 100
 Wanted = Limits | Resources
 """What a group is asked for, in either form. Messages and readings use the names of the form that was given."""
@@ -224,11 +223,17 @@ class Cgroup(ABC):
             for directory in family(top):
                 kill_members(directory)
 
-    def lift_io_caps(self) -> None:
-        """Take the caps on I/O from a group that is about to be ended: nobody dies before his turn below one comes."""
+    def await_end(self, ended: Callable[[float], bool], timeout_s: float) -> bool:
+        """Whether a process of the group that was just killed has ended, as `ended` says after waiting so many seconds.
+
+        One that does not end at once may wait for its turn below a cap on I/O: those of the group are lifted then.
+        """
+        if ended(min(_PROMPT_S, timeout_s)):
+            return True
         for top in self.possible_directories():
             for directory in family(top):
                 lift_io_caps(directory)
+        return ended(timeout_s)
 
     def exists(self) -> bool:
         """Whether any directory of the group is there."""

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime.cgroups.cgroup import PROMPT_S, Cgroup
+from runtime.cgroups.cgroup import Cgroup
 from runtime.channel import Channel
 from runtime.container import storage
 from runtime.container.client import Child
@@ -44,9 +44,8 @@ class Holdings:
             self.channel.close()
         if self.child is not None:
             self.child.kill(signal.SIGKILL)
-            if not self.child.wait(PROMPT_S) and self.cgroup is not None:
-                self.cgroup.lift_io_caps()
-            if not self.child.wait(KILL_TIMEOUT_S):
+            wait, group = self.child.wait, self.cgroup
+            if not (wait(KILL_TIMEOUT_S) if group is None else group.await_end(wait, KILL_TIMEOUT_S)):
                 left.append(f"process {self.child.pid}")
             self.child.close()
         if self.disconnect is not None:

@@ -449,8 +449,7 @@ class Guest(Instance):
         if self._process is not None:
             if not self._process.wait(patience_s):
                 self._process.signal(signal.SIGKILL)
-                self._cgroup.lift_io_caps()
-                self._process.wait(_DIE_TIMEOUT_S)
+                self._cgroup.await_end(self._process.wait, _DIE_TIMEOUT_S)
             reap(self._process)
             self.timeline.stamp("stopped")
         if self._domain is not None:

@@ -134,5 +134,4 @@ def _kill(pid: int, instance_id: str) -> None:
     with suppress(ProcessLookupError), Pidfd.of(pid) as process:
         if _guest_of(pid, Path("/proc"))[0] == instance_id:  # the pid may have been given away meanwhile
             process.signal(9)
-            open_cgroup(instance_id).lift_io_caps()
-            process.wait(_DIE_TIMEOUT_S)
+            open_cgroup(instance_id).await_end(process.wait, _DIE_TIMEOUT_S)

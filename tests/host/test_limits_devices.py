@@ -75,8 +75,7 @@ def test_what_waits_below_a_cap_ends_once_that_is_lifted(make: Make) -> None:
             assert not process.wait(0.01)
         process.signal(signal.SIGKILL)
         assert not process.wait(0.2)  # its turn has not come
-        group.lift_io_caps()
-        assert process.wait(60)
+        assert group.await_end(process.wait, 60)
     assert writer.wait() == -signal.SIGKILL
 
 
