@@ -115,6 +115,9 @@ class NewFile(Bare):
     def calls(self) -> tuple[Call, ...]:
         return ((syscalls.bare_write, (self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644, self.text)),)
 
+    def recover(self) -> None:
+        raise syscalls.failed(f"make {shown(self.path)}")  # it may be there now, and what it lacked is the disk
+
     def execute(self) -> None:
         descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
         os.write(descriptor, self.text)

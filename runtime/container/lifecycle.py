@@ -6,17 +6,12 @@ commands are written or answered (`runtime.commands.containers`), nor what a sta
 
 from __future__ import annotations
 
-import os
-import select
 import signal
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
-from runtime.cgroups.cgroup import PROMPT_S
 from runtime.cgroups.resources import Resources
 from runtime.container import decode, events
 from runtime.container.config import Config
@@ -25,6 +20,7 @@ from runtime.container.logs import now
 from runtime.container.starting import Ground, explained
 from runtime.container.state import PAUSED, UNKNOWN_CODE, Record, StateDirectory, write_json
 from runtime.container.wanted import CONTAINER, Wanted, joined
+from runtime.container.watch import Watch
 from runtime.driver import Host
 from runtime.errors import TareError
 from runtime.linux.pidfd import Pidfd
@@ -238,7 +234,7 @@ class Containers:
         if not record.running:
             return
         grace_s = record.settings.stop_timeout_s if timeout_s is None else timeout_s
-        with Watch(self, record) as watch:
+        with Watch(self.host.run, self.state, record) as watch:
             self._signal(record, number or record.settings.stop_signal)
             if record.status == "paused":
                 self._thaw(record)
@@ -249,7 +245,7 @@ class Containers:
     def wait(self, record: Record) -> int:
         """Wait until it does not run: its exit code."""
         if record.running:
-            with Watch(self, record) as watch:
+            with Watch(self.host.run, self.state, record) as watch:
                 watch.ended(None)
         return self.find(record.id).exit_code
 
@@ -260,7 +256,7 @@ class Containers:
                 raise TareError(f"container {record.name}", f"it is {record.status}", "stop it first, or use rm -f")
             record = self._forgone(record)
         if record.running:
-            with Watch(self, record) as watch:
+            with Watch(self.host.run, self.state, record) as watch:
                 self._ended_by_force(record, watch)
         mounts = self.state.document(record.id).get("mounts", []) if volumes else []
         with self.state.locked(record) as fresh:
@@ -414,10 +410,7 @@ class Containers:
 
     def _ended_by_force(self, record: Record, watch: Watch) -> bool:
         self._signal(record, signal.SIGKILL)
-        if watch.ended(PROMPT_S):
-            return True
-        self.ground.group(record.id).lift_io_caps()
-        return watch.ended(KILL_TIMEOUT_S)
+        return self.ground.group(record.id).await_end(watch.ended, KILL_TIMEOUT_S)
 
     def _thaw(self, record: Record) -> None:
         with self.state.locked(record) as fresh:
@@ -444,42 +437,6 @@ def _started(record: Record, config: Config) -> Config:
     return put_before(config, record.settings.init)
 
 
-class Watch:
-    """Waits for a container's end, from before one does something about it. A context manager."""
-
-    def __init__(self, containers: Containers, record: Record) -> None:
-        self._containers = containers
-        self._record = record
-        self._contact = connect(containers.host.run)
-        self._heard = False
-        if self._contact is not None:
-            self._contact.ask("wait", record.id, False)
-
-    def ended(self, timeout_s: float | None) -> bool:
-        """Whether it has ended and that is written down, waiting up to `timeout_s`, or for ever."""
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        if self._contact is not None and not self._heard:
-            if not select.select([self._contact.fileno()], [], [], timeout_s)[0]:
-                return False
-            with suppress(TareError):  # the keeper has ended, and its containers with it
-                self._contact.hear()
-            self._heard = True
-        run = self._record.run
-        if run is not None:
-            with suppress(ProcessLookupError), Pidfd.of(run.pid) as process:
-                left_s = 1e6 if deadline is None else max(0.0, deadline - time.monotonic())
-                if self._containers.state.exists(run) and not process.wait(left_s):
-                    return False
-        return True
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._contact is not None:
-            self._contact.close()
-
-
 def decode_run(record: Record) -> dict[str, Any]:
     """What `run.json` says, as it is."""
     import json
@@ -489,33 +446,3 @@ def decode_run(record: Record) -> dict[str, Any]:
     except ValueError:
         words = {}
     return words
-
-
-def settle_by_id(root: str, run: str, container_id: str) -> None:
-    """What the keeper has done for a container that nobody waits for: give its host resources back, remove it if asked.
-
-    The entry point of a process of its own.
-    """
-    os.umask(0o022)  # the keeper has none
-    containers = Containers(Host(Path(root), Path(run)))
-    with suppress(TareError):
-        record = containers.settle(containers.state.find(container_id))
-        if record.settings.auto_remove and not record.running:
-            containers.remove(record, volumes=True)
-
-
-def start_again_by_id(root: str, run: str, container_id: str) -> None:
-    """Start a container that has ended, as its restart policy says; why that failed is for the keeper to write down.
-
-    The entry point of a process of its own.
-    """
-    os.umask(0o022)  # the keeper has none
-    containers = Containers(Host(Path(root), Path(run)))
-    record = containers.state.find(container_id)
-    try:
-        contact, running = containers.start(record, again=True)
-    except (TareError, OSError) as error:
-        containers.give_up(record, f"not started again: {error}")
-        return
-    running.close()
-    contact.close()

@@ -30,7 +30,7 @@ DRIVER = "lifecycle"
 STREAMS = ((0, 0), (1, 1), (2, 2))
 _SOURCE = str(Path(__file__).resolve().parents[2])
 _PROGRAM = (
-    "import sys; sys.path.insert(0, sys.argv[1]); from runtime.container.lifecycle import {0}; {0}(*sys.argv[2:])"
+    "import sys; sys.path.insert(0, sys.argv[1]); from runtime.container.afterwards import {0}; {0}(*sys.argv[2:])"
 )
 _OOM_FILES = ("memory.oom_control", "memory.events")
 
@@ -224,7 +224,7 @@ class Ground:
         return {"restarter": self._program("start_again_by_id", record), "environment": dict(os.environ)}
 
     def _program(self, name: str, record: Record) -> tuple[str, ...]:
-        """A process of its own that does `lifecycle.<name>` for a container."""
+        """A process of its own that does `afterwards.<name>` for a container."""
         code = _PROGRAM.format(name)
         return sys.executable, "-c", code, _SOURCE, str(self.host.root), str(self.host.run), record.id
 

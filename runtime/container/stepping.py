@@ -74,7 +74,7 @@ class Bare:
     __slots__ = ()
 
     def calls(self) -> tuple[Call, ...]:
-        """The calls, each of which answers -1 for a failure and has then done nothing. Empty where it takes more.
+        """The calls, each of which answers -1 for a failure. Empty where it takes more.
 
         When one fails, `recover()` is what follows.
         """
@@ -85,7 +85,10 @@ class Bare:
         raise NotImplementedError
 
     def recover(self) -> None:
-        """Make up for what is missing when a call has just failed, or say what is wrong: as if none had been made."""
+        """Make up for what is missing when a call has just failed, or say what is wrong.
+
+        By itself it begins anew, which is right for whatever can be done twice.
+        """
         self.execute()
 
 

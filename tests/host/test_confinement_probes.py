@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from runtime.container.afterwards import settle_by_id
 from runtime.container.config import Rlimit
-from runtime.container.lifecycle import settle_by_id
 from runtime.container.namespaces import foreign
 from runtime.container.options import IdRange
 from runtime.container.plan import Place, exec_plan

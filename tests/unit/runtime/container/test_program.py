@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import os
 import stat
 from pathlib import Path
@@ -68,6 +70,21 @@ def test_files_are_written_and_what_fails_says_why(tmp_path: Path) -> None:
     assert len(list(Path("/proc/self/fd").iterdir())) == open_ones
     with pytest.raises(OSError, match="No space left"):
         Write(b"/dev/full", b"x").recover()
+
+
+def test_a_new_file_that_a_full_disk_kept_empty_is_told_as_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> int:
+        ctypes.set_errno(errno.ENOSPC)
+        return -1
+
+    monkeypatch.setattr(syscalls, "_write", full)
+    step = NewFile(os.fsencode(tmp_path / "file"), b"text")
+    ((function, given),) = step.calls()
+    assert function(*given) == -1
+    with pytest.raises(OSError, match="No space left"):
+        step.recover()
 
 
 def test_a_file_behind_a_link_is_not_covered_in_haste(tmp_path: Path) -> None:
