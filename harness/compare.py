@@ -147,7 +147,7 @@ def series(run: Run) -> dict[str, Series]:
 
 
 def _blocks(run: Run) -> dict[_Place, dict[int, float]]:
-    """A value a block."""
+    """By place: a value a block."""
     gathered: dict[_Place, list[tuple[int, float]]] = {}
     for record in run.records:
         for sample in record.samples if record.outcome is Outcome.OK else ():

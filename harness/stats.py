@@ -196,7 +196,7 @@ def aa_outside(aa: Effect, controls: int) -> bool:
 
     As δ is never below twice its own half width, an interval reaches beyond exactly when two runs of the same thing
     differ significantly (it excludes 1) and by what may be more than 3 %: one in twenty does so by chance. That is
-    told apart by `aa_p`; where blocks are too few for it to be small, all of them must say the same.
+    told apart by `aa_p`; where fewer than `blocks_needed` keep it from being small, all of them must say the same.
     """
     if aa.interval is None:
         return False

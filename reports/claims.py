@@ -199,20 +199,17 @@ class Evidence:
 
     def control(self, metric: str, **where: str) -> stats.Effect | None:
         """The A/A effect of `metric`: native's twin against native, or None where either has no figures."""
-        pair = self._twins(metric, where)
-        return stats.ratio(*pair, seed=self.frame.run.header.seed) if pair else None
-
-    def _twins(self, metric: str, where: Mapping[str, str]) -> tuple[dict[int, float], dict[int, float]] | None:
         twin = next((label for label in self.frame.labels(NATIVE) if "~" in label), None)
         if twin is None or self.frame.unit(metric) in NO_RATIO:
             return None
-        own, other = (self.frame.blocks(metric, label, **where) for label in (NATIVE, twin))
-        return (own, other) if own and other else None
+        pair = [self.frame.blocks(metric, label, **where) for label in (NATIVE, twin)]
+        return stats.ratio(*pair, seed=self.frame.run.header.seed) if all(pair) else None
 
     @cached_property
     def controls(self) -> int:
-        """How many metrics of the run have a control."""
-        return sum(self._twins(metric.name, {}) is not None for metric in self.frame.run.header.metrics)
+        """How many metrics of the run have a control that can be judged."""
+        found = (self.control(metric.name) for metric in self.frame.run.header.metrics)
+        return sum(effect is not None and effect.interval is not None for effect in found)
 
     def compare(self, metric: str, baseline: str, contender: str, **where: str) -> Comparison | None:
         """`contender` against `baseline`, uncorrected; None for a metric that the run does not define."""
