@@ -77,9 +77,9 @@ class Call:
 
 
 def _create(call: Call) -> int:
-    from runtime.container import oci_create
+    from runtime.container import oci_create, spawning
 
-    oci_create.ready_for_clone()
+    spawning.default_signals()
     oci_create.create(call.runtime, call.id, _bundle(call), call.making())
     return 0
 

@@ -29,7 +29,7 @@ from runtime.container.keeping import Container, Process, text_of
 from runtime.container.kept import Session
 from runtime.container.loop import Loop
 from runtime.container.restarts import Restarts
-from runtime.container.spawning import Flat, Spawned, spawn
+from runtime.container.spawning import Flat, Spawned, default_signals, spawn
 from runtime.container.steps import from_row
 from runtime.linux import syscalls
 from runtime.protocol import SOCKET, VERSION
@@ -276,10 +276,7 @@ def _detach(directory: str) -> None:
         os.dup2(source, target)
     while os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC) < child.FIRST_SPARE:  # below is the instances' room
         pass
-    for number in signal.valid_signals():
-        with suppress(OSError, ValueError):
-            signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    default_signals()
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGPIPE):
         signal.signal(number, lambda *_: None)  # handled, not ignored: an ignored one would be so in every container
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]

@@ -13,7 +13,6 @@ import hashlib
 import json
 import os
 import pwd
-import signal
 import socket
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -257,12 +256,6 @@ def streams(making: Making) -> tuple[tuple[int, int], ...]:
 def inherited(making: Making) -> list[int]:
     """The descriptors that `streams` counts."""
     return [3 + number for number in range(making.preserve_fds)]
-
-
-def ready_for_clone() -> None:
-    """Undo what Python ignores: what is ignored here would be ignored by the program."""
-    for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT):
-        signal.signal(number, signal.SIG_DFL)
 
 
 def clone(plan: Plan, making: Making) -> Spawned:

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
-from runtime.container import oci, oci_create, oci_exec
+from runtime.container import oci, oci_create, oci_exec, spawning
 from runtime.container.oci_create import Making
 from runtime.container.oci_exec import Asked
 
@@ -27,7 +27,7 @@ def run(
     runtime: oci.Runtime, container_id: str, bundle: Path, making: Making, *, detach: bool, keep: bool = False
 ) -> int:
     """Create and start; unless `detach`, wait, and delete unless `keep`: the program's exit code, 128 and a signal."""
-    oci_create.ready_for_clone()
+    spawning.default_signals()
     with Signals() as signals:
         spawned, console = oci_create.create(runtime, container_id, bundle, making)
         try:
@@ -45,7 +45,7 @@ def run(
 
 def execute(runtime: oci.Runtime, container_id: str, what: Asked, making: Making, *, detach: bool) -> int:
     """Run a further process; unless `detach`, wait for it: its exit code, 128 and a signal."""
-    oci_create.ready_for_clone()
+    spawning.default_signals()
     with Signals() as signals:
         spawned, console = oci_exec.spawn(runtime, container_id, what, making)
         return 0 if detach else attend(spawned.pidfd, console, signals)

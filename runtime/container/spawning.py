@@ -8,7 +8,18 @@ from __future__ import annotations
 import errno
 import marshal
 import os
-from _signal import SIG_DFL, SIGCHLD, SIGINT, SIGKILL, SIGPIPE, SIGXFSZ, signal  # type: ignore[import-not-found]
+from _signal import (  # type: ignore[import-not-found]
+    SIG_DFL,
+    SIG_IGN,
+    SIG_SETMASK,
+    SIGCHLD,
+    SIGINT,
+    SIGKILL,
+    getsignal,
+    pthread_sigmask,
+    signal,
+    valid_signals,
+)
 from _socket import AF_UNIX, MSG_NOSIGNAL, SOCK_SEQPACKET, socketpair
 
 from runtime.container import child, idmap
@@ -143,14 +154,21 @@ class Spawned:
 def get_ready(given_up: Iterable[int] = ()) -> None:
     """Prepare the calling process for cloning, once: what it ignores or masks, every child would.
 
-    Python ignores or handles some signals, and modes are made as a plan says them. Capabilities `given_up` go from
-    the bounding set: no child has to drop them again. The caller keeps its own; plans must know (`HostFacts`).
+    Modes are made as a plan says them. Capabilities `given_up` go from the bounding set: no child has to drop them
+    again. The caller keeps its own; plans must know (`HostFacts`).
     """
     for number in given_up:
         syscalls.prctl(syscalls.PR_CAPBSET_DROP, number)
-    for number in (SIGPIPE, SIGXFSZ, SIGINT):
-        signal(number, SIG_DFL)
+    default_signals()
     os.umask(0)
+
+
+def default_signals() -> None:
+    """Ignore and block no signal: Python ignores some, a shell two of what it has in the background, nohup one."""
+    for number in valid_signals():
+        if number == SIGINT or getsignal(number) == SIG_IGN:
+            signal(number, SIG_DFL)
+    pthread_sigmask(SIG_SETMASK, ())
 
 
 def spawn(flat: Flat, descriptors: Sequence[int] = ()) -> Spawned:

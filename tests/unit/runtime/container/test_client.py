@@ -72,7 +72,18 @@ def test_descriptors_arrive_where_they_belong_and_no_others(launcher: LauncherCl
         assert output.read().split() == ["0", "1", "2", "3", "4", "three"]
 
 
-def test_signals_have_their_defaults_and_the_session_is_its_own(launcher: LauncherClient) -> None:
+@pytest.fixture
+def background() -> Iterator[None]:
+    """As who is started by a shell's `&` or nohup, with a signal blocked as well."""
+    ignored = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGQUIT, signal.SIGHUP)}
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGUSR2,))
+    yield
+    signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+    for number, handler in ignored.items():
+        signal.signal(number, handler)
+
+
+def test_signals_have_their_defaults_and_the_session_is_its_own(background: None, launcher: LauncherClient) -> None:
     read, written = os.pipe()
     script = "grep -E 'Sig(Ign|Blk)' /proc/self/status; ps -o sid= -p $$ | tr -d ' '; echo $$"
     child = launcher.launch(shell(script, streams=((0, 1),)), [written])
