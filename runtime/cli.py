@@ -84,14 +84,14 @@ def images(
     """List the images on this host: layers, and bytes logical and allocated (shared layers count in each)."""
     store = image_store()
     tests = [_filter(text) for text in (*filters, *([f"reference={name}"] if name else []))]
-    found = [image for image in store.images() if all(test(image) for test in tests)]
+    all_whole = store.images()
+    found = [image for image in all_whole if all(test(image) for test in tests)]
     if quiet:
         for identity in dict.fromkeys(image.id if no_trunc else image.id[7:19] for image in found):
             click.echo(identity)
         return
     rows = [_described(store, image) for image in found]
-    whole = {str(image.ref) for image in store.images()}
-    for broken in sorted(set(store.layout.references()) - whole):
+    for broken in sorted(set(store.layout.references()) - {str(image.ref) for image in all_whole}):
         click.echo(f"{broken} is not whole: get it again, or remove it with tare rmi", err=True)
     if as_json:
         click.echo(json.dumps(rows, indent=1))

@@ -115,7 +115,7 @@ _REFUSED = {
         ),
         "nothing checks the health of containers",
     ),
-    **dict.fromkeys(("--cpu-rt-period", "--cpu-rt-runtime"), "no kernel of a distribution has real-time groups"),
+    **dict.fromkeys(("--cpu-rt-period", "--cpu-rt-runtime"), "real-time budgets are for OCI configurations: tare oci"),
     "--link-local-ip": "addresses come from a pool",
     "--ip6": "networks are IPv4",
     "--volume-driver": "volumes are directories of this host",
